@@ -1,0 +1,1 @@
+"""The diffusion itself: schedule, losses, solver, networks. No reinforcement learning in here."""

@@ -1,0 +1,35 @@
+"""Training objectives of noise models and one-step students."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from .schedule import add_noise, sample_t
+
+
+def denoising_loss(model: nn.Module, x0: Tensor, condition: Tensor | None = None) -> Tensor:
+    """Returns the mean of ||eps_hat(x_t, t | condition) - eps||^2 / dim, a scalar (method Eq. 4).
+
+    x0 (batch, dim), condition (batch, cond_dim) or None. t is stratified over the batch: the same expectation as iid
+    draws, less variance.
+    """
+    t = sample_t(len(x0), x0.device)
+    eps = torch.randn_like(x0)
+    return (model(add_noise(x0, eps, t), t, condition) - eps).square().mean()
+
+
+def expectile_loss(u: Tensor, expectile: float) -> Tensor:
+    """Returns the mean of |expectile - 1(u < 0)| u^2, a scalar (method Eq. 8)."""
+    weight = torch.where(u < 0, 1 - expectile, expectile)
+    return (weight * u.square()).mean()
+
+
+def contrastive_energy_loss(q: Tensor, f: Tensor, inverse_temp: float) -> Tensor:
+    """Returns the mean over states of -sum_i softmax_i(q inverse_temp) log softmax_i(f), a scalar (method Eq. 9).
+
+    q, f (batch, K): values of K actions drawn from the reference policy, and the guidance's energies of the same
+    actions noised to one t a state. Its minimum is f = log E[exp(q inverse_temp) | a_t] up to a constant a state.
+    """
+    target = torch.softmax(q * inverse_temp, -1)
+    return -(target * torch.log_softmax(f, -1)).sum(-1).mean()

@@ -1,0 +1,1 @@
+"""Reinforcement learning shared by every stage: replay, DDPG, implicit Q-learning, guidance."""

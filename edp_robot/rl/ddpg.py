@@ -1,0 +1,96 @@
+"""DDPG with twin critics: the Gaussian behaviour policy that collects the data, and the plain way to fine-tune."""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..diffusion.networks import TwinCritic, mlp
+from .replay import Batch
+
+
+@dataclass(frozen=True)
+class DDPGConfig:
+    """Hyperparameters of the Gaussian policy and its critic (method section 2; `paper` preset for the paper's)."""
+
+    width: int = 256
+    n_layers: int = 2
+    layer_norm: bool = True
+    learning_rate: float = 3e-4
+    polyak: float = 0.01
+    discount: float = 0.99
+    n_step: int = 1
+    action_noise: float = 0.2
+    explore_noise: tuple[float, float] = (0.2, 0.2)
+    noise_correlation: float = 0.0
+    target_noise_clip: float = 0.3
+    pre_tanh_penalty: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.discount < 1:
+            raise ValueError(f"discount={self.discount}: give a number in [0, 1)")
+
+
+@torch.no_grad()
+def polyak_update(target: nn.Module, online: nn.Module, polyak: float) -> None:
+    """Moves every parameter of `target` the share `polyak` of the way to `online`."""
+    torch._foreach_lerp_(list(target.parameters()), list(online.parameters()), polyak)
+
+
+class DDPG(nn.Module):
+    """Actor a = tanh(mu(s)) with Gaussian action noise, twin critic with LayerNorm. Observations come normalised."""
+
+    def __init__(self, obs_dim: int, act_dim: int, config: DDPGConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.actor = mlp([obs_dim, *[config.width] * config.n_layers, act_dim], config.layer_norm)
+        self.critic = TwinCritic(obs_dim, act_dim, config.width, config.n_layers, config.layer_norm)
+        self.critic_target = copy.deepcopy(self.critic).requires_grad_(False)
+        self.register_buffer("noise", torch.zeros(0), persistent=False)
+        self.actor_optimizer = torch.optim.Adam(self.actor.parameters(), lr=config.learning_rate, fused=True)
+        self.critic_optimizer = torch.optim.Adam(self.critic.parameters(), lr=config.learning_rate, fused=True)
+
+    def policy(self, obs: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Returns actions (batch, act_dim) in [-1, 1]; `noise` is added before clipping."""
+        action = torch.tanh(self.actor(obs))
+        return action if noise is None else (action + noise).clamp(-1, 1)
+
+    @torch.no_grad()
+    def explore(self, obs: Tensor) -> Tensor:
+        """Returns actions with exploration noise (batch, act_dim)."""
+        action = self.policy(obs)
+        low, high = (math.log(x) for x in self.config.explore_noise)
+        std = torch.linspace(low, high, len(obs)).exp().unsqueeze(-1)
+        fresh, rho = torch.randn_like(action), self.config.noise_correlation
+        old = self.noise if self.noise.shape == fresh.shape else fresh
+        self.noise = rho * old + math.sqrt(1 - rho**2) * fresh
+        return (action + std * self.noise).clamp(-1, 1)
+
+    def target(self, batch: Batch, reward: Tensor) -> Tensor:
+        """Returns R^(n) + gamma^n min_i Q_target,i(s_n, pi(s_n) + clipped noise), (batch,)."""
+        config = self.config
+        with torch.no_grad():
+            total, next_obs, factor = batch.n_step_return(reward, config.discount)
+            noise = config.action_noise * torch.randn_like(batch.action)
+            noise = noise.clamp(-config.target_noise_clip, config.target_noise_clip)
+            return total + factor * self.critic_target(next_obs, self.policy(next_obs, noise)).min(0).values
+
+    def update(self, batch: Batch, reward: Tensor) -> dict[str, float]:
+        """One grad_step of critic and actor on normalised observations; reward (batch, n_step); returns metrics."""
+        critic_loss = (self.critic(batch.obs, batch.action) - self.target(batch, reward)).square().mean() * 2
+        self.critic_optimizer.zero_grad(set_to_none=True)
+        critic_loss.backward()
+        self.critic_optimizer.step()
+        self.critic.requires_grad_(False)
+        pre_tanh = self.actor(batch.obs)
+        value = self.critic(batch.obs, torch.tanh(pre_tanh)).min(0).values.mean()
+        self.critic.requires_grad_(True)
+        self.actor_optimizer.zero_grad(set_to_none=True)
+        (self.config.pre_tanh_penalty * pre_tanh.square().mean() - value).backward()
+        self.actor_optimizer.step()
+        polyak_update(self.critic_target, self.critic, self.config.polyak)
+        return {"critic_loss": critic_loss.item(), "value": value.item(), "reward": reward.mean().item()}

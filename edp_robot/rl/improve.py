@@ -1,0 +1,125 @@
+"""Policy improvement for diffusion policies: two ways to fit pi_n = pi exp(Q / beta) / Z (method Eq. 7).
+
+`GuidedImprovement` is the paper's: contrastive guidance (Eq. 9), distilled into one network (Eq. 10).
+`ResampledImprovement` needs no guidance network: among K proposals a state it draws one with probability softmax(Q /
+beta), a self-normalised sample of pi_n, and fits the noise model to those samples. Its proposals come half from the
+reference policy and half from the policy so far, so that Eq. 7's reference is the mixture of both: what was learned in
+one round need not be found again in the next, and what pre-training explored is never lost. docs/log.md has both
+measured side by side.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from ..diffusion.losses import denoising_loss
+from ..diffusion.networks import NoiseModel
+from ..diffusion.solver import dpm_solver_pp
+from .guidance import Guidance, GuidanceConfig, distillation_loss
+from .iql import IQL
+
+
+@dataclass(frozen=True)
+class ImproveConfig:
+    """Sizes of one round of policy improvement."""
+
+    n_states: int = 1024  # states with K proposals each, drawn anew every round
+    n_proposals: int = 32  # K of method Eq. 9
+    proposal_denoise_steps: int = 15
+    inverse_temp: float = 3.0  # 1 / beta
+    batch: int = 256
+    guidance_batch: int = 64
+    grad_steps_per_update: float = 1.0  # grad_steps of the policy for each of the critic's
+    guidance: GuidanceConfig = field(default_factory=GuidanceConfig)
+
+
+@dataclass(frozen=True)
+class Proposals:
+    """States (m, obs_dim) normalised, K actions each (m, K, act_dim), and their Q (m, K)."""
+
+    obs: Tensor
+    actions: Tensor
+    q: Tensor
+
+    def resample(self, rows: Tensor, inverse_temp: float) -> Tensor:
+        """Returns one action a state (len(rows), act_dim), drawn with probability softmax(q inverse_temp)."""
+        weight = torch.softmax(self.q[rows] * inverse_temp, -1)
+        return self.actions[rows, torch.multinomial(weight, 1).squeeze(-1)]
+
+
+@torch.no_grad()
+def propose(models: list[NoiseModel], obs: Tensor, critic: IQL, act_dim: int, config: ImproveConfig) -> Proposals:
+    """Returns K actions a state, as many from each of `models`, at normalised obs (m, obs_dim)."""
+    k = config.n_proposals // len(models)
+    wide, parts = obs.repeat_interleave(k, 0), []
+    for model in models:
+        model.eval()
+        noise = torch.randn(len(wide), act_dim, device=obs.device)
+        # bind the model: the lambda runs inside this iteration only
+        parts.append(dpm_solver_pp(lambda x, t, m=model: m(x, t, wide), noise, config.proposal_denoise_steps))
+    q = torch.cat([critic.q(wide, a).reshape(len(obs), k) for a in parts], 1)
+    return Proposals(obs, torch.cat([a.reshape(len(obs), k, act_dim) for a in parts], 1), q)
+
+
+class ResampledImprovement(nn.Module):
+    """Denoising loss on actions resampled by exp(Q / beta) from reference and current policy."""
+
+    def __init__(self, obs_dim: int, act_dim: int, config: ImproveConfig) -> None:
+        super().__init__()
+        self.config, self.act_dim = config, act_dim
+
+    def update(
+        self, psi: NoiseModel, reference: NoiseModel, critic: IQL, obs: Tensor, n: int, optimizer: torch.optim.Optimizer
+    ) -> dict[str, float]:
+        """`n` grad_steps of psi at normalised states (m, obs_dim); returns metrics."""
+        proposals = propose([reference, psi], obs, critic, self.act_dim, self.config)
+        psi.train()
+        loss = torch.zeros(())
+        for _ in range(n):
+            rows = torch.randint(len(obs), (self.config.batch,))
+            chosen = proposals.resample(rows, self.config.inverse_temp)
+            loss = denoising_loss(psi, chosen, proposals.obs[rows])
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+        return {"psi_loss": loss.item(), "q_spread": proposals.q.std(1).mean().item()}
+
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """Returns no optimizer of its own."""
+        return {}
+
+
+class GuidedImprovement(nn.Module):
+    """Method Eq. 9 and 10: proposals from pi_d alone, contrastive guidance, distillation."""
+
+    def __init__(self, obs_dim: int, act_dim: int, config: ImproveConfig) -> None:
+        super().__init__()
+        self.config, self.act_dim = config, act_dim
+        self.guidance = Guidance(obs_dim, act_dim, config.guidance)
+
+    def update(
+        self, psi: NoiseModel, reference: NoiseModel, critic: IQL, obs: Tensor, n: int, optimizer: torch.optim.Optimizer
+    ) -> dict[str, float]:
+        """`n` grad_steps of the guidance, then of psi, at normalised states (m, obs_dim); returns metrics."""
+        config = self.config
+        proposals = propose([reference], obs, critic, self.act_dim, config)
+        for _ in range(n):
+            rows = torch.randint(len(obs), (config.guidance_batch,))
+            args = (proposals.obs[rows], proposals.actions[rows], proposals.q[rows])
+            guidance_loss = self.guidance.update(*args, config.inverse_temp)
+        psi.train()
+        for _ in range(n):
+            rows = torch.randint(len(obs), (config.batch,))
+            chosen = proposals.resample(rows, config.inverse_temp)
+            loss = distillation_loss(psi, reference, self.guidance, proposals.obs[rows], chosen)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+        return {"guidance_loss": guidance_loss, "psi_loss": loss.item(), "q_spread": proposals.q.std(1).mean().item()}
+
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """Returns the guidance's."""
+        return {"guidance": self.guidance.optimizer}

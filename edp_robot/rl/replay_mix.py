@@ -1,0 +1,40 @@
+"""Two replays as one: what pre-training saw, relabelled with the task's reward, beside what the task brings."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from sim.spec import TaskSpec
+
+from .replay import Batch, Replay
+
+
+def relabelled(saved: dict[str, Any], spec: TaskSpec, seed: int) -> Replay:
+    """Returns the replay of a pre-training checkpoint with `spec`'s reward of each next observation.
+
+    Raises:
+        ValueError: the task's reward is no function of the observation.
+    """
+    if spec.reward is None:
+        raise ValueError(f"task {spec.name!r} has no reward that follows from the observation; use reuse_replay=False")
+    rows, n_envs, obs_dim = saved["arrays"]["obs"].shape
+    replay = Replay(rows * n_envs, n_envs, obs_dim, saved["arrays"]["action"].shape[-1], seed)
+    replay.load({**saved, "rng": replay.rng.bit_generator.state})
+    replay.reward[:] = spec.reward(replay.next_obs.reshape(-1, obs_dim)).reshape(rows, n_envs)
+    return replay
+
+
+class MixedReplay:
+    """Samples half of each batch from each of two replays, all from the first until the second holds enough."""
+
+    def __init__(self, prior: Replay, online: Replay) -> None:
+        self.prior, self.online = prior, online
+
+    def sample(self, batch: int, n_step: int = 1, device: torch.device | str = "cpu") -> Batch:
+        """Returns `batch` transitions as `Replay.sample` does."""
+        if min(self.online.n_added, self.online.rows) < n_step:
+            return self.prior.sample(batch, n_step, device)
+        parts = [self.prior.sample(batch // 2, n_step, device), self.online.sample(batch - batch // 2, n_step, device)]
+        return Batch(*(torch.cat([getattr(p, k) for p in parts]) for k in Batch.__dataclass_fields__))

@@ -1,0 +1,1 @@
+"""What a person runs: pre-train, fine-tune, distil, export, evaluate."""

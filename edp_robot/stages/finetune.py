@@ -1,0 +1,183 @@
+"""Fine-tuning to a task reward, both ways: the Gaussian policy by DDPG, the diffusion policy by method Eq. 8-10."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from sim.hold import Hold
+from sim.registry import make_vec
+from sim.spec import TaskSpec
+
+from ..config import FinetuneConfig
+from ..diffusion.networks import NoiseModel, Normaliser
+from ..policies import DiffusionPolicy, GaussianPolicy
+from ..rl.ddpg import DDPG
+from ..rl.improve import GuidedImprovement, ResampledImprovement
+from ..rl.iql import IQL
+from ..rl.replay import Batch, Replay
+from ..rl.replay_mix import MixedReplay, relabelled
+from ..runs import Run, load_tree
+from .evaluate import evaluate, torch_actor
+from .loop import Loop, Progress
+from .observer import make_observer
+from .pretrain import noise_model, normaliser
+
+
+def normalised(batch: Batch, norm: Normaliser) -> Batch:
+    """Returns the batch with normalised observations."""
+    return Batch(norm(batch.obs), batch.action, norm(batch.next_obs), batch.reward, batch.valid, batch.terminated)
+
+
+class DiffusionTuner(nn.Module):
+    """pi_n = pi exp(Q / beta) / Z (method Eq. 7): an IQL critic and a way to improve the policy, in rounds.
+
+    psi starts as pi_d and is what acts: [P] samples score_psi directly, and so do we.
+    """
+
+    def __init__(self, spec: TaskSpec, config: FinetuneConfig, reference: NoiseModel) -> None:
+        super().__init__()
+        self.config, self.prior = config, None
+        self.normaliser = normaliser(spec)
+        self.reference = reference.requires_grad_(False).eval()
+        self.psi = copy.deepcopy(reference).requires_grad_(True)
+        self.policy = DiffusionPolicy(self.normaliser, self.psi, spec.act_dim, config.acting_denoise_steps)
+        self.iql = IQL(spec.obs_dim, spec.act_dim, config.iql)
+        improvement = ResampledImprovement if config.method == "edp" else GuidedImprovement
+        self.improvement = improvement(spec.obs_dim, spec.act_dim, config.improve)
+        self.psi_optimizer = torch.optim.Adam(self.psi.parameters(), lr=config.action_model.learning_rate, fused=True)
+
+    @torch.no_grad()
+    def act(self, obs: np.ndarray) -> np.ndarray:
+        """Returns samples of psi (n, act_dim)."""
+        self.psi.eval()
+        return self.policy(torch.from_numpy(obs), torch.randn(len(obs), self.policy.act_dim)).numpy()
+
+    def update(self, replay: Replay, n_updates: int) -> dict[str, float]:
+        """One round: `n_updates` grad_steps of the critic (Eq. 8), then the policy's."""
+        source, config = MixedReplay(self.prior, replay) if self.prior is not None else replay, self.config
+        metrics: dict[str, float] = {}
+        for _ in range(n_updates):
+            metrics = self.iql.update(normalised(source.sample(config.batch, config.iql.n_step), self.normaliser))
+        obs = self.normaliser(source.sample(config.improve.n_states).obs)
+        n = max(1, round(n_updates * config.improve.grad_steps_per_update))
+        return metrics | self.improvement.update(self.psi, self.reference, self.iql, obs, n, self.psi_optimizer)
+
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """Returns all optimizers by name."""
+        return {"iql": self.iql.optimizer, "psi": self.psi_optimizer, **self.improvement.optimizers()}
+
+    def state(self) -> dict[str, Any]:
+        """Returns networks and optimizers as a tree."""
+        return {"model": self.state_dict(), **{k: o.state_dict() for k, o in self.optimizers().items()}}
+
+    def load(self, saved: dict[str, Any]) -> None:
+        """Goes back to what `state` returned."""
+        self.load_state_dict(saved["model"])
+        for key, optimizer in self.optimizers().items():
+            optimizer.load_state_dict(saved[key])
+
+
+class GaussianTuner(nn.Module):
+    """DDPG on the task's reward, actor from the pre-training; the paper's main URLB way to fine-tune."""
+
+    def __init__(self, spec: TaskSpec, config: FinetuneConfig) -> None:
+        super().__init__()
+        self.config, self.prior = config, None
+        self.normaliser = normaliser(spec)
+        self.ddpg = DDPG(spec.obs_dim, spec.act_dim, config.ddpg)
+        self.policy = GaussianPolicy(self.normaliser, self.ddpg.actor, spec.act_dim)
+
+    @torch.no_grad()
+    def act(self, obs: np.ndarray) -> np.ndarray:
+        """Returns exploring actions (n, act_dim)."""
+        return self.ddpg.explore(self.normaliser(torch.from_numpy(obs))).numpy()
+
+    def update(self, replay: Replay, n_updates: int) -> dict[str, float]:
+        """`n_updates` grad_steps; returns the last metrics."""
+        source, metrics = MixedReplay(self.prior, replay) if self.prior is not None else replay, {}
+        for _ in range(n_updates):
+            batch = normalised(source.sample(self.config.batch, self.config.ddpg.n_step), self.normaliser)
+            metrics = self.ddpg.update(batch, batch.reward)
+        return metrics
+
+    def state(self) -> dict[str, Any]:
+        """Returns networks and optimizers as a tree."""
+        return {
+            "model": self.state_dict(),
+            "actor": self.ddpg.actor_optimizer.state_dict(),
+            "critic": self.ddpg.critic_optimizer.state_dict(),
+        }
+
+    def load(self, saved: dict[str, Any]) -> None:
+        """Goes back to what `state` returned."""
+        self.load_state_dict(saved["model"])
+        self.ddpg.actor_optimizer.load_state_dict(saved["actor"])
+        self.ddpg.critic_optimizer.load_state_dict(saved["critic"])
+
+
+def submodule(saved: dict[str, Any], prefix: str) -> dict[str, Any]:
+    """Returns the part of a state_dict under `prefix.`, without it."""
+    part = {k[len(prefix) + 1 :]: v for k, v in saved.items() if k.startswith(prefix + ".")}
+    if not part:
+        raise KeyError(f"the checkpoint has no {prefix!r}; it holds {sorted({k.split('.')[0] for k in saved})}")
+    return part
+
+
+def make_learner(spec: TaskSpec, config: FinetuneConfig) -> DiffusionTuner | GaussianTuner:
+    """Returns the configured learner with the pre-training's weights (and replay) in it.
+
+    Raises:
+        FileNotFoundError: `config.start` is no run folder. KeyError: it holds no such network.
+    """
+    saved = load_tree(Path(config.start) / "checkpoint.safetensors") if config.start else None
+    model = saved["learner"]["model"] if saved else {}
+    if config.method == "ddpg":
+        learner: DiffusionTuner | GaussianTuner = GaussianTuner(spec, config)
+        if saved:
+            learner.ddpg.actor.load_state_dict(submodule(model, "ddpg.actor"))
+    else:
+        reference = noise_model(spec.act_dim, spec.obs_dim, config.action_model)
+        if saved:
+            reference.load_state_dict(submodule(model, "action_model"))
+        learner = DiffusionTuner(spec, config, reference)
+    if saved and config.reuse_replay:
+        learner.prior = relabelled(saved["replay"], spec, config.seed)
+    return learner
+
+
+def finetune(config: FinetuneConfig, out: str, resume: bool = False, eval_every: int = 0) -> Progress:
+    """Runs (or resumes) fine-tuning into the run folder `out`; returns where it ended.
+
+    Args:
+        config: task, method, start and sizes.
+        out: run folder.
+        resume: go on from its checkpoint.
+        eval_every: env_steps between evaluations of 100 episodes, logged as `success`; 0 for never.
+
+    Raises:
+        ValueError: unknown task. FileExistsError: `out` holds a run and resume is False. KeyboardInterrupt: saved.
+    """
+    torch.manual_seed(config.seed)
+    env = Hold(make_vec(config.task, config.loop.n_envs, config.seed), config.loop.n_action_steps)
+    learner = make_learner(env.task_spec, config)
+    run = Run(out, config, resume)
+    title = f"finetune {config.method}{'' if config.start else ' from scratch'}"
+    loop = Loop(config.loop, env, learner, run, config.seed, make_observer(config.task), title)
+    if resume:
+        loop.resume()
+
+    def measure() -> dict[str, float]:
+        acting = torch_actor(learner.policy, 1)
+        return {"success": evaluate(acting, config.task, 100, 1, config.loop.n_action_steps).success}
+
+    try:
+        return loop(measure if eval_every else None, eval_every)
+    finally:
+        run.close()
+        env.close()

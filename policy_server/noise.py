@@ -1,0 +1,40 @@
+"""The noise that a served policy draws, reproducible by a client.
+
+A session draws `latent_dim` float32 normals for every act request that it serves (never for a refused one) from
+numpy's PCG64. `reset(seed)` restarts it as PCG64(seed). Before the first reset it is PCG64([server_seed, ordinal]),
+where ordinal counts the server's sessions from 0 and `hello` tells it.
+"""
+
+import numpy as np
+
+MAX_SEED = 2**63 - 1
+
+
+class NoiseStream:
+    """The noise of one session.
+
+    Args:
+        latent_dim: Normals per draw.
+        server_seed: Seed of the server.
+        ordinal: Which session of that server this is, from 0.
+    """
+
+    def __init__(self, latent_dim: int, server_seed: int, ordinal: int = 0):
+        self.latent_dim = latent_dim
+        self._generator = np.random.Generator(np.random.PCG64([check_seed(server_seed), ordinal]))
+
+    def reset(self, seed: int | None) -> None:
+        """Restarts the noise at `seed`; None goes on with fresh noise. Raises ValueError for a bad seed."""
+        if seed is not None:
+            self._generator = np.random.Generator(np.random.PCG64(check_seed(seed)))
+
+    def draw(self) -> np.ndarray:
+        """Returns the noise of the next act request, (1, latent_dim) float32."""
+        return self._generator.standard_normal((1, self.latent_dim), dtype=np.float32)
+
+
+def check_seed(seed: int) -> int:
+    """Returns the seed. Raises ValueError unless it is a whole number in [0, 2^63)."""
+    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed <= MAX_SEED:
+        raise ValueError(f"seed {seed!r}: expected a whole number in [0, 2^63)")
+    return seed

@@ -1,0 +1,90 @@
+"""Latency statistics: percentiles with their sample size and confidence interval, and a small histogram."""
+
+import math
+from typing import Any
+
+import numpy as np
+
+_BUCKETS_PER_OCTAVE = 8
+_N_BUCKETS = 32 * _BUCKETS_PER_OCTAVE
+
+
+def percentile(sorted_samples: np.ndarray, p: float) -> float:
+    """Returns the smallest sample that at least a share `p` of all samples do not exceed (nearest rank).
+
+    Args:
+        sorted_samples: (n,) in rising order, n >= 1.
+        p: In (0, 1].
+    """
+    n = len(sorted_samples)
+    return float(sorted_samples[max(math.ceil(p * n - 1e-9), 1) - 1])
+
+
+def confidence_ranks(n: int, p: float, confidence: float = 0.95) -> tuple[int | None, int | None]:
+    """Returns ranks (low, high), from 1, whose order statistics enclose the p-quantile at least this often.
+
+    Distribution free: the number of samples below the quantile is Binomial(n, p), so that
+    P(X_low <= q) = P(B >= low) and P(X_high >= q) = P(B <= high - 1). Each side gets half of the error.
+    None where no sample is extreme enough for that side: n is too small.
+    """
+    log_factorial = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, n + 1)))])
+    k = np.arange(n + 1)
+    log_pmf = log_factorial[n] - log_factorial - log_factorial[::-1] + k * math.log(p) + (n - k) * math.log1p(-p)
+    below = np.cumsum(np.exp(log_pmf))  # below[k] = P(B <= k)
+    tail = (1 - confidence) / 2
+    low = int(np.searchsorted(below, tail, side="right"))  # largest rank with P(B <= rank - 1) <= tail
+    high = int(np.searchsorted(below, 1 - tail)) + 1  # smallest rank with P(B <= rank - 1) >= 1 - tail
+    return (low if low >= 1 else None), (high if high <= n else None)
+
+
+def summary(samples_us: np.ndarray) -> dict[str, Any]:
+    """Returns n, p50, p99, p999, max, mean [us], and 95 % intervals p50_ci, p99_ci, p999_ci as [low, high].
+
+    A bound is None where the sample is too small to give it (p99 needs n >= 368, p999 n >= 3688).
+
+    Args:
+        samples_us: (n,) [us]; for n = 0 only {"n": 0} is returned.
+    """
+    samples = np.sort(np.asarray(samples_us, dtype=np.float64))
+    n = len(samples)
+    if n == 0:
+        return {"n": 0}
+    result: dict[str, Any] = {"n": n, "max": float(samples[-1]), "mean": float(samples.mean())}
+    for name, p in (("p50", 0.5), ("p99", 0.99), ("p999", 0.999)):
+        result[name] = percentile(samples, p)
+        ranks = confidence_ranks(n, p)
+        result[f"{name}_ci"] = [None if rank is None else float(samples[rank - 1]) for rank in ranks]
+    return result
+
+
+class Histogram:
+    """Counts of latencies in buckets that grow by 2^(1/8) (9 %) each, from 1 us to over an hour."""
+
+    def __init__(self):
+        self._counts = [0] * _N_BUCKETS
+        self.n = 0
+        self.max_us = 0.0
+        self.sum_us = 0.0
+
+    def add(self, value_us: float) -> None:
+        """Counts one latency [us]."""
+        index = int(math.log2(value_us) * _BUCKETS_PER_OCTAVE) + 1 if value_us > 1 else 0
+        self._counts[min(index, _N_BUCKETS - 1)] += 1
+        self.n += 1
+        self.sum_us += value_us
+        self.max_us = max(self.max_us, value_us)
+
+    def percentile_us(self, p: float) -> float:
+        """Returns an upper bound of the p-quantile, at most 9 % too high [us]; 0 where nothing was counted."""
+        rank, seen = math.ceil(p * self.n - 1e-9), 0
+        for index, count in enumerate(self._counts):
+            seen += count
+            if count and seen >= rank:
+                return min(2 ** (index / _BUCKETS_PER_OCTAVE), self.max_us)
+        return 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns n, mean_us, max_us, p50_us, p99_us, p999_us."""
+        mean_us = self.sum_us / self.n if self.n else 0.0
+        quantiles = {f"{name}_us": self.percentile_us(p) for name, p in (("p50", 0.5), ("p99", 0.99), ("p999", 0.999))}
+        return {"n": self.n, "mean_us": mean_us, "max_us": self.max_us, **quantiles}

@@ -1,0 +1,171 @@
+"""The bytes on the wire: one ZeroMQ frame a message, a 48-byte little-endian header and a payload.
+
+docs/wire.md is the specification; a test holds its example against this file.
+"""
+
+import json
+import math
+import struct
+from enum import IntEnum
+from typing import Any, NamedTuple
+
+import numpy as np
+
+MAGIC = b"EDP1"
+VERSION = 1
+MAX_FRAME_BYTES = 1 << 20
+_HEADER = struct.Struct("<4sBBHQqIIIIII")
+HEADER_BYTES = _HEADER.size
+_U32_MAX = 2**32 - 1
+_FLOAT32 = np.dtype("<f4")
+
+
+class Kind(IntEnum):
+    """What a message is (header field `type`)."""
+
+    ACT = 1
+    ACT_REPLY = 2
+    ERROR = 3
+    CONTROL = 4
+    CONTROL_REPLY = 5
+
+
+_KINDS = frozenset(int(kind) for kind in Kind)
+
+
+class Status(IntEnum):
+    """How a request ended (header field `status`); 0 in requests."""
+
+    OK = 0
+    MALFORMED = 1
+    BAD_VERSION = 2
+    BAD_LENGTH = 3
+    NOT_FINITE = 4
+    LATE = 5
+    UNKNOWN_TYPE = 6
+    UNSUPPORTED = 7
+    INTERNAL = 8
+    OVERLOADED = 9
+
+
+class WireError(ValueError):
+    """A message that breaks the specification.
+
+    Attributes:
+        status: Which status answers it.
+        sequence: Sequence number of the message where it could be read, else 0.
+    """
+
+    def __init__(self, status: Status, message: str, sequence: int = 0):
+        super().__init__(message)
+        self.status = status
+        self.sequence = sequence
+
+
+class Header(NamedTuple):
+    """The header of a message, without magic and version.
+
+    Attributes:
+        kind: What the message is.
+        status: How the request ended.
+        sequence: Chosen by the client, echoed by the server.
+        client_time_ns: Client's monotonic clock at sending, echoed; means nothing to the server [ns].
+        budget_us: Request: how long after arrival an answer is still wanted, 0 for ever [us].
+        payload_bytes: Length of the payload; filled in by `encode`.
+        queue_us: Reply: wait between arrival and the start of the work [us].
+        inference_us: Reply: time in the policy [us].
+        server_us: Reply: arrival to reply [us].
+        valid_us: Reply: how long the chunk is meant to be executed, from client_time_ns on [us].
+    """
+
+    kind: int
+    status: int = Status.OK
+    sequence: int = 0
+    client_time_ns: int = 0
+    budget_us: int = 0
+    payload_bytes: int = 0
+    queue_us: int = 0
+    inference_us: int = 0
+    server_us: int = 0
+    valid_us: int = 0
+
+
+def encode(header: Header, payload: bytes) -> bytes:
+    """Returns the frame of a message. Raises WireError where it is longer than MAX_FRAME_BYTES."""
+    size = HEADER_BYTES + len(payload)
+    if size > MAX_FRAME_BYTES:
+        raise WireError(Status.BAD_LENGTH, f"message of {size} bytes, expected at most {MAX_FRAME_BYTES}")
+    times = (header.queue_us, header.inference_us, header.server_us, header.valid_us)
+    budget_us, *times = (min(max(value, 0), _U32_MAX) for value in (header.budget_us, *times))
+    head = (MAGIC, VERSION, header.kind, header.status, header.sequence, header.client_time_ns)
+    return _HEADER.pack(*head, budget_us, len(payload), *times) + payload
+
+
+def decode(frame: bytes) -> tuple[Header, memoryview]:
+    """Returns header and payload of a frame, without a copy.
+
+    Raises:
+        WireError: MALFORMED (short, or wrong magic), BAD_VERSION, UNKNOWN_TYPE, or BAD_LENGTH (too long, or not
+            as long as the header says).
+    """
+    if len(frame) < HEADER_BYTES:
+        raise WireError(Status.MALFORMED, f"{len(frame)} bytes, expected a header of {HEADER_BYTES}")
+    magic, version, kind, status, sequence, *rest = _HEADER.unpack_from(frame)
+    if magic != MAGIC:
+        raise WireError(Status.MALFORMED, f"first bytes {magic!r}, expected {MAGIC!r}: not this protocol")
+    if version != VERSION:
+        raise WireError(
+            Status.BAD_VERSION, f"version {version}, this side speaks {VERSION}: update one of them", sequence
+        )
+    header = Header(kind, status, sequence, *rest)
+    if kind not in _KINDS:
+        raise WireError(Status.UNKNOWN_TYPE, f"type {kind}, expected one of {sorted(_KINDS)}", sequence)
+    payload_bytes = len(frame) - HEADER_BYTES
+    if header.payload_bytes != payload_bytes or len(frame) > MAX_FRAME_BYTES:
+        raise WireError(
+            Status.BAD_LENGTH,
+            f"payload of {payload_bytes} bytes, header says {header.payload_bytes}; at most {MAX_FRAME_BYTES} in all",
+            sequence,
+        )
+    return header, memoryview(frame)[HEADER_BYTES:]
+
+
+def floats(payload: memoryview | bytes, shape: tuple[int, ...], sequence: int = 0) -> np.ndarray:
+    """Returns the payload as float32 of `shape`, a read-only view.
+
+    Raises:
+        WireError: BAD_LENGTH where the size differs, NOT_FINITE for NaN or infinity.
+    """
+    n_bytes = 4 * math.prod(shape)
+    if len(payload) != n_bytes:
+        raise WireError(
+            Status.BAD_LENGTH,
+            f"payload of {len(payload)} bytes, expected {n_bytes}: float32 of shape {shape}; compare with the manifest",
+            sequence,
+        )
+    array = np.frombuffer(payload, dtype=_FLOAT32).reshape(shape)
+    if not np.isfinite(array).all():
+        where = np.flatnonzero(~np.isfinite(array)).tolist()
+        raise WireError(Status.NOT_FINITE, f"NaN or infinity at index {where[:8]}, expected finite numbers", sequence)
+    return array
+
+
+def float_bytes(array: np.ndarray) -> bytes:
+    """Returns the array as little-endian float32 bytes, C order."""
+    return np.asarray(array, dtype=_FLOAT32).tobytes()
+
+
+def json_bytes(value: Any) -> bytes:
+    """Returns strict JSON as UTF-8."""
+    return json.dumps(value, allow_nan=False, sort_keys=True).encode()
+
+
+def parse_object(payload: memoryview | bytes, sequence: int = 0) -> dict[str, Any]:
+    """Returns the JSON object of a control message. Raises WireError MALFORMED for anything else."""
+    try:
+        value = json.loads(bytes(payload).decode())
+    except (ValueError, RecursionError) as error:
+        raise WireError(Status.MALFORMED, f"payload is not UTF-8 JSON: {error}", sequence) from error
+    if not isinstance(value, dict):
+        raise WireError(Status.MALFORMED, f"payload is a JSON {type(value).__name__}, expected an object", sequence)
+    return value

@@ -1,0 +1,103 @@
+import hashlib
+import json
+
+import pytest
+
+from calibration import file
+from calibration.errors import CalibrationError
+
+SECTIONS = {"latency": {"delay_s": 0.03, "joints": {"pan": [1, 2.5, None, True, "x"]}}}
+
+
+@pytest.fixture
+def path(tmp_path):
+    file.save(tmp_path / "new" / "calibration.json", "arm", SECTIONS, created="2026-11-23T13:00:00+00:00")
+    return tmp_path / "new" / "calibration.json"
+
+
+def test_what_was_saved_is_loaded(path):
+    got = file.load(path)
+    assert (got.robot, got.sections, got.schema_version) == ("arm", SECTIONS, 1)
+    assert [p.name for p in path.parent.iterdir()] == ["calibration.json"]
+
+
+def test_the_hash_is_that_of_the_canonical_json(path):
+    text = (
+        '{"created":"2026-11-23T13:00:00+00:00","robot":"arm","schema_version":1,"sections":{"latency":'
+        '{"delay_s":0.03,"joints":{"pan":[1,2.5,null,true,"x"]}}}}'
+    )
+    assert file.load(path).sha256 == hashlib.sha256(text.encode()).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [("0.03", "0.04"), ('"arm"', '"leg"'), ("13:00", "14:00"), ('"delay_s"', '"delay"'), ("true", "false")],
+)
+def test_a_changed_file_is_refused(path, old, new):
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new))
+    with pytest.raises(CalibrationError, match="was changed after it was written"):
+        file.load(path)
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
+def test_numbers_that_are_not_finite_are_refused_in_files(path, number):
+    path.write_text(path.read_text().replace("0.03", number))
+    with pytest.raises(CalibrationError, match="must be finite"):
+        file.load(path)
+
+
+def test_numbers_that_are_not_finite_are_not_saved(path):
+    before = path.read_text()
+    with pytest.raises(CalibrationError, match=r"sections\.latency\.x\[1\] is nan; every number must be finite"):
+        file.save(path, "arm", {"latency": {"x": [1.0, float("nan")]}})
+    assert path.read_text() == before and len(list(path.parent.iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"schema_version": 2}, "schema_version 2, this program reads 1"),
+        ({"extra": 1}, r"has the fields .*'extra'"),
+        ({"robot": 5}, "robot is 5, expected str"),
+        ({"sections": {"latency": 3}}, "section 'latency' is 3"),
+        ({"created": "2026-11-23T13:00:00"}, "expected a UTC time"),
+        ({"created": "yesterday"}, "expected a UTC time"),
+    ],
+)
+def test_another_schema_is_refused(path, change, reason):
+    document = json.loads(path.read_text()) | change
+    document["sha256"] = file.content_hash(document)
+    path.write_text(json.dumps(document))
+    with pytest.raises(CalibrationError, match=reason):
+        file.load(path)
+
+
+def test_foreign_files_are_refused(tmp_path):
+    with pytest.raises(CalibrationError, match="cannot read"):
+        file.load(tmp_path / "none.json")
+    (tmp_path / "a").write_text("not json")
+    with pytest.raises(CalibrationError, match="is not JSON"):
+        file.load(tmp_path / "a")
+    (tmp_path / "b").write_text("[1]")
+    with pytest.raises(CalibrationError, match="holds a list"):
+        file.load(tmp_path / "b")
+
+
+def test_a_section_is_added_beside_the_others(path):
+    old = file.load(path)
+    new_hash = file.update(path, "arm", "joints", {"pan": 1})
+    new = file.load(path)
+    assert new.sections == SECTIONS | {"joints": {"pan": 1}} and new.sha256 == new_hash != old.sha256
+    with pytest.raises(CalibrationError, match="belongs to robot 'arm', not 'leg'"):
+        file.update(path, "leg", "joints", {})
+    with pytest.raises(CalibrationError, match=r"no section 'x' .* there are joints, latency"):
+        new.section("x")
+
+
+def test_an_interrupted_write_leaves_the_old_file(path, monkeypatch):
+    before = path.read_text()
+    monkeypatch.setattr(file.os, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
+    with pytest.raises(KeyboardInterrupt):
+        file.save(path, "arm", {"latency": {"delay_s": 1.0}})
+    assert path.read_text() == before and len(list(path.parent.iterdir())) == 1

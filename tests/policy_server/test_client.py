@@ -1,0 +1,157 @@
+import threading
+import time
+
+import numpy as np
+import pytest
+import zmq
+
+from policy_server import wire
+from policy_server.bundle import Bundle
+from policy_server.client import PolicyClient, PolicyError, PolicyTimeout
+from policy_server.wire import Header, Kind, Status
+
+OBS = np.float32([0.1, -0.2, 0.01])
+
+
+class Impostor:
+    """A ROUTER that answers each message with what `reply(header) -> list of frames` says."""
+
+    def __init__(self, reply):
+        self.socket = zmq.Context.instance().socket(zmq.ROUTER)
+        self.socket.linger = 0
+        self.endpoint = f"tcp://127.0.0.1:{self.socket.bind_to_random_port('tcp://127.0.0.1')}"
+        self.reply, self.done = reply, threading.Event()
+        self.thread = threading.Thread(target=self.loop, daemon=True)
+
+    def loop(self):
+        while not self.done.is_set():
+            if self.socket.poll(20):
+                identity, frame = self.socket.recv_multipart()
+                for answer in self.reply(wire.decode(frame)[0]):
+                    self.socket.send_multipart([identity, answer])
+
+    def __enter__(self):
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.done.set()
+        self.thread.join()
+        self.socket.close()
+
+
+@pytest.fixture
+def connect(bundle_path):
+    """Connects a client that knows the manifest already."""
+    clients = []
+
+    def make(endpoint, timeout_s=5.0):
+        client = PolicyClient(endpoint, timeout_s)
+        client._manifest = Bundle.load(bundle_path).manifest
+        clients.append(client)
+        return client
+
+    yield make
+    for client in clients:
+        client.close()
+
+
+def chunk(header, value, **changes):
+    header = header._replace(kind=Kind.ACT_REPLY, budget_us=0, **changes)
+    return wire.encode(header, wire.float_bytes(np.full((2, 2), value)))
+
+
+def test_server_absent_is_a_clear_timeout(connect):
+    start = time.monotonic()
+    with pytest.raises(PolicyTimeout, match=r"not connected from tcp://127.0.0.1:9 after \d+.*is the server running"):
+        connect("tcp://127.0.0.1:9", timeout_s=0.1).hello()
+    assert 0.1 <= time.monotonic() - start < 1.0
+
+
+def test_silence_ends_at_the_deadline(connect):
+    with Impostor(lambda header: []) as server:
+        client = connect(server.endpoint)
+        start = time.monotonic()
+        with pytest.raises(PolicyTimeout, match="no reply"):
+            client.act(OBS, deadline_s=0.0335)
+        assert 0.0335 <= time.monotonic() - start < 0.5
+
+
+def test_stale_replies_are_dropped(connect):
+    """The server keeps each answer back until the next request: every reply read first is stale."""
+    kept = []
+
+    def reply(header):
+        kept.append(chunk(header, header.sequence))
+        return kept[-2:] if len(kept) > 1 else []
+
+    with Impostor(reply) as server:
+        client = connect(server.endpoint)
+        with pytest.raises(PolicyTimeout):
+            client.act(OBS, deadline_s=0.1)
+        for _ in range(3):
+            np.testing.assert_array_equal(client.act(OBS), np.full((2, 2), client._sequence))
+
+
+def test_a_stale_error_is_dropped_too(connect):
+    def reply(header):
+        stale = wire.encode(Header(Kind.ERROR, Status.LATE, header.sequence - 1), b"late")
+        return [stale, chunk(header, 0.5)] if header.sequence > 1 else [chunk(header, 0.1)]
+
+    with Impostor(reply) as server:
+        client = connect(server.endpoint)
+        client.act(OBS)
+        np.testing.assert_array_equal(client.act(OBS), np.full((2, 2), np.float32(0.5)))
+
+
+@pytest.mark.parametrize(
+    ("reply", "status"),
+    [
+        (lambda header: chunk(header, np.nan), Status.NOT_FINITE),
+        (lambda header: wire.encode(header._replace(kind=Kind.ACT_REPLY), bytes(12)), Status.BAD_LENGTH),
+        (lambda header: b"garbage", Status.MALFORMED),
+        (lambda header: wire.encode(Header(Kind.ERROR, Status.LATE, header.sequence), b"busy"), Status.LATE),
+        (lambda header: wire.encode(Header(Kind.ERROR, 999, header.sequence), b"\xff"), Status.INTERNAL),
+    ],
+)
+def test_unusable_replies_are_typed_errors(connect, reply, status):
+    with Impostor(lambda header: [reply(header)]) as server:
+        with pytest.raises(PolicyError) as caught:
+            connect(server.endpoint).act(OBS)
+        assert caught.value.status == status
+
+
+def test_budget_and_times_travel(connect):
+    seen = []
+
+    def reply(header):
+        seen.append(header)
+        return [chunk(header, 0.5, queue_us=1, inference_us=2, server_us=3, valid_us=4)]
+
+    with Impostor(reply) as server:
+        client = connect(server.endpoint)
+        client.act(OBS, deadline_s=0.25)
+    assert seen[0].kind == Kind.ACT and seen[0].budget_us == 250_000
+    times = client.last_times
+    assert [times[name] for name in ("queue_us", "inference_us", "server_us", "valid_us")] == [1, 2, 3, 4]
+    assert 10 < times["roundtrip_us"] < 5e6
+
+
+def test_a_restarted_server_is_found_again(start_server, bundle_path, tmp_path):
+    endpoint = f"ipc://{tmp_path}/s"
+    first = start_server(bundle_path, endpoint)
+    with PolicyClient(endpoint, timeout_s=20) as client:
+        client.reset(1)
+        before = client.act(OBS)
+        first.process.kill()
+        first.process.wait()
+        with pytest.raises(PolicyTimeout):
+            client.act(OBS, deadline_s=0.05)
+        start_server(bundle_path, endpoint)
+        client.reset(1)
+        assert client.act(OBS).tobytes() == before.tobytes()
+
+
+def test_nonsense_endpoint_is_refused():
+    with pytest.raises(ValueError, match="expected tcp://HOST:PORT"):
+        PolicyClient("nonsense")
