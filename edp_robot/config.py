@@ -69,3 +69,27 @@ class FinetuneConfig:
     improve: ImproveConfig = field(default_factory=ImproveConfig)
     batch: int = 256
     acting_denoise_steps: int = 15
+
+
+@dataclass(frozen=True)
+class DistillConfig:
+    """Distillation of a run's diffusion policy into a student of one or two network calls."""
+
+    start: str = ""  # run folder with the teacher
+    steps: Literal[1, 2] = 1  # 2: one more call, of the teacher's network (polish)
+    method: Literal["paired"] = "paired"
+    seed: int = 0
+    teacher_denoise_steps: int = 15
+    width: int = 256
+    n_layers: int = 3
+    learning_rate: float = 1e-3
+    batch: int = 512
+    pairs_per_chunk: int = 16_384
+    passes_per_chunk: int = 2
+    n_chunks: int = 60
+    rollout_episodes: int = 4  # of 64 environments each, for the states to distil on
+    polish_tau: float = 0.15
+
+    def __post_init__(self) -> None:
+        if self.steps not in (1, 2):
+            raise ValueError(f"steps={self.steps}: students of 1 or 2 network calls exist")

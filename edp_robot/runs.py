@@ -9,11 +9,11 @@ import os
 import subprocess
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import numpy as np
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -23,6 +23,17 @@ FORMAT = 1
 def config_dict(config: Any) -> dict:
     """Returns a (nested) dataclass as plain JSON values."""
     return json.loads(json.dumps(asdict(config) if is_dataclass(config) and not isinstance(config, type) else config))
+
+
+def from_dict(cls: type, values: dict) -> Any:
+    """Returns the dataclass `cls` from what `config_dict` made; nested dataclasses and tuples come back as such."""
+    hints = get_type_hints(cls)
+    made = {}
+    for key, value in values.items():
+        if is_dataclass(hints[key]):
+            value = from_dict(hints[key], value)  # type: ignore[arg-type]
+        made[key] = tuple(value) if isinstance(value, list) else value
+    return cls(**made)
 
 
 def config_hash(config: Any) -> str:
@@ -90,11 +101,14 @@ def load_tree(path: Path) -> Any:
     """
     if not path.exists():
         raise FileNotFoundError(f"no checkpoint at {path}; give a run folder that `edp pretrain` or `finetune` wrote")
-    with safe_open(path, "pt") as file:
-        meta = file.metadata() or {}
-        if meta.get("format") != str(FORMAT):
-            raise ValueError(f"{path}: checkpoint format {meta.get('format')!r}, this version reads {FORMAT}")
-        tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118  safe_open is no dict
+    try:
+        with safe_open(path, "pt") as file:
+            meta = file.metadata() or {}
+            if meta.get("format") != str(FORMAT):
+                raise ValueError(f"{path}: checkpoint format {meta.get('format')!r}, this version reads {FORMAT}")
+            tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118  safe_open is no dict
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged, or no checkpoint: {error}") from error
     return unflatten(tensors, json.loads(meta["tree"]))
 
 
@@ -151,9 +165,9 @@ class Run:
         """Drops metrics later than `env_step`: a resumed run writes them again."""
         path = self.path / "metrics.csv"
         if path.exists():
-            rows = list(csv.reader(path.open()))
-            kept = [r for r in rows[1:] if len(r) == 3 and int(r[0]) <= env_step]
-            write_atomic(path, "".join(",".join(r) + "\n" for r in [rows[0], *kept]).encode())
+            rows = [r for r in csv.reader(path.read_text().splitlines()) if len(r) == 3 and r[0].isdigit()]
+            kept = [["env_step", "name", "value"], *(r for r in rows if int(r[0]) <= env_step)]
+            write_atomic(path, "".join(",".join(r) + "\n" for r in kept).encode())
 
     def close(self) -> None:
         """Flushes TensorBoard's events."""

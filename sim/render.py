@@ -21,7 +21,7 @@ CAMERA = "front"
 FRAME_SIZE = (320, 240)  # width, height [pixel]
 MAX_FRAMES = 60
 TIMEOUT_S = 120.0
-N_COLOURS = 64
+N_COLOURS = 128  # of a video; chosen to cover what is rare (the red button) as well as what is common
 
 
 class RenderError(RuntimeError):
@@ -78,7 +78,8 @@ def video(qpos: np.ndarray, path: str | Path, fps: float = 20.0, size: tuple[int
     from PIL import Image
 
     images = [Image.fromarray(frame) for frame in frames]
-    palette = Image.fromarray(np.concatenate(frames[:: max(1, len(frames) // 4)])).quantize(N_COLOURS)  # one for all
+    some = Image.fromarray(np.concatenate(frames[:: max(1, len(frames) // 4)]))
+    palette = some.quantize(N_COLOURS, Image.Quantize.MAXCOVERAGE)  # one for all frames, or the desk would flicker
     images = [image.quantize(palette=palette, dither=Image.Dither.NONE) for image in images]
     path.parent.mkdir(parents=True, exist_ok=True)
     duration_ms = round(1000 * stride / fps)

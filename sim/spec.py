@@ -68,6 +68,15 @@ class ActionMap:
             command = base[:, None] + k * (scale * action)[:, None]
         return np.clip(command, self.low, self.high)
 
+    def action(self, obs: np.ndarray, chunk: np.ndarray) -> np.ndarray:
+        """Returns the normalised action (n, act_dim) whose `chunk` starts like this one (n, horizon, act_dim).
+
+        Where the first command was clipped, the action is the one that just reaches the limit.
+        """
+        base = obs[:, self.command_start : self.command_start + len(self.scale)]
+        start = base if self.kind == "increment" else np.asarray(self.offset)
+        return np.clip((chunk[:, 0] - start) / np.asarray(self.scale), -1.0, 1.0)
+
 
 @dataclass(frozen=True)
 class TaskSpec:

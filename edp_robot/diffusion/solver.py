@@ -16,9 +16,17 @@ from .schedule import T_MIN, scalar_coefficients
 EpsFn = Callable[[Tensor, Tensor], Tensor]  # (x_t (batch, dim), t (batch,)) -> eps_hat (batch, dim)
 
 
+GRID_POWER = 3.0
+
+
 def time_grid(n_denoise_steps: int, t_start: float = 1.0) -> list[float]:
-    """Returns n_denoise_steps + 1 times from t_start down to T_MIN, evenly spaced in t."""
-    return [t_start + (T_MIN - t_start) * i / n_denoise_steps for i in range(n_denoise_steps + 1)]
+    """Returns n_denoise_steps + 1 times from t_start down to T_MIN, evenly spaced in t^(1/3).
+
+    A grid even in t, as the authors' code has it, leaves nearly all of the log-SNR to the last step; this one takes 20
+    times less error on Gaussian data at 15 steps (docs/log.md).
+    """
+    high, low = t_start ** (1 / GRID_POWER), T_MIN ** (1 / GRID_POWER)
+    return [(high + (low - high) * i / n_denoise_steps) ** GRID_POWER for i in range(n_denoise_steps + 1)]
 
 
 def predict_data(eps_fn: EpsFn, x: Tensor, t: float, clip: float | None) -> Tensor:
@@ -50,8 +58,7 @@ def dpm_solver_pp(
         _, sigma, lam = scalar_coefficients(t)
         alpha_next, sigma_next, lam_next = scalar_coefficients(t_next)
         h = lam_next - lam
-        last = i == n_denoise_steps - 1
-        if previous is None or (last and n_denoise_steps < 15):
+        if previous is None or i == n_denoise_steps - 1:
             direction = x0
         else:
             c = h / (2 * previous_h)

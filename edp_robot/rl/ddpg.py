@@ -65,9 +65,10 @@ class DDPG(nn.Module):
         action = self.policy(obs)
         low, high = (math.log(x) for x in self.config.explore_noise)
         std = torch.linspace(low, high, len(obs)).exp().unsqueeze(-1)
-        fresh, rho = torch.randn_like(action), self.config.noise_correlation
-        old = self.noise if self.noise.shape == fresh.shape else fresh
-        self.noise = rho * old + math.sqrt(1 - rho**2) * fresh
+        noise, rho = torch.randn_like(action), self.config.noise_correlation
+        if self.noise.shape == noise.shape:
+            noise = rho * self.noise + math.sqrt(1 - rho**2) * noise
+        self.noise = noise
         return (action + std * self.noise).clamp(-1, 1)
 
     def target(self, batch: Batch, reward: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ..diffusion.losses import denoising_loss
 from ..diffusion.networks import NoiseModel
 from ..diffusion.solver import dpm_solver_pp
+from .ddpg import polyak_update
 from .guidance import Guidance, GuidanceConfig, distillation_loss
 from .iql import IQL
 
@@ -30,8 +31,10 @@ class ImproveConfig:
     n_proposals: int = 32  # K of method Eq. 9
     proposal_denoise_steps: int = 15
     inverse_temp: float = 3.0  # 1 / beta
+    relative_temp: bool = False  # beta in units of Q's mean spread within a state, so that every round moves as far
     batch: int = 256
     guidance_batch: int = 64
+    polyak: float = 0.01  # of psi's running average
     grad_steps_per_update: float = 1.0  # grad_steps of the policy for each of the critic's
     guidance: GuidanceConfig = field(default_factory=GuidanceConfig)
 
@@ -50,6 +53,24 @@ class Proposals:
         return self.actions[rows, torch.multinomial(weight, 1).squeeze(-1)]
 
 
+@dataclass(frozen=True)
+class PolicyModels:
+    """psi, which learns; its running average, which acts and proposes; the frozen reference; psi's optimizer."""
+
+    psi: NoiseModel
+    average: NoiseModel
+    reference: NoiseModel
+    optimizer: torch.optim.Optimizer
+
+    def grad_step(self, loss: Tensor, polyak: float) -> float:
+        """One step down `loss`; the average follows by the share `polyak`; returns the loss."""
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+        polyak_update(self.average, self.psi, polyak)
+        return loss.item()
+
+
 @torch.no_grad()
 def propose(models: list[NoiseModel], obs: Tensor, critic: IQL, act_dim: int, config: ImproveConfig) -> Proposals:
     """Returns K actions a state, as many from each of `models`, at normalised obs (m, obs_dim)."""
@@ -61,6 +82,8 @@ def propose(models: list[NoiseModel], obs: Tensor, critic: IQL, act_dim: int, co
         # bind the model: the lambda runs inside this iteration only
         parts.append(dpm_solver_pp(lambda x, t, m=model: m(x, t, wide), noise, config.proposal_denoise_steps))
     q = torch.cat([critic.q(wide, a).reshape(len(obs), k) for a in parts], 1)
+    if config.relative_temp:
+        q = q / q.std(1).mean().clamp(min=1e-6)
     return Proposals(obs, torch.cat([a.reshape(len(obs), k, act_dim) for a in parts], 1), q)
 
 
@@ -71,21 +94,16 @@ class ResampledImprovement(nn.Module):
         super().__init__()
         self.config, self.act_dim = config, act_dim
 
-    def update(
-        self, psi: NoiseModel, reference: NoiseModel, critic: IQL, obs: Tensor, n: int, optimizer: torch.optim.Optimizer
-    ) -> dict[str, float]:
+    def update(self, models: PolicyModels, critic: IQL, obs: Tensor, n: int) -> dict[str, float]:
         """`n` grad_steps of psi at normalised states (m, obs_dim); returns metrics."""
-        proposals = propose([reference, psi], obs, critic, self.act_dim, self.config)
-        psi.train()
-        loss = torch.zeros(())
+        proposals = propose([models.reference, models.average], obs, critic, self.act_dim, self.config)
+        models.psi.train()
+        loss = 0.0
         for _ in range(n):
             rows = torch.randint(len(obs), (self.config.batch,))
             chosen = proposals.resample(rows, self.config.inverse_temp)
-            loss = denoising_loss(psi, chosen, proposals.obs[rows])
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-        return {"psi_loss": loss.item(), "q_spread": proposals.q.std(1).mean().item()}
+            loss = models.grad_step(denoising_loss(models.psi, chosen, proposals.obs[rows]), self.config.polyak)
+        return {"psi_loss": loss, "q_spread": proposals.q.std(1).mean().item()}
 
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
         """Returns no optimizer of its own."""
@@ -100,25 +118,21 @@ class GuidedImprovement(nn.Module):
         self.config, self.act_dim = config, act_dim
         self.guidance = Guidance(obs_dim, act_dim, config.guidance)
 
-    def update(
-        self, psi: NoiseModel, reference: NoiseModel, critic: IQL, obs: Tensor, n: int, optimizer: torch.optim.Optimizer
-    ) -> dict[str, float]:
+    def update(self, models: PolicyModels, critic: IQL, obs: Tensor, n: int) -> dict[str, float]:
         """`n` grad_steps of the guidance, then of psi, at normalised states (m, obs_dim); returns metrics."""
         config = self.config
-        proposals = propose([reference], obs, critic, self.act_dim, config)
+        proposals = propose([models.reference], obs, critic, self.act_dim, config)
         for _ in range(n):
             rows = torch.randint(len(obs), (config.guidance_batch,))
             args = (proposals.obs[rows], proposals.actions[rows], proposals.q[rows])
             guidance_loss = self.guidance.update(*args, config.inverse_temp)
-        psi.train()
+        models.psi.train()
         for _ in range(n):
             rows = torch.randint(len(obs), (config.batch,))
             chosen = proposals.resample(rows, config.inverse_temp)
-            loss = distillation_loss(psi, reference, self.guidance, proposals.obs[rows], chosen)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-        return {"guidance_loss": guidance_loss, "psi_loss": loss.item(), "q_spread": proposals.q.std(1).mean().item()}
+            loss = distillation_loss(models.psi, models.reference, self.guidance, proposals.obs[rows], chosen)
+            psi_loss = models.grad_step(loss, config.polyak)
+        return {"guidance_loss": guidance_loss, "psi_loss": psi_loss, "q_spread": proposals.q.std(1).mean().item()}
 
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
         """Returns the guidance's."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +12,19 @@ import torch
 from torch import nn
 
 from sim.hold import Hold
-from sim.registry import make_vec
+from sim.registry import make_vec, task_spec
 from sim.spec import TaskSpec
 
 from ..config import FinetuneConfig
 from ..diffusion.networks import NoiseModel, Normaliser
 from ..policies import DiffusionPolicy, GaussianPolicy
 from ..rl.ddpg import DDPG
-from ..rl.improve import GuidedImprovement, ResampledImprovement
+from ..rl.improve import GuidedImprovement, PolicyModels, ResampledImprovement
 from ..rl.iql import IQL
 from ..rl.replay import Batch, Replay
 from ..rl.replay_mix import MixedReplay, relabelled
-from ..runs import Run, load_tree
-from .evaluate import evaluate, torch_actor
+from ..runs import Run, from_dict, load_tree, read_config
+from .evaluate import Evaluation, evaluate, torch_actor
 from .loop import Loop, Progress
 from .observer import make_observer
 from .pretrain import noise_model, normaliser
@@ -37,7 +38,7 @@ def normalised(batch: Batch, norm: Normaliser) -> Batch:
 class DiffusionTuner(nn.Module):
     """pi_n = pi exp(Q / beta) / Z (method Eq. 7): an IQL critic and a way to improve the policy, in rounds.
 
-    psi starts as pi_d and is what acts: [P] samples score_psi directly, and so do we.
+    psi starts as pi_d; its running average acts and is what is distilled: [P] samples score_psi directly, and so do we.
     """
 
     def __init__(self, spec: TaskSpec, config: FinetuneConfig, reference: NoiseModel) -> None:
@@ -46,7 +47,8 @@ class DiffusionTuner(nn.Module):
         self.normaliser = normaliser(spec)
         self.reference = reference.requires_grad_(False).eval()
         self.psi = copy.deepcopy(reference).requires_grad_(True)
-        self.policy = DiffusionPolicy(self.normaliser, self.psi, spec.act_dim, config.acting_denoise_steps)
+        self.psi_average = copy.deepcopy(reference)
+        self.policy = DiffusionPolicy(self.normaliser, self.psi_average, spec.act_dim, config.acting_denoise_steps)
         self.iql = IQL(spec.obs_dim, spec.act_dim, config.iql)
         improvement = ResampledImprovement if config.method == "edp" else GuidedImprovement
         self.improvement = improvement(spec.obs_dim, spec.act_dim, config.improve)
@@ -54,8 +56,7 @@ class DiffusionTuner(nn.Module):
 
     @torch.no_grad()
     def act(self, obs: np.ndarray) -> np.ndarray:
-        """Returns samples of psi (n, act_dim)."""
-        self.psi.eval()
+        """Returns samples of psi's average (n, act_dim)."""
         return self.policy(torch.from_numpy(obs), torch.randn(len(obs), self.policy.act_dim)).numpy()
 
     def update(self, replay: Replay, n_updates: int) -> dict[str, float]:
@@ -66,7 +67,11 @@ class DiffusionTuner(nn.Module):
             metrics = self.iql.update(normalised(source.sample(config.batch, config.iql.n_step), self.normaliser))
         obs = self.normaliser(source.sample(config.improve.n_states).obs)
         n = max(1, round(n_updates * config.improve.grad_steps_per_update))
-        return metrics | self.improvement.update(self.psi, self.reference, self.iql, obs, n, self.psi_optimizer)
+        return metrics | self.improvement.update(self.models(), self.iql, obs, n)
+
+    def models(self) -> PolicyModels:
+        """Returns the three copies of the noise model and the optimizer, as improvement wants them."""
+        return PolicyModels(self.psi, self.psi_average, self.reference, self.psi_optimizer)
 
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
         """Returns all optimizers by name."""
@@ -181,3 +186,15 @@ def finetune(config: FinetuneConfig, out: str, resume: bool = False, eval_every:
     finally:
         run.close()
         env.close()
+
+
+def final_policy(run: str | Path, n_episodes: int, seed: int = 1_000) -> Evaluation:
+    """Returns the evaluation of a finished run's policy with the full sampler, on episodes never trained on."""
+    held = read_config(run)["config"]
+    config = from_dict(FinetuneConfig, held)
+    spec = task_spec(config.task)
+    learner = make_learner(spec, replace(config, start="", reuse_replay=False))
+    learner.load(load_tree(Path(run) / "checkpoint.safetensors")["learner"])
+    if isinstance(learner, DiffusionTuner):
+        learner.policy.n_denoise_steps = 15
+    return evaluate(torch_actor(learner.policy, seed), config.task, n_episodes, seed, config.loop.n_action_steps)

@@ -97,6 +97,7 @@ class Loop:
     def resume(self) -> None:
         """Goes back to the run folder's checkpoint, if there is one."""
         if not self.run.checkpoint_path.exists():
+            self.run.truncate(-1)  # killed before its first checkpoint: it starts again, and so do its metrics
             return
         saved = load_tree(self.run.checkpoint_path)
         self.progress = Progress(**saved["progress"])

@@ -169,7 +169,6 @@ def test_observations_of_wild_motion_stay_in_the_space():
     assert (np.abs(obs[:, 6:12]).max(axis=0) > 2.0).all()  # it was wild
 
 
-@pytest.mark.xfail(strict=True, reason="the button's joint limit is so soft that it travels 18 mm of its 8")
 def test_the_button_stays_in_the_space_too():
     obs, space = wild_motion()
     assert obs[:, 21].max() > 0.005

@@ -1,0 +1,108 @@
+"""`edp bench sampler`: how long one action takes, in torch and in ONNX Runtime, side by side in one run."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+
+from .train import FROM, write_json
+
+
+def sampler(
+    start: Annotated[Path | None, FROM] = None,
+    student: Path | None = None,
+    n: int = 2_000,
+    json: Path | None = None,
+) -> int:
+    """Time the 15-step teacher in torch and ONNX Runtime, the student in ONNX Runtime, and the floor of its products.
+
+    Example: edp bench sampler --from runs/demo/finetuned --student runs/demo/student --json sampler.json
+
+    Args:
+        start: Run folder with the teacher; untrained networks of the paper's sizes where not given.
+        student: Run folder of its distillation.
+        n: Calls of each, batch 1, one thread, rounds interleaved.
+        json: File to write the result to.
+    """
+    import torch
+
+    from policy_server.bench import host
+    from policy_server.stats import summary
+
+    torch.set_num_threads(1)
+    contenders = _contenders(start, student)
+    samples: dict[str, list[float]] = {name: [] for name in contenders}
+    n_rounds = 20  # interleaved, so that a slow moment of the machine falls on all of them
+    for name, act in contenders.items():
+        for _ in range(20):
+            act()
+    for _ in range(n_rounds):
+        for name, act in contenders.items():
+            for _ in range(max(1, n // n_rounds)):
+                began = time.perf_counter_ns()
+                act()
+                samples[name].append((time.perf_counter_ns() - began) / 1e3)
+    result: dict[str, Any] = {name: summary(np.array(times)) for name, times in samples.items()}
+    print(f"{'[us], batch 1, one thread':<28}{'p50':>10}{'p99':>10}{'n':>8}")
+    for name, row in result.items():
+        print(f"{name:<28}{row['p50']:>10.1f}{row['p99']:>10.1f}{row['n']:>8}")
+    write_json(json, {"latency_us": result, "samples_us": samples, "host": host()})
+    return 0
+
+
+def _contenders(start: Path | None, student: Path | None) -> dict[str, Any]:
+    """Returns what is timed, by name: functions without arguments."""
+    import torch
+
+    from policy_server.backends import OnnxPolicy
+
+    from ..policies import Deployed
+    from ..stages.export import to_onnx
+
+    teacher_policy, student_policy, spec, horizon = _policies(start, student)
+    obs = np.zeros((1, spec.obs_dim), np.float32)
+    noise = np.random.default_rng(0).standard_normal((1, spec.act_dim)).astype(np.float32)
+    deployed = Deployed(teacher_policy, spec.action_map, horizon).eval()
+    teacher_onnx = OnnxPolicy(to_onnx(teacher_policy, spec, horizon))
+    student_onnx = OnnxPolicy(to_onnx(student_policy, spec, horizon))
+
+    def torch_teacher() -> None:
+        with torch.inference_mode():
+            deployed(torch.from_numpy(obs), torch.from_numpy(noise)).numpy()
+
+    weights = [w.detach().numpy().T.copy() for w in student_policy.net.parameters() if w.dim() == 2]
+    inputs = [np.zeros((1, w.shape[0]), np.float32) for w in weights]
+
+    def floor() -> None:
+        for x, w in zip(inputs, weights, strict=True):
+            x @ w
+
+    return {
+        "torch_teacher": torch_teacher,
+        "onnx_teacher": lambda: teacher_onnx.act(obs, noise),
+        "onnx_student": lambda: student_onnx.act(obs, noise),
+        "numpy_matmul_floor": floor,
+    }
+
+
+def _policies(start: Path | None, student: Path | None):  # noqa: ANN202
+    """Returns (teacher, student, spec, horizon) of the runs, or untrained ones of the paper's sizes on the arm."""
+    from sim.registry import task_spec
+
+    from ..config import NoiseModelConfig
+    from ..policies import DiffusionPolicy, StudentPolicy
+    from ..stages.export import load_policy
+    from ..stages.pretrain import noise_model, normaliser
+
+    if start is not None and student is not None:
+        teacher, held = load_policy(start), load_policy(student)
+        return teacher.policy, held.policy, teacher.source.spec, teacher.source.n_action_steps
+    if start is not None or student is not None:
+        raise ValueError("give both --from and --student, or neither for untrained networks of the paper's sizes")
+    spec = task_spec("arm-press")
+    norm, model = normaliser(spec), noise_model(spec.act_dim, spec.obs_dim, NoiseModelConfig())
+    teacher_policy = DiffusionPolicy(norm, model, spec.act_dim).eval()
+    return teacher_policy, StudentPolicy(norm, spec.obs_dim, spec.act_dim).eval(), spec, 10

@@ -1,0 +1,163 @@
+"""`edp pretrain | finetune | distill | export`."""
+
+from __future__ import annotations
+
+import json as json_module
+import time
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from .. import presets
+
+FROM = tyro.conf.arg(name="from")  # a keyword of Python's, so not a parameter's name
+Preset = Literal["smoke", "demo", "paper"]
+
+
+def write_json(path: Path | None, result: dict[str, Any]) -> None:
+    """Writes a result for other programs, keys sorted; nothing where no file was asked for."""
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json_module.dumps(result, indent=1, sort_keys=True, allow_nan=False) + "\n")
+
+
+def pretrain(
+    out: Path,
+    task: str = "arm",
+    method: Literal["edp", "random"] = "edp",
+    env_steps: int | None = None,
+    seed: int = 0,
+    preset: Preset = "demo",
+    resume: bool = False,
+    json: Path | None = None,
+) -> int:
+    """Explore a task's world without reward, and fit a diffusion policy to what was done.
+
+    Example: edp pretrain --task arm --env-steps 50000 --out runs/arm
+
+    Args:
+        out: Run folder.
+        task: `edp tasks` lists them.
+        method: edp pays for states that a diffusion model does not know; random acts uniformly.
+        env_steps: Control steps of all environments together; the preset's where not given.
+        seed: Of everything.
+        preset: Sizes and rates.
+        resume: Go on from the checkpoint in --out.
+        json: File to write the result to.
+    """
+    from ..runs import read_metrics
+    from ..stages.pretrain import pretrain as run
+
+    config = presets.pretrain(preset, task, method=method, env_steps=env_steps, seed=seed)
+    progress = run(config, str(out), resume)
+    result: dict[str, Any] = {"env_steps": progress.env_step, "wall_s": progress.wall_s}
+    for name in ("coverage", "n_episodes", "n_success_episodes"):
+        values = read_metrics(out, name)[1]
+        if len(values):
+            result[name] = float(values[-1])
+    print(", ".join(f"{k} {v:.4g}" for k, v in result.items()))
+    write_json(json, result)
+    return 0
+
+
+def finetune(
+    out: Path,
+    task: str = "arm-press",
+    start: Annotated[Path | None, FROM] = None,
+    method: Literal["edp", "edp-guidance", "ddpg"] = "edp",
+    env_steps: int | None = None,
+    seed: int = 0,
+    preset: Preset = "demo",
+    reuse_replay: bool | None = None,
+    eval_every: int = 10_000,
+    eval_episodes: int = 200,
+    resume: bool = False,
+    json: Path | None = None,
+) -> int:
+    """Fine-tune a pre-trained policy to a task's reward; from scratch where no --from is given.
+
+    Example: edp finetune --task arm-press --from runs/arm --out runs/press
+
+    Args:
+        out: Run folder.
+        task: `edp tasks` lists them.
+        start: Run folder of the pre-training.
+        method: edp or edp-guidance improve the diffusion policy, ddpg the Gaussian one.
+        env_steps: Control steps of all environments together; the preset's where not given.
+        seed: Of everything.
+        preset: Sizes and rates; give the one that the pre-training had.
+        reuse_replay: Relabel what pre-training saw with the task's reward; the preset's choice where not given.
+        eval_every: Control steps between evaluations of 100 episodes; 0 for none.
+        eval_episodes: Episodes of the evaluation at the end.
+        resume: Go on from the checkpoint in --out.
+        json: File to write the result to.
+    """
+    from ..stages.finetune import final_policy
+    from ..stages.finetune import finetune as run
+
+    changes = {"method": method, "env_steps": env_steps, "seed": seed, "reuse_replay": reuse_replay}
+    config = presets.finetune(preset, task, start=str(start or ""), **changes)
+    progress = run(config, str(out), resume, eval_every)
+    evaluation = final_policy(out, eval_episodes)
+    print(f"success {evaluation.success:.3f} [{evaluation.success_low:.3f}, {evaluation.success_high:.3f}]")
+    write_json(json, {"env_steps": progress.env_step, "wall_s": progress.wall_s, **evaluation.to_json()})
+    return 0
+
+
+def distill(
+    start: Annotated[Path, FROM],
+    out: Path,
+    steps: Literal[1, 2] = 1,
+    method: Literal["paired"] = "paired",
+    seed: int = 0,
+    preset: Preset = "demo",
+    resume: bool = False,
+    json: Path | None = None,
+) -> int:
+    """Distil a run's diffusion policy from 15 denoising steps to one, or to two (one, and the teacher's polish).
+
+    Example: edp distill --from runs/press --steps 1 --out runs/student
+
+    Args:
+        start: Run folder with the teacher.
+        out: Run folder.
+        steps: Network calls of the student.
+        method: paired regression on the teacher's own noise-to-action map.
+        seed: Of everything.
+        preset: Sizes and rates.
+        resume: Go on from the checkpoint in --out.
+        json: File to write the result to.
+    """
+    from ..runs import read_metrics
+    from ..stages.distill import distill as run
+
+    began = time.monotonic()
+    run(presets.distill(preset, str(start), steps=steps, method=method, seed=seed), str(out), resume)
+    loss = float(read_metrics(out, "paired_loss")[1][-1])
+    print(f"paired loss {loss:.2g} (mean square, actions in [-1, 1])")
+    write_json(json, {"paired_loss": loss, "wall_s": time.monotonic() - began})
+    return 0
+
+
+def export(start: Annotated[Path, FROM], out: Path, denoise_steps: int = 15, metrics: Path | None = None, json: Path | None = None) -> int:
+    """Export a run's policy as a bundle: one ONNX graph with everything in it, checked against torch.
+
+    Example: edp export --from runs/student --out runs/bundle
+
+    Args:
+        start: Run folder of a distillation, or of a training for the teacher itself.
+        out: Bundle folder.
+        denoise_steps: Of the solver, where the run holds a teacher.
+        metrics: JSON file with what is known of the policy, for the manifest.
+        json: File to write the result to.
+    """
+    from ..stages.export import export as run
+
+    began = time.monotonic()
+    known = json_module.loads(metrics.read_text()) if metrics else None
+    bundle = run(start, out, known, denoise_steps)
+    error = bundle.manifest.parity["max_abs_error"]
+    print(f"{bundle.manifest.name}: {bundle.path}, largest difference from torch {error:.2g}")
+    write_json(json, {"max_abs_error": error, "name": bundle.manifest.name, "wall_s": time.monotonic() - began})
+    return 0

@@ -1,0 +1,99 @@
+"""Figures, each a function from numbers to PNG bytes; colours are the same thing everywhere."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+
+import numpy as np
+
+BLUE, ORANGE, GREY, GREEN = "#2364aa", "#e07a1f", "#9aa3ad", "#3a9d5d"
+
+
+def _figure(n_columns: int = 1, size: tuple[float, float] = (6.0, 3.2)):  # noqa: ANN202  matplotlib loads lazily
+    """Returns (figure, axes array) without a screen."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "font.size": 9, "axes.titlesize": 10})
+    figure, axes = plt.subplots(1, n_columns, figsize=size, squeeze=False, layout="constrained")
+    return figure, axes[0]
+
+
+def _png(figure) -> bytes:  # noqa: ANN001
+    from matplotlib import pyplot as plt
+
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=130)
+    plt.close(figure)
+    return buffer.getvalue()
+
+
+def workspace(voxels: Mapping[str, np.ndarray], reachable: np.ndarray, voxel_m: float) -> bytes:
+    """Returns where the end effector has been, from the side, for each method; reachable cubes in grey behind.
+
+    Args:
+        voxels: name to visited cubes (n, 3) int.
+        reachable: reachable cubes (m, 3) int.
+        voxel_m: edge of a cube [m].
+    """
+    figure, axes = _figure(len(voxels), (4.2 * len(voxels), 3.4))
+    for axis, (name, cubes), colour in zip(axes, voxels.items(), (BLUE, ORANGE, GREEN), strict=False):
+        for points, tint, size in ((reachable, "#e6e9ed", 26), (cubes, colour, 13)):
+            side = np.stack([np.hypot(points[:, 0] + 0.5, points[:, 1] + 0.5), points[:, 2] + 0.5], 1)
+            azimuth = np.degrees(np.arctan2(points[:, 1] + 0.5, points[:, 0] + 0.5))
+            axis.scatter(azimuth, side[:, 1] * voxel_m * 100, s=size, c=tint, marker="s", linewidths=0)
+        axis.set(title=name, xlabel="direction of the hand [degrees]", ylabel="height [cm]")
+    return _png(figure)
+
+
+def curves(
+    series: Mapping[str, tuple[np.ndarray, np.ndarray]], x_label: str, y_label: str, top: float | None = None
+) -> bytes:
+    """Returns lines, one for each name to (x, y)."""
+    figure, (axis,) = _figure()
+    for (name, (x, y)), colour in zip(series.items(), (BLUE, ORANGE, GREEN, GREY), strict=False):
+        axis.plot(x, y, color=colour, lw=2, marker="o", ms=3, label=name)
+    axis.set(xlabel=x_label, ylabel=y_label, ylim=(0, top))
+    axis.legend(frameon=False)
+    return _png(figure)
+
+
+def teacher_and_student(teacher: np.ndarray, student: np.ndarray) -> bytes:
+    """Returns the student's actions against the teacher's for the same noise, (n, act_dim) each, in [-1, 1]."""
+    figure, (left, right) = _figure(2, (8.4, 3.4))
+    left.plot([-1, 1], [-1, 1], color=GREY, lw=1)
+    left.scatter(teacher.ravel(), student.ravel(), s=2, alpha=0.25, color=BLUE)
+    left.set(xlabel="teacher, 15 steps", ylabel="student, 1 step", title="same observation, same noise")
+    bins = np.linspace(-1, 1, 41)
+    right.hist(teacher.ravel(), bins, color=GREY, alpha=0.7, label="teacher", density=True)
+    right.hist(student.ravel(), bins, color=BLUE, histtype="step", lw=2, label="student", density=True)
+    right.set(xlabel="action", title="distribution of all action elements")
+    right.legend(frameon=False)
+    return _png(figure)
+
+
+def latencies(samples_us: Mapping[str, np.ndarray]) -> bytes:
+    """Returns, for each name, the share of calls slower than x [us]; both axes logarithmic, so that tails show."""
+    figure, (axis,) = _figure(size=(6.4, 3.4))
+    for (name, values), colour in zip(samples_us.items(), (ORANGE, GREEN, BLUE, GREY, "#8d5fb0"), strict=False):
+        x = np.sort(np.asarray(values, float))
+        axis.step(x, 1 - np.arange(len(x)) / len(x), color=colour, lw=1.8, label=f"{name} (p50 {np.median(x):.0f} us)")
+    axis.set(xscale="log", yscale="log", xlabel="latency [us]", ylabel="share of calls slower")
+    axis.legend(frameon=False, fontsize=8)
+    return _png(figure)
+
+
+def control_times(late_ns: np.ndarray, work_ns: np.ndarray, period_ns: float) -> bytes:
+    """Returns when ticks began after their schedule, and when their work was done, against the deadline [us]."""
+    figure, (left, right) = _figure(2, (8.4, 3.0))
+    left.plot(late_ns / 1e3, color=BLUE, lw=0.7)
+    left.set(xlabel="tick", ylabel="start after schedule [us]", title="lateness of each tick", ylim=(0, None))
+    right.hist((late_ns + work_ns) / 1e3, np.geomspace(10, period_ns / 1e3 * 1.2, 60), color=BLUE)
+    right.axvline(period_ns / 1e3, color=ORANGE, lw=2, label="deadline")
+    right.set(xscale="log", xlabel="work done after schedule [us]", ylabel="ticks", title="against the deadline")
+    right.set_yscale("log")
+    right.legend(frameon=False)
+    return _png(figure)

@@ -1,0 +1,138 @@
+"""Named configurations: `smoke` (does it run), `demo` (two cores, minutes), `paper` (method.md's hyperparameters)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from .config import DistillConfig, FinetuneConfig, NoiseModelConfig, PretrainConfig, ScoreRewardConfig
+from .rl.ddpg import DDPGConfig
+from .rl.guidance import GuidanceConfig
+from .rl.improve import ImproveConfig
+from .rl.iql import IQLConfig
+from .stages.loop import LoopConfig
+
+NAMES = ("smoke", "demo", "paper")
+SMALL = NoiseModelConfig(width=64, inner=128, n_blocks=2, dropout=0.0, learning_rate=3e-4, activation="silu")
+# draws a state (K) and updates an env_step, as the authors' code sets them a domain (method section 2)
+PAPER_DRAWS = {"maze": 20, "gym": 20}
+PAPER_UPDATES = {"maze": 5}
+
+
+def check(name: str) -> None:
+    """Raises ValueError for a preset that does not exist; the message lists those that do."""
+    if name not in NAMES:
+        raise ValueError(f"no preset {name!r}; there are: {', '.join(NAMES)}")
+
+
+def hold(task: str) -> int:
+    """Returns the control steps that an action is held: 10 on the arm (10 decisions a second), else 1."""
+    return 10 if task.startswith("arm") else 1
+
+
+def pretrain(preset: str, task: str, **changes: Any) -> PretrainConfig:
+    """Returns a pre-training configuration; `changes` are fields of PretrainConfig (`env_steps` goes to the loop)."""
+    check(preset)
+    made: dict[str, Callable[[str], PretrainConfig]] = {"demo": _demo, "smoke": _smoke, "paper": _paper}
+    return _changed(made[preset](task), changes)
+
+
+def _demo(task: str) -> PretrainConfig:
+    """What docs/log.md found to explore best in a minute of two cores."""
+    return PretrainConfig(
+        task=task,
+        loop=LoopConfig(env_steps=50_000, n_envs=32, n_action_steps=hold(task), updates_per_round=32),
+        ddpg=DDPGConfig(
+            width=128,
+            discount=0.9,
+            explore_noise=(0.1, 1.0),
+            noise_correlation=0.7,
+            pre_tanh_penalty=0.05,
+        ),
+        state_model=SMALL,
+        action_model=SMALL,
+        score_reward=ScoreRewardConfig(n_draws=4, centre=True),
+        batch=128,
+    )
+
+
+def _smoke(task: str) -> PretrainConfig:
+    """The demo's, cut to seconds."""
+    demo = _demo(task)
+    return replace(demo, loop=replace(demo.loop, env_steps=6_400, random_env_steps=3_200, updates_per_round=4))
+
+
+def _paper(task: str) -> PretrainConfig:
+    """Method section 2, as the authors' code sets it; for a GPU and half a day."""
+    domain = task.split("-")[0].split(":")[0]
+    model = NoiseModelConfig()
+    return PretrainConfig(
+        task=task,
+        loop=LoopConfig(env_steps=100_000, n_envs=1, updates_per_round=PAPER_UPDATES.get(domain, 1)),
+        ddpg=DDPGConfig(
+            width=1024, layer_norm=False, learning_rate=1e-4, polyak=0.01, n_step=3, explore_noise=(0.2, 0.2)
+        ),
+        state_model=model,
+        action_model=model,
+        score_reward=ScoreRewardConfig(n_draws=PAPER_DRAWS.get(domain, 10), t_low=1e-3, t_high=1.0),
+        batch=1024 if domain == "maze" else 256,
+    )
+
+
+def finetune(preset: str, task: str, **changes: Any) -> FinetuneConfig:
+    """Returns a fine-tuning configuration; `changes` as for `pretrain`."""
+    check(preset)
+    small = FinetuneConfig(
+        task=task,
+        loop=LoopConfig(
+            env_steps=80_000 if preset == "demo" else 4_000,
+            n_envs=20,
+            n_action_steps=hold(task),
+            random_env_steps=0,
+            decisions_per_update=20,
+            updates_per_round=250 if preset == "demo" else 20,
+        ),
+        ddpg=DDPGConfig(width=128, discount=0.95, explore_noise=(0.05, 0.6), pre_tanh_penalty=0.01),
+        action_model=replace(SMALL, learning_rate=1e-3),
+        iql=IQLConfig(width=128, discount=0.95, n_step=5, expectile=0.9, learning_rate=5e-4, polyak=0.01),
+        improve=ImproveConfig(
+            n_states=512,
+            n_proposals=32,
+            proposal_denoise_steps=8,
+            inverse_temp=10.0,
+            relative_temp=True,
+            guidance=GuidanceConfig(width=128, n_layers=3, learning_rate=1e-3),
+        ),
+        acting_denoise_steps=8,
+    )
+    paper = FinetuneConfig(
+        task=task,
+        method="edp-guidance",
+        reuse_replay=False,
+        loop=LoopConfig(
+            env_steps=100_000, n_envs=1, random_env_steps=0, decisions_per_update=10_000, updates_per_round=10_000
+        ),
+        ddpg=DDPGConfig(width=1024, layer_norm=False, learning_rate=1e-4, n_step=3),
+        iql=IQLConfig(layer_norm=False),
+    )
+    config = _changed(paper if preset == "paper" else small, changes)
+    if config.method == "ddpg" and preset != "paper":  # every decision, not in rounds: DDPG has nothing to amortise
+        every = replace(config.loop, decisions_per_update=1, updates_per_round=10)
+        return replace(config, loop=every, improve=ImproveConfig())
+    return config
+
+
+def distill(preset: str, start: str, **changes: Any) -> DistillConfig:
+    """Returns a distillation configuration of run `start`."""
+    check(preset)
+    demo = DistillConfig(start=start, n_chunks=30, pairs_per_chunk=8_192, passes_per_chunk=4)
+    smoke = replace(demo, n_chunks=4, pairs_per_chunk=2_048, rollout_episodes=1)
+    return _changed({"demo": demo, "smoke": smoke, "paper": DistillConfig(start=start)}[preset], changes)
+
+
+def _changed(config: Any, changes: dict[str, Any]) -> Any:
+    """Returns the config with the given fields replaced, None meaning unchanged."""
+    given = {k: v for k, v in changes.items() if v is not None}
+    loop = {k: given.pop(k) for k in ("env_steps", "n_envs", "n_action_steps") if k in given}
+    return replace(config, **given, **({"loop": replace(config.loop, **loop)} if loop else {}))

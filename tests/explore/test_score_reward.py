@@ -1,0 +1,168 @@
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from edp_robot.diffusion.networks import NoiseModel
+from edp_robot.diffusion.schedule import add_noise, alpha_sigma
+from edp_robot.explore.score_reward import ScoreReward
+
+
+def tiny_reward(columns=(0, 1), dropout=0.0, **options) -> ScoreReward:
+    model = NoiseModel(len(columns), width=32, inner=64, n_blocks=2, dropout=dropout, activation="silu")
+    return ScoreReward(model, list(columns), learning_rate=2e-3, **options)
+
+
+def seen(n: int) -> torch.Tensor:
+    return torch.tensor([-0.5, -0.5]) + 0.1 * torch.randn(n, 2)
+
+
+def unseen(n: int) -> torch.Tensor:
+    return torch.tensor([0.6, 0.4]) + 0.1 * torch.randn(n, 2)
+
+
+@pytest.fixture(scope="module")
+def trained() -> ScoreReward:
+    torch.manual_seed(0)
+    intrinsic = tiny_reward()
+    losses = [intrinsic.update(seen(128))["state_loss"] for _ in range(300)]
+    assert sum(losses[-20:]) < 0.6 * sum(losses[:20])
+    return intrinsic
+
+
+def test_unseen_states_pay_more(trained):
+    torch.manual_seed(1)
+    rewards = trained.reward(torch.cat([seen(200), unseen(200)]))
+    assert rewards[200:].min() > rewards[:200].max()
+    assert rewards[200:].mean() > 2 * rewards[:200].mean()
+
+
+def test_states_learned_since_pay_less(trained):
+    torch.manual_seed(1)
+    states = unseen(64)
+    other = tiny_reward()
+    other.load_state_dict(trained.state_dict())
+    before = other.error(states).mean()
+    for _ in range(200):
+        other.update(torch.cat([seen(64), unseen(64)]))
+    assert other.error(states).mean() < 0.5 * before
+
+
+def signal_to_noise(estimate, states, n_repeats=200) -> float:
+    """Variance between states over Monte-Carlo variance; what all states share is no noise to a learner."""
+    values = torch.stack([estimate(states) for _ in range(n_repeats)])
+    values = values - values.mean(1, keepdim=True)
+    return (values.mean(0).var() / values.var(0).mean()).item()
+
+
+@pytest.mark.parametrize(("n_draws", "gain"), [(4, 2), (20, 10)])
+def test_shared_noise_beats_independent_draws(trained, n_draws, gain):
+    intrinsic = tiny_reward(n_draws=n_draws)
+    intrinsic.load_state_dict(trained.state_dict())
+    low, high = intrinsic.t_range
+
+    def independent(states):
+        t = low + (high - low) * torch.rand(len(states) * n_draws)
+        x0, eps = states.repeat_interleave(n_draws, 0), torch.randn(len(t), 2)
+        with torch.no_grad():
+            error = (intrinsic.model.eval()(add_noise(x0, eps, t), t) - eps).square().mean(1)
+        return error.view(len(states), n_draws).mean(1)
+
+    torch.manual_seed(2)
+    states = torch.rand(64, 2) * 2 - 1
+    shared, iid = signal_to_noise(intrinsic.error, states), signal_to_noise(independent, states)
+    assert shared > gain * iid, (shared, iid)
+
+
+class Constant(nn.Module):
+    """Predicts (x_t - alpha_t c) / sigma_t: right for data at c; elsewhere off by alpha_t (x_0 - c) / sigma_t."""
+
+    def __init__(self, c: float) -> None:
+        super().__init__()
+        self.c = nn.Parameter(torch.tensor(c))
+
+    def forward(self, x_t, t, condition=None):
+        alpha, sigma = (v.unsqueeze(-1) for v in alpha_sigma(t))
+        return (x_t - alpha * self.c) / sigma
+
+
+def test_error_in_closed_form():
+    intrinsic = ScoreReward(Constant(0.25), [0, 2], n_draws=4, t_low=0.3, t_high=0.3)
+    obs = torch.tensor([[0.25, 9.0, 0.25], [0.5, 9.0, 0.25], [0.25, 0.0, -0.75]])
+    alpha, sigma = (v.item() for v in alpha_sigma(torch.tensor(0.3)))
+    expected = (alpha / sigma) ** 2 * torch.tensor([0.0, 0.25**2 / 2, 1 / 2])  # mean over columns 0 and 2
+    torch.testing.assert_close(intrinsic.error(obs), expected, atol=1e-6, rtol=1e-5)
+
+
+def test_equal_states_get_equal_rewards_and_fresh_noise_at_each_call(trained):
+    obs = torch.zeros(8, 2)
+    first, second = trained.error(obs), trained.error(obs)
+    assert first.max() - first.min() < 1e-5
+    assert abs(first[0] - second[0]) > 1e-4
+
+
+def test_noise_is_antithetic_and_times_are_stratified():
+    calls = []
+
+    class Spy(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.w = nn.Parameter(torch.zeros(()))
+
+        def forward(self, x_t, t, condition=None):
+            calls.append((x_t, t))
+            return torch.zeros_like(x_t)
+
+    intrinsic = ScoreReward(Spy(), [0, 1], n_draws=8, t_low=0.2, t_high=0.6)
+    intrinsic.error(torch.zeros(3, 2))
+    ((x_t, t),) = calls
+    assert (x_t.shape, t.shape) == ((3, 8, 2), (8,))
+    torch.testing.assert_close(x_t[:, :4], -x_t[:, 4:])
+    torch.testing.assert_close(t[:4], t[4:])
+    assert sorted(((t[:4] - 0.2) / 0.1).long().tolist()) == [0, 1, 2, 3]
+
+
+def test_rewards_are_measured_without_dropout():
+    torch.manual_seed(0)
+    intrinsic = tiny_reward(dropout=0.5)
+    for _ in range(3):
+        intrinsic.update(seen(32))
+    states, values = seen(16), []
+    for _ in range(2):
+        torch.manual_seed(7)
+        intrinsic.model.train()
+        values.append(intrinsic.error(states))
+    torch.manual_seed(7)
+    no_dropout = nn.Dropout.forward
+    nn.Dropout.forward = lambda self, x: x
+    try:
+        expected = intrinsic.error(states)
+    finally:
+        nn.Dropout.forward = no_dropout
+    torch.testing.assert_close(values[0], expected)
+    assert torch.equal(values[0], values[1])
+
+
+@pytest.mark.parametrize("centre", [False, True])
+def test_scale_is_the_running_standard_deviation(centre):
+    intrinsic = tiny_reward(centre=centre)
+    errors = iter([torch.tensor([1.0, 3.0]), torch.tensor([5.0, 11.0])])
+    intrinsic.error = lambda obs: next(errors)
+    first, second = intrinsic.reward(torch.zeros(2, 2)), intrinsic.reward(torch.zeros(2, 2))
+    torch.testing.assert_close(first, torch.tensor([1.0, 3.0]) - 2 * centre)  # mean 2, std 1
+    std = math.sqrt((1 + 9 + 25 + 121) / 4 - 5**2)  # of all four: mean 5
+    torch.testing.assert_close(second, (torch.tensor([5.0, 11.0]) - 5 * centre) / std)
+
+
+def test_scale_survives_a_checkpoint(trained):
+    other = tiny_reward()
+    other.load_state_dict(trained.state_dict())
+    for name in ("mean", "mean_square", "n_updates"):
+        assert getattr(other, name) == getattr(trained, name)
+
+
+@pytest.mark.parametrize("n_draws", [0, 1, 3])
+def test_odd_numbers_of_draws_are_refused(n_draws):
+    with pytest.raises(ValueError, match=f"n_draws={n_draws}.*even"):
+        tiny_reward(n_draws=n_draws)
