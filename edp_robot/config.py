@@ -69,6 +69,7 @@ class FinetuneConfig:
     improve: ImproveConfig = field(default_factory=ImproveConfig)
     batch: int = 256
     acting_denoise_steps: int = 15
+    anneal_from: float = 0.6  # share of the run after which the learning rates fall, linearly, to a tenth
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import numpy as np
 BLUE, ORANGE, GREY, GREEN = "#2364aa", "#e07a1f", "#9aa3ad", "#3a9d5d"
 
 
-def _figure(n_columns: int = 1, size: tuple[float, float] = (6.0, 3.2)):  # noqa: ANN202  matplotlib loads lazily
+def _figure(n_columns: int = 1, size: tuple[float, float] = (6.0, 3.2)):
     """Returns (figure, axes array) without a screen."""
     import matplotlib
 
@@ -22,7 +22,7 @@ def _figure(n_columns: int = 1, size: tuple[float, float] = (6.0, 3.2)):  # noqa
     return figure, axes[0]
 
 
-def _png(figure) -> bytes:  # noqa: ANN001
+def _png(figure) -> bytes:
     from matplotlib import pyplot as plt
 
     buffer = io.BytesIO()

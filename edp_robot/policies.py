@@ -1,4 +1,4 @@
-"""Policies as they are deployed: (raw obs, noise) to action, normaliser and sampler inside; exportable as they stand."""
+"""Policies as they are deployed: (raw obs, noise) to action, normaliser and sampler inside."""
 
 from __future__ import annotations
 

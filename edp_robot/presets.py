@@ -86,7 +86,7 @@ def finetune(preset: str, task: str, **changes: Any) -> FinetuneConfig:
     small = FinetuneConfig(
         task=task,
         loop=LoopConfig(
-            env_steps=80_000 if preset == "demo" else 4_000,
+            env_steps=90_000 if preset == "demo" else 4_000,
             n_envs=20,
             n_action_steps=hold(task),
             random_env_steps=0,
@@ -115,6 +115,7 @@ def finetune(preset: str, task: str, **changes: Any) -> FinetuneConfig:
         ),
         ddpg=DDPGConfig(width=1024, layer_norm=False, learning_rate=1e-4, n_step=3),
         iql=IQLConfig(layer_norm=False),
+        anneal_from=1.0,
     )
     config = _changed(paper if preset == "paper" else small, changes)
     if config.method == "ddpg" and preset != "paper":  # every decision, not in rounds: DDPG has nothing to amortise

@@ -35,7 +35,12 @@ class Target:
     def row(self) -> list[str]:
         """Returns [name, asked, measured, verdict] as text."""
         sign = "at least" if self.at_least else "at most"
-        return [self.name, f"{sign} {self.limit:.4g}", f"{self.value:.4g}", "reached" if self.reached else "falls short"]
+        return [
+            self.name,
+            f"{sign} {self.limit:.4g}",
+            f"{self.value:.4g}",
+            "reached" if self.reached else "falls short",
+        ]
 
 
 def targets(r: dict[str, Any]) -> list[Target]:
@@ -71,7 +76,8 @@ def html_table(rows: list[list[str]]) -> str:
     """Returns rows as a table; 'reached' and 'falls short' are coloured."""
     colour = {"reached": "yes", "falls short": "no"}
     body = "".join(
-        "<tr>" + "".join(f'<td class="{colour.get(c, "")}">{html.escape(c)}</td>' for c in row) + "</tr>" for row in rows
+        "<tr>" + "".join(f'<td class="{colour.get(c, "")}">{html.escape(c)}</td>' for c in row) + "</tr>"
+        for row in rows
     )
     return f"<table>{body}</table>"
 

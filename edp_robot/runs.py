@@ -59,6 +59,8 @@ def flatten(tree: Any, prefix: str = "") -> tuple[dict[str, Tensor], Any]:
     if isinstance(tree, Tensor):
         return {prefix: tree.detach().cpu().contiguous().clone()}, {"tensor": prefix}
     if isinstance(tree, dict):
+        if slashed := [k for k in tree if "/" in str(k)]:
+            raise ValueError(f"keys {slashed} hold '/', which separates levels; rename them")
         parts = {str(k): flatten(v, f"{prefix}/{k}") for k, v in tree.items()}
         keys = [[k, parts[str(k)][1]] for k in tree]  # pairs keep integer keys (optimizers) and order
         return {n: t for p, _ in parts.values() for n, t in p.items()}, {"dict": keys}
@@ -132,7 +134,7 @@ class Run:
         if self.config_path.exists():
             held = json.loads(self.config_path.read_text())
             if not resume:
-                raise FileExistsError(f"{self.path} holds a run already; add --resume to go on, or choose another --out")
+                raise FileExistsError(f"{self.path} holds a run already; add --resume, or choose another --out")
             if held["hash"] != wanted["hash"]:
                 changed = [k for k, v in wanted["config"].items() if held["config"].get(k) != v]
                 raise ValueError(f"{self.path} was started with another config (differs in {changed}); cannot resume")

@@ -99,7 +99,7 @@ class Bundle:
             self.read(name)
 
 
-def save(
+def save(  # noqa: D417  the manifest's own entries are described there
     path: str | Path,
     *,
     name: str,
@@ -126,19 +126,7 @@ def save(
 
     Args:
         path: Folder of the bundle.
-        name: Name of the policy.
-        task: Task it was trained for.
-        source_commit: Commit of the code that made it.
-        config_hash: Hash of the configuration that made it.
-        obs: Fields of the obs.
-        action: Fields of one action.
-        horizon: Actions predicted per query.
-        n_action_steps: Actions executed before the next query.
-        control_period_s: Time between two actions [s].
-        latent_dim: Length of the noise input.
-        sampler: How the graph samples (free JSON).
-        metrics: Training metrics (free JSON).
-        parity: Difference to the trained model (free JSON).
+        name, task, ... parity: The manifest's entries of these names; see `Manifest`.
         onnx_bytes: The graph; obs (batch, obs_dim), noise (batch, latent_dim) -> action (batch, horizon, act_dim).
         golden: obs (n, obs_dim), noise (n, latent_dim), action (n, horizon, act_dim) that a server replays.
         extra_files: More files by name, like calibration.json.

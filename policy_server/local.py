@@ -72,3 +72,11 @@ class LocalPolicy:
 
     def close(self) -> None:
         """Does nothing; here for the client's interface."""
+
+    def __enter__(self) -> "LocalPolicy":
+        """Returns itself."""
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        """Closes."""
+        self.close()

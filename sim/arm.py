@@ -112,7 +112,7 @@ def poses(kind: str) -> tuple[np.ndarray, np.ndarray]:
     model, rng = load_model(), np.random.default_rng(7)
     data, (low, high) = mujoco.MjData(model), joint_range()
     states, sensors = [], []
-    for n_tried in range(100 * N_POSES):
+    for _ in range(100 * N_POSES):
         if len(states) == N_POSES:
             break
         mujoco.mj_resetData(model, data)
@@ -126,7 +126,7 @@ def poses(kind: str) -> tuple[np.ndarray, np.ndarray]:
         states.append(state)
         sensors.append(data.sensordata.copy())
     else:
-        raise RuntimeError(f"only {len(states)} of {n_tried} {kind!r} poses are free of contact; check the MJCF")
+        raise RuntimeError(f"only {len(states)} of {100 * N_POSES} {kind!r} poses are free of contact; check the MJCF")
     return np.array(states), np.array(sensors)
 
 

@@ -58,7 +58,7 @@ class ActionMap:
     command_start: int = -1
 
     def chunk(self, obs: np.ndarray, action: np.ndarray, n_action_steps: int) -> np.ndarray:
-        """Returns the commands (n, n_action_steps, act_dim) of holding `action` (n, act_dim) from `obs` (n, obs_dim)."""
+        """Returns the commands (n, n_action_steps, act_dim) of holding action (n, act_dim) from obs (n, obs_dim)."""
         scale, offset = np.asarray(self.scale), np.asarray(self.offset)
         if self.kind == "absolute":
             command = np.repeat((offset + scale * action)[:, None], n_action_steps, 1)

@@ -71,15 +71,20 @@ def call(name: str, args: list[str]) -> int:
     try:
         target = getattr(importlib.import_module(module), function)
     except ModuleNotFoundError as error:
-        print(f"edp {name} needs {error.name!r}, which is not installed; pip install 'edp-robot[train]'", file=sys.stderr)
+        print(
+            f"edp {name} needs {error.name!r}, which is not installed; pip install 'edp-robot[train]'", file=sys.stderr
+        )
         return 1
     conf = (tyro.conf.PositionalRequiredArgs,) if name in POSITIONAL else ()
     try:
         return int(tyro.cli(target, prog=f"edp {name}", args=args, config=conf) or 0)
     except KeyboardInterrupt:
         return 130
-    except (ValueError, OSError, RuntimeError) as error:  # what a person can mend; the rest keeps its traceback
+    except (
+        ValueError,
+        OSError,
+        RuntimeError,
+        ArithmeticError,
+    ) as error:  # a person can mend these
         print(f"edp {name}: {error}", file=sys.stderr)
         return 1
-
-

@@ -36,7 +36,7 @@ def sampler(
     contenders = _contenders(start, student)
     samples: dict[str, list[float]] = {name: [] for name in contenders}
     n_rounds = 20  # interleaved, so that a slow moment of the machine falls on all of them
-    for name, act in contenders.items():
+    for act in contenders.values():
         for _ in range(20):
             act()
     for _ in range(n_rounds):
@@ -88,7 +88,7 @@ def _contenders(start: Path | None, student: Path | None) -> dict[str, Any]:
     }
 
 
-def _policies(start: Path | None, student: Path | None):  # noqa: ANN202
+def _policies(start: Path | None, student: Path | None):
     """Returns (teacher, student, spec, horizon) of the runs, or untrained ones of the paper's sizes on the arm."""
     from sim.registry import task_spec
 

@@ -60,25 +60,19 @@ def control(
     from policy_server.control import ControlConfig, run
     from policy_server.local import LocalPolicy
 
-    policy = PolicyClient(server) if server else LocalPolicy(str(bundle), seed=seed)
-    with policy:
+    with PolicyClient(server) if server else LocalPolicy(str(bundle), seed=seed) as policy:
         period_s = policy.manifest.control_period_s if hz is None else 1 / hz
-        episode_ticks = round(episode_s / period_s) if episode_s else None
-        config = ControlConfig(
-            round(seconds / period_s), control_period_s=period_s, episode_ticks=episode_ticks, seed=seed, realtime=realtime
-        )
-        seen: list[np.ndarray] = []
-
-        def keep(tick: int, obs: np.ndarray, target: np.ndarray) -> None:
-            seen.append(np.concatenate([obs, target]))
-
-        report = run(make_robot(robot), policy, config, keep if record else None)
+        n_ticks, episode_ticks = round(seconds / period_s), round(episode_s / period_s) if episode_s else None
+        config = ControlConfig(n_ticks, period_s, episode_ticks=episode_ticks, seed=seed, realtime=realtime)
+        rows: list[np.ndarray] = []
+        keep = (lambda tick, obs, target: rows.append(np.concatenate([obs, target]))) if record else None
+        report = run(make_robot(robot), policy, config, keep)
+        obs_dim, act_dim = policy.manifest.obs_dim, policy.manifest.act_dim
     show(report)
     if record:
-        n = policy.manifest.obs_dim
-        rows = np.array(seen) if seen else np.zeros((0, n + policy.manifest.act_dim))
+        seen = np.array(rows).reshape(len(rows), obs_dim + act_dim)
         times = {k: getattr(report, k) for k in ("period_ns", "late_ns", "work_ns", "act_ns")}
-        np.savez_compressed(record, obs=rows[:, :n], target=rows[:, n:], **times)
+        np.savez_compressed(record, obs=seen[:, :obs_dim], target=seen[:, obs_dim:], **times)
     write_json(json, report.to_json())
     return 1 if report.error else 130 if report.interrupted else 0
 

@@ -68,7 +68,9 @@ def prepare(out: Path, resume: bool) -> None:
 class Road:
     """The demo's stages in order; each leaves its numbers in `numbers` and its pictures' data in `data`."""
 
-    def __init__(self, out: Path, preset: Preset, seed: int, episodes: int, control_seconds: float, resume: bool) -> None:
+    def __init__(
+        self, out: Path, preset: Preset, seed: int, episodes: int, control_seconds: float, resume: bool
+    ) -> None:
         self.out, self.preset, self.seed, self.resume = out, preset, seed, resume
         self.episodes, self.control_seconds = episodes, control_seconds
         self.started = time.monotonic()
@@ -155,7 +157,9 @@ class Road:
                 result = evaluate(torch_actor(policy, 1_000), TASK, self.episodes, 1_000, source.n_action_steps)
                 self.numbers["success"][name] = result.success
                 print(f"success {name}: {result.success:.3f}")
-            obs = torch.from_numpy(source.saved["replay"]["arrays"]["obs"].numpy().reshape(-1, source.spec.obs_dim)[-500:])
+            obs = torch.from_numpy(
+                source.saved["replay"]["arrays"]["obs"].numpy().reshape(-1, source.spec.obs_dim)[-500:]
+            )
             noise = torch.randn(len(obs), source.spec.act_dim)
             with torch.no_grad():
                 self.data["pairs"] = [p(obs, noise).numpy() for p in (source.teacher, student)]
@@ -174,22 +178,22 @@ class Road:
             result = self.out / "latency.json"
             bench.sampler(self.out / "finetuned", self.out / "student", json=result)
             said = json_module.loads(result.read_text())
-            self.numbers["latency_us"] = {
-                k: {p: v[p] for p in ("p50", "p99")} for k, v in said["latency_us"].items()
-            }
+            self.numbers["latency_us"] = {k: {p: v[p] for p in ("p50", "p99")} for k, v in said["latency_us"].items()}
             self.numbers["host"], self.data["samples_us"] = said["host"], said["samples_us"]
 
     def serve(self) -> None:
         """Starts a server process, measures round trips, and drives a robot in real time under the remote policy."""
         from .serving import run_server
 
-        with self.stage("serve", "serving, and driving a robot at 100 Hz in real time"):
-            with run_server(self.out / "bundle", self.out / "server.log") as endpoint:
-                load, control = self.out / "roundtrip.json", self.out / "control.json"
-                self.edp("bench", "load", "--server", endpoint, "--n", "20000", "--json", str(load))
-                options = ["--seconds", str(self.control_seconds), "--episode-s", "2", "--seed", str(self.seed)]
-                options += ["--json", str(control), "--record", str(self.out / "control.npz")]
-                self.edp("control", "--server", endpoint, "--robot", f"sim:{TASK}", *options)
+        load, control = self.out / "roundtrip.json", self.out / "control.json"
+        options = ["--seconds", str(self.control_seconds), "--episode-s", "2", "--seed", str(self.seed)]
+        options += ["--json", str(control), "--record", str(self.out / "control.npz")]
+        with (
+            self.stage("serve", "serving, and driving a robot at 100 Hz in real time"),
+            run_server(self.out / "bundle", self.out / "server.log") as endpoint,
+        ):
+            self.edp("bench", "load", "--server", endpoint, "--n", "20000", "--json", str(load))
+            self.edp("control", "--server", endpoint, "--robot", f"sim:{TASK}", *options)
         roundtrip = json_module.loads(load.read_text())["roundtrip_us"]
         self.numbers["roundtrip_us"] = {k: roundtrip[k] for k in ("p50", "p99", "p999", "n")}
         said = json_module.loads(control.read_text())

@@ -54,7 +54,7 @@ def evaluate(
     return 0
 
 
-def _bundle_actor(bundle: Path, seed: int):  # noqa: ANN202
+def _bundle_actor(bundle: Path, seed: int):
     """Returns (task, held steps, ActFn) of a bundle; commands go back to normalised actions by the action map."""
     from policy_server.backends import load
     from sim.registry import task_spec
@@ -69,7 +69,7 @@ def _bundle_actor(bundle: Path, seed: int):  # noqa: ANN202
     return manifest.task, manifest.n_action_steps, act
 
 
-def _server_actor(endpoint: str, seed: int):  # noqa: ANN202
+def _server_actor(endpoint: str, seed: int):
     """Returns (task, held steps, ActFn) of a server, asked one observation at a time."""
     from policy_server.client import PolicyClient
     from sim.registry import task_spec

@@ -67,5 +67,7 @@ def tasks() -> int:
             print(f"{name:<22}any Gymnasium environment, e.g. gym:FetchReach-v4")
             continue
         spec = task_spec(name)
-        print(f"{name:<22}{spec.obs_dim:>5}{spec.act_dim:>5}{spec.episode_steps:>9}{1 / spec.control_period_s:>7.0f} Hz")
+        print(
+            f"{name:<22}{spec.obs_dim:>5}{spec.act_dim:>5}{spec.episode_steps:>9}{1 / spec.control_period_s:>7.0f} Hz"
+        )
     return 0

@@ -140,7 +140,13 @@ def distill(
     return 0
 
 
-def export(start: Annotated[Path, FROM], out: Path, denoise_steps: int = 15, metrics: Path | None = None, json: Path | None = None) -> int:
+def export(
+    start: Annotated[Path, FROM],
+    out: Path,
+    denoise_steps: int = 15,
+    metrics: Path | None = None,
+    json: Path | None = None,
+) -> int:
     """Export a run's policy as a bundle: one ONNX graph with everything in it, checked against torch.
 
     Example: edp export --from runs/student --out runs/bundle

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-
 ACTIVATIONS = {"mish": nn.Mish, "silu": nn.SiLU}  # on a CPU without a vectorised Mish, SiLU is nine times as fast
 
 
@@ -18,9 +17,7 @@ class FourierTime(nn.Module):
     def __init__(self, n_features: int = 64, out_dim: int = 128, scale: float = 30.0, activation: str = "mish") -> None:
         super().__init__()
         self.register_buffer("frequency", torch.randn(n_features // 2) * scale)
-        self.mlp = nn.Sequential(
-            nn.Linear(n_features, out_dim), ACTIVATIONS[activation](), nn.Linear(out_dim, out_dim)
-        )
+        self.mlp = nn.Sequential(nn.Linear(n_features, out_dim), ACTIVATIONS[activation](), nn.Linear(out_dim, out_dim))
 
     def forward(self, t: Tensor) -> Tensor:  # noqa: D102
         angle = 2 * math.pi * t.unsqueeze(-1) * self.frequency

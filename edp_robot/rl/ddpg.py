@@ -15,7 +15,12 @@ from .replay import Batch
 
 @dataclass(frozen=True)
 class DDPGConfig:
-    """Hyperparameters of the Gaussian policy and its critic (method section 2; `paper` preset for the paper's)."""
+    """Hyperparameters of the Gaussian policy and its critic (method section 2; `paper` preset for the paper's).
+
+    action_noise smooths targets; explore_noise is the noise of the first and the last environment while collecting,
+    log-spaced between (a spread keeps some of them trying other things), correlated from decision to decision by
+    noise_correlation; pre_tanh_penalty keeps the actor out of tanh's flat ends, where it would stay.
+    """
 
     width: int = 256
     n_layers: int = 2
@@ -33,6 +38,8 @@ class DDPGConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.discount < 1:
             raise ValueError(f"discount={self.discount}: give a number in [0, 1)")
+        if min(self.explore_noise) <= 0:
+            raise ValueError(f"explore_noise={self.explore_noise}: both must be above 0 (they are spaced in log)")
 
 
 @torch.no_grad()

@@ -58,7 +58,7 @@ class Guidance(nn.Module):
 
 
 def guided_noise(reference: NoiseModel, guidance: Guidance, obs: Tensor, a_t: Tensor, t: Tensor) -> Tensor:
-    """Returns eps_d - sigma_t grad f (batch, act_dim): the noise prediction of pi_d exp(Q / beta) (method Eq. 7, 10)."""
+    """Returns eps_d - sigma_t grad f (batch, act_dim): the noise of pi_d exp(Q / beta) (method Eq. 7, 10)."""
     sigma = alpha_sigma(t)[1].unsqueeze(-1)
     with torch.no_grad():
         eps = reference(a_t, t, obs)

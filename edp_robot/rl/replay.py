@@ -67,7 +67,7 @@ class Replay:
         """Transitions held."""
         return min(self.n_added, self.rows) * self.n_envs
 
-    def add(self, obs, action, reward, next_obs, terminated, truncated) -> None:  # noqa: ANN001
+    def add(self, obs, action, reward, next_obs, terminated, truncated) -> None:
         """Adds one vector transition; arrays (n_envs, ...); next_obs is the last of the episode where it ended."""
         i = self.n_added % self.rows
         self.obs[i], self.action[i], self.next_obs[i], self.reward[i] = obs, action, next_obs, reward

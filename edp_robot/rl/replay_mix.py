@@ -21,7 +21,9 @@ def relabelled(saved: dict[str, Any], spec: TaskSpec, seed: int) -> Replay:
         raise ValueError(f"task {spec.name!r} has no reward that follows from the observation; use reuse_replay=False")
     rows, n_envs, obs_dim = saved["arrays"]["obs"].shape
     replay = Replay(rows * n_envs, n_envs, obs_dim, saved["arrays"]["action"].shape[-1], seed)
-    replay.load({**saved, "rng": replay.rng.bit_generator.state})
+    oldest = saved["n_added"] % rows if saved["n_added"] > rows else 0  # in a ring that has wrapped
+    arrays = {k: torch.roll(v, -oldest, 0) for k, v in saved["arrays"].items()}
+    replay.load({"arrays": arrays, "n_added": rows, "rng": replay.rng.bit_generator.state})
     replay.reward[:] = spec.reward(replay.next_obs.reshape(-1, obs_dim)).reshape(rows, n_envs)
     return replay
 

@@ -1,4 +1,4 @@
-"""From a 15-step teacher to a one-step student: paired regression, and the one-teacher-step polish (method section 7)."""
+"""From a 15-step teacher to a one-step student: paired regression, and a polish by the teacher (method section 7)."""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ def to_onnx(policy: nn.Module, spec: TaskSpec, horizon: int) -> bytes:
     return buffer.getvalue()
 
 
-def onnx_session(graph: bytes):  # noqa: ANN201  onnxruntime has no types
+def onnx_session(graph: bytes):
     """Returns a CPU session of the graph, one thread."""
     import onnxruntime as ort
 
@@ -149,5 +149,3 @@ def export(run: str | Path, out: str | Path, metrics: dict | None = None, n_deno
         onnx_bytes=graph,
         golden=golden(policy, spec, horizon, states),
     )
-
-

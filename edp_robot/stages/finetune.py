@@ -35,6 +35,12 @@ def normalised(batch: Batch, norm: Normaliser) -> Batch:
     return Batch(norm(batch.obs), batch.action, norm(batch.next_obs), batch.reward, batch.valid, batch.terminated)
 
 
+def set_learning_rate(optimizer: torch.optim.Optimizer, value: float) -> None:
+    """Sets the rate of every parameter group."""
+    for group in optimizer.param_groups:
+        group["lr"] = value
+
+
 class DiffusionTuner(nn.Module):
     """pi_n = pi exp(Q / beta) / Z (method Eq. 7): an IQL critic and a way to improve the policy, in rounds.
 
@@ -59,10 +65,13 @@ class DiffusionTuner(nn.Module):
         """Returns samples of psi's average (n, act_dim)."""
         return self.policy(torch.from_numpy(obs), torch.randn(len(obs), self.policy.act_dim)).numpy()
 
-    def update(self, replay: Replay, n_updates: int) -> dict[str, float]:
+    def update(self, replay: Replay, n_updates: int, done: float) -> dict[str, float]:
         """One round: `n_updates` grad_steps of the critic (Eq. 8), then the policy's."""
         source, config = MixedReplay(self.prior, replay) if self.prior is not None else replay, self.config
         metrics: dict[str, float] = {}
+        share = 1 - 0.9 * max(0.0, done - config.anneal_from) / max(1e-6, 1 - config.anneal_from)
+        set_learning_rate(self.iql.optimizer, config.iql.learning_rate * share)
+        set_learning_rate(self.psi_optimizer, config.action_model.learning_rate * share)
         for _ in range(n_updates):
             metrics = self.iql.update(normalised(source.sample(config.batch, config.iql.n_step), self.normaliser))
         obs = self.normaliser(source.sample(config.improve.n_states).obs)
@@ -103,7 +112,7 @@ class GaussianTuner(nn.Module):
         """Returns exploring actions (n, act_dim)."""
         return self.ddpg.explore(self.normaliser(torch.from_numpy(obs))).numpy()
 
-    def update(self, replay: Replay, n_updates: int) -> dict[str, float]:
+    def update(self, replay: Replay, n_updates: int, done: float) -> dict[str, float]:
         """`n_updates` grad_steps; returns the last metrics."""
         source, metrics = MixedReplay(self.prior, replay) if self.prior is not None else replay, {}
         for _ in range(n_updates):
@@ -115,6 +124,7 @@ class GaussianTuner(nn.Module):
         """Returns networks and optimizers as a tree."""
         return {
             "model": self.state_dict(),
+            "noise": self.ddpg.noise,
             "actor": self.ddpg.actor_optimizer.state_dict(),
             "critic": self.ddpg.critic_optimizer.state_dict(),
         }
@@ -122,6 +132,7 @@ class GaussianTuner(nn.Module):
     def load(self, saved: dict[str, Any]) -> None:
         """Goes back to what `state` returned."""
         self.load_state_dict(saved["model"])
+        self.ddpg.noise = saved["noise"]
         self.ddpg.actor_optimizer.load_state_dict(saved["actor"])
         self.ddpg.critic_optimizer.load_state_dict(saved["critic"])
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -27,7 +30,7 @@ class LoopConfig:
     replay_capacity: int = 1_000_000
     decisions_per_update: int = 1
     updates_per_round: int = 32
-    log_every_s: float = 2.0
+    n_logs: int = 50  # rows of each metric over the run
     checkpoint_every_s: float = 30.0
 
     def __post_init__(self) -> None:
@@ -43,8 +46,8 @@ class Learner(Protocol):
         """Returns actions (n, act_dim) in [-1, 1] for observations (n, obs_dim), exploration included."""
         ...
 
-    def update(self, replay: Replay, n_updates: int) -> dict[str, float]:
-        """Learns from the replay; returns metrics."""
+    def update(self, replay: Replay, n_updates: int, done: float) -> dict[str, float]:
+        """Learns from the replay; `done` is the share of the run that lies behind; returns metrics."""
         ...
 
     def state(self) -> Any:
@@ -63,9 +66,6 @@ class Progress:
     env_step: int = 0
     decision: int = 0
     wall_s: float = 0.0
-    n_success: int = 0
-    n_episodes: int = 0
-    recent: list[float] = field(default_factory=list)
 
 
 class Loop:
@@ -92,7 +92,7 @@ class Loop:
         self.rng = np.random.default_rng(seed)
         self.progress = Progress()
         self.obs, _ = env.reset(seed=seed)
-        self.episode_success = np.zeros(config.n_envs, bool)
+        self.metrics: dict[str, float] = {}
 
     def resume(self) -> None:
         """Goes back to the run folder's checkpoint, if there is one."""
@@ -106,7 +106,6 @@ class Loop:
         self.observer.load(saved["observer"])
         self.rng.bit_generator.state = saved["rng"]
         torch.set_rng_state(saved["torch_rng"].to(torch.uint8))
-        self.episode_success = saved["episode_success"].numpy().astype(bool)
         self.run.truncate(self.progress.env_step)
         if "env" in saved:
             self.env.unwrapped.set_state({k: _as_saved(v) for k, v in saved["env"].items()})  # type: ignore[attr-defined]
@@ -121,7 +120,6 @@ class Loop:
             "observer": self.observer.state(),
             "rng": self.rng.bit_generator.state,
             "torch_rng": torch.get_rng_state(),
-            "episode_success": self.episode_success.astype(np.uint8),
             "obs": self.obs,
         }
         if hasattr(self.env.unwrapped, "get_state"):
@@ -129,39 +127,60 @@ class Loop:
         save_tree(self.run.checkpoint_path, tree)
 
     def __call__(self, evaluate: Callable[[], dict[str, float]] | None = None, evaluate_every: int = 0) -> Progress:
-        """Trains to the end, or until Ctrl-C, which saves and raises KeyboardInterrupt again."""
+        """Trains to the end; on Ctrl-C finishes the decision at hand, saves, and raises KeyboardInterrupt.
+
+        Raises:
+            FloatingPointError: a metric is not finite; the last checkpoint stays as it is.
+        """
         progress, config = self.progress, self.config
-        started, logged, saved_at = time.monotonic() - progress.wall_s, 0.0, time.monotonic()
-        per_decision = config.n_envs * config.n_action_steps
-        bar = tqdm(total=config.env_steps, initial=progress.env_step, desc=self.title, unit="env_step", mininterval=0.5, disable=None)
-        metrics: dict[str, float] = {}
-        try:
-            while progress.env_step < config.env_steps:
-                self.collect()
-                progress.env_step += per_decision
-                progress.decision += 1
+        if progress.env_step >= config.env_steps:
+            return progress
+        started, saved_at = time.monotonic() - progress.wall_s, time.monotonic()
+        per_decision, log_every = config.n_envs * config.n_action_steps, max(1, config.env_steps // config.n_logs)
+        bar = tqdm(total=config.env_steps, initial=progress.env_step, desc=self.title, unit="env_step", disable=None)
+        with bar, asked_to_stop() as stop:
+            while progress.env_step < config.env_steps and not stop:
+                metrics = self.decision()
                 bar.update(per_decision)
-                if progress.env_step >= config.random_env_steps and progress.decision % config.decisions_per_update == 0:
-                    metrics = self.learner.update(self.replay, config.updates_per_round)
                 progress.wall_s = time.monotonic() - started
                 if evaluate and progress.env_step % evaluate_every < per_decision:
                     self.run.log(progress.env_step, evaluate())
-                if progress.wall_s - logged > config.log_every_s:
-                    logged = progress.wall_s
-                    shown = {**self.observer.metrics(), **metrics, "wall_s": progress.wall_s}
-                    self.run.log(progress.env_step, shown)
+                if progress.env_step % log_every < per_decision:
+                    shown = self.log(metrics)
                     bar.set_postfix({k: f"{v:.3g}" for k, v in list(shown.items())[:4]}, refresh=False)
                 if time.monotonic() - saved_at > config.checkpoint_every_s:
                     self.save()
                     saved_at = time.monotonic()
-        except KeyboardInterrupt:
-            print(f"\ninterrupted: saving {self.run.checkpoint_path}; the same command with --resume goes on from there")
-            raise
-        finally:
-            self.save()
-            bar.close()
-        self.run.log(progress.env_step, {**self.observer.metrics(), **metrics, "wall_s": progress.wall_s})
+        if not stop:
+            self.log(metrics)
+        self.save()
+        if stop:
+            print(f"\ninterrupted: {self.run.checkpoint_path} is saved; the same command with --resume goes on")
+            raise KeyboardInterrupt
         return progress
+
+    def decision(self) -> dict[str, float]:
+        """One decision in every environment, and a round of learning when it is due; returns the newest metrics."""
+        progress, config = self.progress, self.config
+        self.collect()
+        progress.env_step += config.n_envs * config.n_action_steps
+        progress.decision += 1
+        if progress.env_step >= config.random_env_steps and progress.decision % config.decisions_per_update == 0:
+            self.metrics = self.learner.update(
+                self.replay, config.updates_per_round, progress.env_step / config.env_steps
+            )
+            if bad := [k for k, v in self.metrics.items() if not np.isfinite(v)]:
+                raise FloatingPointError(
+                    f"{', '.join(bad)} not finite after {progress.env_step} env_steps; the last good checkpoint is "
+                    f"{self.run.checkpoint_path}; try a lower learning rate"
+                )
+        return self.metrics
+
+    def log(self, metrics: dict[str, float]) -> dict[str, float]:
+        """Writes and returns what is known now."""
+        shown = {**self.observer.metrics(), **metrics, "wall_s": self.progress.wall_s}
+        self.run.log(self.progress.env_step, shown)
+        return shown
 
     def collect(self) -> None:
         """One decision in every environment: act, step, store."""
@@ -173,6 +192,30 @@ class Loop:
         self.replay.add(self.obs, action, reward, infos["final_obs"], terminated, truncated)
         self.observer.observe(infos["path"], infos["success"], terminated | truncated)
         self.obs = obs
+
+
+@contextmanager
+def asked_to_stop() -> Iterator[list[int]]:
+    """Yields a list that a first Ctrl-C (or SIGTERM) makes non-empty; a second one interrupts at once.
+
+    So a checkpoint is never taken between a world's step and its place in the replay.
+    """
+    asked: list[int] = []
+
+    def note(signum: int, frame: Any) -> None:
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(signum)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+    old = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked
+    finally:
+        for signum, handler in old.items():
+            signal.signal(signum, handler)
 
 
 def _as_saved(value: Any) -> Any:

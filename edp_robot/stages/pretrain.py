@@ -66,7 +66,7 @@ class Pretrainer(nn.Module):
         """Returns exploring actions of the Gaussian policy, (n, act_dim)."""
         return self.ddpg.explore(self.normaliser(torch.from_numpy(obs))).numpy()
 
-    def update(self, replay: Replay, n_updates: int) -> dict[str, float]:
+    def update(self, replay: Replay, n_updates: int, done: float) -> dict[str, float]:
         """`n_updates` grad_steps of everything; returns the last metrics."""
         metrics: dict[str, float] = {}
         for _ in range(n_updates):
@@ -103,11 +103,13 @@ class Pretrainer(nn.Module):
 
     def state(self) -> dict[str, Any]:
         """Returns networks and optimizers as a tree."""
-        return {"model": self.state_dict(), **{k: o.state_dict() for k, o in self.optimizers().items()}}
+        optimizers = {k: o.state_dict() for k, o in self.optimizers().items()}
+        return {"model": self.state_dict(), "noise": self.ddpg.noise, **optimizers}
 
     def load(self, saved: dict[str, Any]) -> None:
         """Goes back to what `state` returned."""
         self.load_state_dict(saved["model"])
+        self.ddpg.noise = saved["noise"]
         for key, optimizer in self.optimizers().items():
             optimizer.load_state_dict(saved[key])
 
@@ -122,7 +124,7 @@ class RandomActor:
         """Returns uniform actions (n, act_dim)."""
         return self.rng.uniform(-1, 1, (len(obs), self.act_dim)).astype(np.float32)
 
-    def update(self, replay: Replay, n_updates: int) -> dict[str, float]:
+    def update(self, replay: Replay, n_updates: int, done: float) -> dict[str, float]:
         """Learns nothing."""
         return {}
 

@@ -29,9 +29,6 @@ def test_solver_starts_in_between(gaussian):
     assert worst(gaussian(0.3, 0.5), 400, t_start=0.15) < 1e-4
 
 
-@pytest.mark.xfail(
-    reason="the grid is even in t, so that its last step spans 2.5 in log(alpha/sigma); even in t^(1/3) gives 0.03"
-)
 @pytest.mark.parametrize("data", [(0.3, 0.5), (0.3, 0.2), (0.8, 0.1)])
 def test_more_steps_are_better_from_the_first_on(gaussian, data):
     errors = [worst(gaussian(*data), n) for n in (5, 10, 14, 15, 20, 30)]

@@ -1,0 +1,114 @@
+"""The whole of serving with real processes: `edp serve`, `edp control` and a simulated robot."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from edp_robot.cli.serving import run_server
+from edp_robot.policies import StudentPolicy
+from edp_robot.stages.export import as_field, golden, to_onnx
+from edp_robot.stages.pretrain import normaliser
+from policy_server.bundle import save
+from policy_server.client import PolicyClient
+from policy_server.local import LocalPolicy
+from sim.registry import task_spec
+
+EDP = [sys.executable, "-m", "edp_robot.cli"]
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    """An untrained student as a bundle: the arm wanders, within its limits."""
+    torch.manual_seed(0)
+    spec = task_spec("arm-press")
+    policy = StudentPolicy(normaliser(spec), spec.obs_dim, spec.act_dim, 32, 2).eval()
+    path = tmp_path_factory.mktemp("served") / "bundle"
+    save(
+        path,
+        name="untrained",
+        task=spec.name,
+        source_commit="none",
+        config_hash="0" * 64,
+        obs=tuple(map(as_field, spec.obs)),
+        action=tuple(map(as_field, spec.action)),
+        horizon=10,
+        n_action_steps=10,
+        control_period_s=spec.control_period_s,
+        latent_dim=spec.act_dim,
+        sampler={"method": "student", "n_denoise_steps": 1},
+        metrics={},
+        parity={},
+        onnx_bytes=to_onnx(policy, spec, 10),
+        golden=golden(policy, spec, 10, torch.zeros(1, spec.obs_dim)),
+    )
+    return path
+
+
+def test_a_served_policy_equals_the_local_one(bundle, tmp_path):
+    obs = np.random.default_rng(0).normal(size=(20, 22)).astype(np.float32)
+    with run_server(bundle, tmp_path / "log") as endpoint, PolicyClient(endpoint) as client:
+        client.reset(7)
+        served = np.stack([client.act(row) for row in obs])
+    with LocalPolicy(str(bundle)) as local:
+        local.reset(7)
+        assert np.array_equal(served, np.stack([local.act(row) for row in obs]))
+
+
+def control(*args):
+    return subprocess.Popen(
+        [*EDP, "control", "--robot", "sim:arm-press", *map(str, args)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def test_a_robot_runs_under_a_served_policy(bundle, tmp_path):
+    with run_server(bundle, tmp_path / "log") as endpoint:
+        run = control("--server", endpoint, "--seconds", 2, "--episode-s", 1, "--json", tmp_path / "c.json")
+        said, _ = run.communicate(timeout=60)
+    report = json.loads((tmp_path / "c.json").read_text())
+    assert report["ticks"] == 200 and len(report["successes"]) == 2, said
+    assert (run.returncode, report["error"]) == (0, None), said
+
+
+def test_killing_the_server_during_control_holds_and_fails_clearly(bundle, tmp_path):
+    log = (tmp_path / "log").open("w")
+    server = subprocess.Popen([*EDP, "serve", bundle, "--bind", "tcp://127.0.0.1:*"], stdout=log, stderr=log)
+    try:
+        from edp_robot.cli.serving import _endpoint
+
+        endpoint = _endpoint(server, tmp_path / "log", time.monotonic() + 60)
+        record = tmp_path / "c.npz"
+        run = control("--server", endpoint, "--seconds", 60, "--json", tmp_path / "c.json", "--record", record)
+        with PolicyClient(endpoint) as client:  # wait until the robot is being driven
+            until = time.monotonic() + 60
+            while client.stats()["inference_us"]["n"] < 5 and time.monotonic() < until:
+                pass
+        server.send_signal(signal.SIGKILL)
+        said, _ = run.communicate(timeout=60)
+    finally:
+        server.kill()
+    report = json.loads((tmp_path / "c.json").read_text())
+    assert run.returncode == 1 and report["error"], said
+    assert report["n_holds"] >= 1
+    targets = np.load(record)["target"]
+    assert (targets[-1] == targets[-2]).all()  # the last safe target, held
+
+
+def test_demo_robot_survives_ctrl_c(bundle):
+    run = control("--bundle", bundle, "--seconds", 60)
+    until = time.monotonic() + 60
+    children = Path(f"/proc/{run.pid}/task/{run.pid}/children")  # the robot's process, once it is connected
+    while time.monotonic() < until and not children.read_text().strip():
+        pass
+    run.send_signal(signal.SIGINT)
+    run.communicate(timeout=60)
+    assert run.returncode not in (0, None)

@@ -1,0 +1,150 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from conftest import tiny_finetune, tiny_pretrain
+
+from edp_robot import presets
+from edp_robot.runs import flatten, load_tree, read_metrics
+from edp_robot.stages.finetune import finetune, make_learner
+from edp_robot.stages.loop import Loop
+from edp_robot.stages.pretrain import pretrain
+from sim.registry import task_spec
+
+
+def tensors(run):
+    return flatten({k: v for k, v in load_tree(run / "checkpoint.safetensors").items() if k != "progress"})[0]
+
+
+def same(a, b):
+    assert a.keys() == b.keys()
+    return [k for k in a if not torch.equal(a[k], b[k])]
+
+
+def stop_after(monkeypatch, n):
+    """Asks the loop to stop, as Ctrl-C does, after n decisions."""
+    decision, count = Loop.decision, []
+
+    def counted(self):
+        count.append(1)
+        if len(count) == n:
+            os.kill(os.getpid(), signal.SIGINT)
+        return decision(self)
+
+    monkeypatch.setattr(Loop, "decision", counted)
+
+
+def test_pretraining_writes_what_it_promises(pretrained):
+    held = json.loads((pretrained / "config.json").read_text())
+    assert held["kind"] == "PretrainConfig" and held["config"]["task"] == "arm"
+    steps, coverage = read_metrics(pretrained, "coverage")
+    assert steps[-1] == 3200 and 0 < coverage[-1] < 0.2 and (np.diff(coverage) >= 0).all()
+    assert list(pretrained.glob("events.out.tfevents.*"))
+    assert not list(pretrained.glob(".*.tmp"))
+
+
+def test_resumed_pretraining_equals_uninterrupted(pretrained, tmp_path, monkeypatch):
+    stop_after(monkeypatch, 20)
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(tiny_pretrain(), str(tmp_path / "cut"))
+    assert load_tree(tmp_path / "cut" / "checkpoint.safetensors")["progress"]["env_step"] == 1600
+    monkeypatch.undo()
+    pretrain(tiny_pretrain(), str(tmp_path / "cut"), resume=True)
+    assert same(tensors(pretrained), tensors(tmp_path / "cut")) == []
+    for name in ("coverage", "state_loss", "critic_loss"):
+        whole, cut = read_metrics(pretrained, name), read_metrics(tmp_path / "cut", name)
+        assert np.array_equal(whole[0], cut[0]) and np.array_equal(whole[1], cut[1])
+
+
+@pytest.mark.parametrize("method", ["edp", "edp-guidance", "ddpg"])
+def test_resumed_finetuning_equals_uninterrupted(pretrained, tmp_path, monkeypatch, method):
+    config = tiny_finetune(pretrained, method=method)
+    finetune(config, str(tmp_path / "whole"))
+    stop_after(monkeypatch, 25)
+    with pytest.raises(KeyboardInterrupt):
+        finetune(config, str(tmp_path / "cut"))
+    monkeypatch.undo()
+    finetune(config, str(tmp_path / "cut"), resume=True)
+    differ = same(tensors(tmp_path / "whole"), tensors(tmp_path / "cut"))
+    assert differ == []
+
+
+def test_killed_training_resumes(tmp_path):
+    """kill -9 in the middle of a real process; the next one goes on from the last checkpoint."""
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[2])\n"
+        "from dataclasses import replace\n"
+        "from conftest import tiny_pretrain\n"
+        "from edp_robot.stages import loop\n"
+        "from edp_robot.stages.pretrain import pretrain\n"
+        "save = loop.Loop.save\n"
+        "loop.Loop.save = lambda self: (save(self), print('saved', flush=True))\n"
+        "c = tiny_pretrain(); c = replace(c, loop=replace(c.loop, env_steps=10**7, checkpoint_every_s=0.2))\n"
+        "pretrain(c, sys.argv[1])\n"
+    )
+    here = os.path.dirname(__file__)
+    child = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path / "run"), here], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert [child.stdout.readline().strip() for _ in range(2)] == ["saved", "saved"]
+    finally:
+        child.kill()
+        child.wait()
+    saved = load_tree(tmp_path / "run" / "checkpoint.safetensors")["progress"]["env_step"]
+    config = tiny_pretrain()
+    config = replace(config, loop=replace(config.loop, env_steps=10**7, checkpoint_every_s=0.2))
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        stop_after(patch, 3)
+        pretrain(config, str(tmp_path / "run"), resume=True)
+    assert load_tree(tmp_path / "run" / "checkpoint.safetensors")["progress"]["env_step"] == saved + 3 * 80
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(tmp_path, monkeypatch):
+    from edp_robot.stages.pretrain import Pretrainer
+
+    monkeypatch.setattr(Pretrainer, "update_once", lambda self, batch: {"state_loss": float("nan")})
+    with pytest.raises(FloatingPointError, match="state_loss not finite after"):
+        pretrain(tiny_pretrain(), str(tmp_path / "run"))
+    assert not (tmp_path / "run" / "checkpoint.safetensors").exists()
+
+
+def test_finetuning_starts_as_the_pretrained_policy_with_relabelled_replay(pretrained):
+    saved = load_tree(pretrained / "checkpoint.safetensors")
+    learner = make_learner(task_spec("arm-press"), tiny_finetune(pretrained))
+    for model in (learner.reference, learner.psi, learner.psi_average):
+        for key, value in model.state_dict().items():
+            assert torch.equal(value, saved["learner"]["model"][f"action_model.{key}"])
+    obs = saved["replay"]["arrays"]["next_obs"].numpy()
+    assert np.array_equal(learner.prior.reward, (obs[..., 21] > 0.005).astype(np.float32))
+
+
+def test_without_relabelling_there_is_no_prior(pretrained):
+    assert make_learner(task_spec("arm-press"), tiny_finetune(pretrained, reuse_replay=False)).prior is None
+
+
+def test_a_start_that_is_no_run_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no checkpoint at"):
+        finetune(tiny_finetune(tmp_path / "nothing"), str(tmp_path / "out"))
+
+
+def test_presets_list_what_exists():
+    with pytest.raises(ValueError, match=r"no preset 'papr'; there are: smoke, demo, paper"):
+        presets.pretrain("papr", "arm")
+
+
+def test_paper_preset_is_the_papers():
+    maze, walker = presets.pretrain("paper", "maze-square-a"), presets.pretrain("paper", "gym:Walker2d-v5")
+    assert (maze.score_reward.n_draws, maze.loop.updates_per_round, maze.batch) == (20, 5, 1024)
+    assert walker.batch == 256 and maze.ddpg.width == 1024 and maze.ddpg.n_step == 3
+    assert (maze.state_model.width, maze.state_model.inner, maze.state_model.dropout) == (256, 1024, 0.1)
+    tune = presets.finetune("paper", "arm-press")
+    assert tune.method == "edp-guidance" and not tune.reuse_replay
+    assert (tune.improve.n_proposals, tune.improve.inverse_temp, tune.iql.expectile) == (32, 3.0, 0.7)
+    assert tune.loop.updates_per_round == tune.loop.decisions_per_update == 10_000
