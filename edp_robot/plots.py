@@ -32,20 +32,27 @@ def _png(figure) -> bytes:
 
 
 def workspace(voxels: Mapping[str, np.ndarray], reachable: np.ndarray, voxel_m: float) -> bytes:
-    """Returns where the end effector has been, from the side, for each method; reachable cubes in grey behind.
+    """Returns the desk from above for each method: the darker, the more of the cubes above a spot were visited.
 
     Args:
         voxels: name to visited cubes (n, 3) int.
         reachable: reachable cubes (m, 3) int.
         voxel_m: edge of a cube [m].
     """
-    figure, axes = _figure(len(voxels), (4.2 * len(voxels), 3.4))
-    for axis, (name, cubes), colour in zip(axes, voxels.items(), (BLUE, ORANGE, GREEN), strict=False):
-        for points, tint, size in ((reachable, "#e6e9ed", 26), (cubes, colour, 13)):
-            side = np.stack([np.hypot(points[:, 0] + 0.5, points[:, 1] + 0.5), points[:, 2] + 0.5], 1)
-            azimuth = np.degrees(np.arctan2(points[:, 1] + 0.5, points[:, 0] + 0.5))
-            axis.scatter(azimuth, side[:, 1] * voxel_m * 100, s=size, c=tint, marker="s", linewidths=0)
-        axis.set(title=name, xlabel="direction of the hand [degrees]", ylabel="height [cm]")
+    figure, axes = _figure(len(voxels), (4.2 * len(voxels), 4.0))
+    low, high = reachable.min(0)[:2], reachable.max(0)[:2] + 1
+    edges = [np.arange(a, b + 1) for a, b in zip(low, high, strict=True)]
+    total = np.histogram2d(reachable[:, 0], reachable[:, 1], edges)[0]
+    known = set(map(tuple, reachable.tolist()))
+    image = None
+    for axis, (name, cubes) in zip(axes, voxels.items(), strict=True):
+        inside = np.array([c for c in cubes.tolist() if tuple(c) in known] or np.zeros((0, 3)))
+        seen = np.histogram2d(inside[:, 0], inside[:, 1], edges)[0]
+        share = np.where(total > 0, seen / np.maximum(total, 1), np.nan)
+        extent = [v * voxel_m * 100 for v in (low[1], high[1], low[0], high[0])]
+        image = axis.imshow(share, extent=extent, origin="lower", vmin=0, vmax=1, cmap="Blues")
+        axis.set(title=f"{name}: {len(inside) / len(reachable):.0%}", xlabel="left [cm]", ylabel="forward [cm]")
+    figure.colorbar(image, ax=axes, label="share of reachable cubes visited", shrink=0.8)
     return _png(figure)
 
 

@@ -38,8 +38,7 @@ def control(
 ) -> int:
     """Drive a robot with a policy on absolute deadlines; give one of --server, --bundle.
 
-    Every command passes the limiter (finite, position, velocity); on silence the robot holds its last safe target.
-
+    Every command passes the limiter; on silence the robot holds its last safe target.
     Example: edp control --server tcp://127.0.0.1:5599 --robot sim:arm-press --seconds 20
 
     Args:
@@ -48,7 +47,7 @@ def control(
         bundle: Bundle folder, run in this process instead.
         hz: Control rate; the policy's where not given.
         seconds: How long [s].
-        episode_s: Start anew from another pose after this long [s], where the robot can.
+        episode_s: Start anew from another pose after this long [s].
         seed: Of poses and noise.
         realtime: Ask for SCHED_FIFO, and fail where it is refused.
         json: File to write the report to.
@@ -72,9 +71,9 @@ def control(
     if record:
         seen = np.array(rows).reshape(len(rows), obs_dim + act_dim)
         times = {k: getattr(report, k) for k in ("period_ns", "late_ns", "work_ns", "act_ns")}
-        np.savez_compressed(record, obs=seen[:, :obs_dim], target=seen[:, obs_dim:], **times)
+        np.savez(record, obs=seen[:, :obs_dim], target=seen[:, obs_dim:], **times)
     write_json(json, report.to_json())
-    return 1 if report.error else 130 if report.interrupted else 0
+    return 1 if report.error else 130 * report.interrupted
 
 
 def show(report: Any) -> None:

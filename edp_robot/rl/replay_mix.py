@@ -28,6 +28,17 @@ def relabelled(saved: dict[str, Any], spec: TaskSpec, seed: int) -> Replay:
     return replay
 
 
+def sampler_state(prior: Replay | None) -> dict | None:
+    """Returns the random state of a prior replay for the checkpoint (its content comes from the pre-training's)."""
+    return None if prior is None else prior.rng.bit_generator.state
+
+
+def set_sampler_state(prior: Replay | None, saved: dict | None) -> None:
+    """Goes back to what `sampler_state` returned."""
+    if prior is not None and saved is not None:
+        prior.rng.bit_generator.state = saved
+
+
 class MixedReplay:
     """Samples half of each batch from each of two replays, all from the first until the second holds enough."""
 

@@ -22,7 +22,7 @@ from ..rl.ddpg import DDPG
 from ..rl.improve import GuidedImprovement, PolicyModels, ResampledImprovement
 from ..rl.iql import IQL
 from ..rl.replay import Batch, Replay
-from ..rl.replay_mix import MixedReplay, relabelled
+from ..rl.replay_mix import MixedReplay, relabelled, sampler_state, set_sampler_state
 from ..runs import Run, from_dict, load_tree, read_config
 from .evaluate import Evaluation, evaluate, torch_actor
 from .loop import Loop, Progress
@@ -88,11 +88,13 @@ class DiffusionTuner(nn.Module):
 
     def state(self) -> dict[str, Any]:
         """Returns networks and optimizers as a tree."""
-        return {"model": self.state_dict(), **{k: o.state_dict() for k, o in self.optimizers().items()}}
+        optimizers = {k: o.state_dict() for k, o in self.optimizers().items()}
+        return {"model": self.state_dict(), "prior": sampler_state(self.prior), **optimizers}
 
     def load(self, saved: dict[str, Any]) -> None:
         """Goes back to what `state` returned."""
         self.load_state_dict(saved["model"])
+        set_sampler_state(self.prior, saved["prior"])
         for key, optimizer in self.optimizers().items():
             optimizer.load_state_dict(saved[key])
 
@@ -125,6 +127,7 @@ class GaussianTuner(nn.Module):
         return {
             "model": self.state_dict(),
             "noise": self.ddpg.noise,
+            "prior": sampler_state(self.prior),
             "actor": self.ddpg.actor_optimizer.state_dict(),
             "critic": self.ddpg.critic_optimizer.state_dict(),
         }
@@ -132,6 +135,7 @@ class GaussianTuner(nn.Module):
     def load(self, saved: dict[str, Any]) -> None:
         """Goes back to what `state` returned."""
         self.load_state_dict(saved["model"])
+        set_sampler_state(self.prior, saved["prior"])
         self.ddpg.noise = saved["noise"]
         self.ddpg.actor_optimizer.load_state_dict(saved["actor"])
         self.ddpg.critic_optimizer.load_state_dict(saved["critic"])

@@ -4,7 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_distill, tiny_finetune
+from tiny import tiny_distill, tiny_finetune
 
 from edp_robot import policies
 from edp_robot.policies import Deployed, StudentPolicy
@@ -64,15 +64,15 @@ def test_a_two_mode_teacher_stays_two_modes():
 
     torch.manual_seed(0)
     norm = policies.Normaliser(torch.zeros(22), torch.ones(22))
-    student = StudentPolicy(norm, 22, 1, 64, 2)
-    config = replace(tiny_distill("x"), n_chunks=30, pairs_per_chunk=1024, learning_rate=3e-3)
+    student = StudentPolicy(norm, 22, 1, 128, 2)
+    config = replace(tiny_distill("x"), n_chunks=30, pairs_per_chunk=2048, learning_rate=3e-3)
     trainer = PairedRegression(Source(), student, torch.zeros(4, 22), config)
     for _ in range(30):
         trainer.chunk()
     with torch.no_grad():
         action = student(torch.zeros(2000, 22), torch.randn(2000, 1)).squeeze()
     assert (action.abs() - 0.7).abs().median() < 0.05
-    assert (action.abs() < 0.35).float().mean() < 0.06
+    assert (action.abs() < 0.35).float().mean() < 0.1  # the teacher's own share is .02; the mean's would be 1
     assert (action > 0).float().mean().item() == pytest.approx(0.5, abs=0.05)
 
 

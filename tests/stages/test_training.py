@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_finetune, tiny_pretrain
+from tiny import tiny_finetune, tiny_pretrain
 
 from edp_robot import presets
 from edp_robot.runs import flatten, load_tree, read_metrics
@@ -80,7 +80,7 @@ def test_killed_training_resumes(tmp_path):
     code = (
         "import sys; sys.path.insert(0, sys.argv[2])\n"
         "from dataclasses import replace\n"
-        "from conftest import tiny_pretrain\n"
+        "from tiny import tiny_pretrain\n"
         "from edp_robot.stages import loop\n"
         "from edp_robot.stages.pretrain import pretrain\n"
         "save = loop.Loop.save\n"
@@ -88,7 +88,7 @@ def test_killed_training_resumes(tmp_path):
         "c = tiny_pretrain(); c = replace(c, loop=replace(c.loop, env_steps=10**7, checkpoint_every_s=0.2))\n"
         "pretrain(c, sys.argv[1])\n"
     )
-    here = os.path.dirname(__file__)
+    here = os.path.dirname(os.path.dirname(__file__))
     child = subprocess.Popen(
         [sys.executable, "-c", code, str(tmp_path / "run"), here], stdout=subprocess.PIPE, text=True
     )
