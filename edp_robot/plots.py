@@ -52,8 +52,31 @@ def workspace(voxels: Mapping[str, np.ndarray], reachable: np.ndarray, voxel_m: 
         extent = [v * voxel_m * 100 for v in (low[1], high[1], low[0], high[0])]
         image = axis.imshow(share, extent=extent, origin="lower", vmin=0, vmax=1, cmap="Blues")
         axis.set(title=f"{name}: {len(inside) / len(reachable):.0%}", xlabel="left [cm]", ylabel="forward [cm]")
-    figure.colorbar(image, ax=axes, label="share of reachable cubes visited", shrink=0.8)
+        axis.invert_xaxis()
+    if image is not None:
+        figure.colorbar(image, ax=axes, label="share of reachable cubes visited", shrink=0.8)
     return _png(figure)
+
+
+def collage(rows: list[list[bytes]], width: int = 1500) -> bytes:
+    """Returns pictures (PNG bytes) set in rows, each row scaled to the same width."""
+    from PIL import Image
+
+    bands = []
+    for row in rows:
+        parts = [Image.open(io.BytesIO(data)).convert("RGB") for data in row]
+        height = min(part.height for part in parts)
+        parts = [part.resize((part.width * height // part.height, height)) for part in parts]
+        band = Image.new("RGB", (sum(part.width for part in parts), height), "white")
+        for i, part in enumerate(parts):
+            band.paste(part, (sum(p.width for p in parts[:i]), 0))
+        bands.append(band.resize((width, band.height * width // band.width)))
+    page = Image.new("RGB", (width, sum(band.height for band in bands)), "white")
+    for i, band in enumerate(bands):
+        page.paste(band, (0, sum(b.height for b in bands[:i])))
+    buffer = io.BytesIO()
+    page.save(buffer, format="png", optimize=True)
+    return buffer.getvalue()
 
 
 def curves(

@@ -77,6 +77,12 @@ class StudentPolicy(nn.Module):
 class Deployed(nn.Module):
     """A policy with its action map folded in: (obs, noise) to commands (batch, horizon, act_dim) in physical units."""
 
+    scale: Tensor
+    offset: Tensor
+    low: Tensor
+    high: Tensor
+    ramp: Tensor
+
     def __init__(self, policy: nn.Module, action_map: ActionMap, horizon: int) -> None:
         super().__init__()
         self.policy, self.start, self.increment = policy, action_map.command_start, action_map.kind == "increment"

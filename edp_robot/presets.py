@@ -64,7 +64,7 @@ def _smoke(task: str) -> PretrainConfig:
 
 
 def _paper(task: str) -> PretrainConfig:
-    """Method section 2, as the authors' code sets it; for a GPU and half a day."""
+    """Method section 2, as the authors' code sets it: half a day on a GPU there; here on the CPU for now."""
     domain = task.split("-")[0].split(":")[0]
     model = NoiseModelConfig()
     return PretrainConfig(

@@ -17,6 +17,9 @@ class Intervention(IntFlag):
     VELOCITY = 4
 
 
+ROUNDING = 2e-6  # float32's, at a few units: a policy that moves exactly at a limit is clamped, but not told off
+
+
 class Limiter:
     """Turns the policy's targets into safe ones.
 
@@ -101,12 +104,12 @@ class Limiter:
         change = clamped - self.last
         limited = np.minimum(np.maximum(change, -self._max_change), self._max_change)
         flags = Intervention.NONE
-        if (clamped != target).any():
+        if (np.abs(clamped - target) > ROUNDING).any():
             flags |= Intervention.POSITION
             self.counts["position"] += 1
-        if (limited != change).any():
+        if (np.abs(limited - change) > ROUNDING).any():
             flags |= Intervention.VELOCITY
             self.counts["velocity"] += 1
-            clamped = np.where(limited == change, clamped, self.last + limited)
+        clamped = np.where(limited == change, clamped, self.last + limited)
         self.last = clamped
         return clamped.copy(), flags

@@ -71,7 +71,7 @@ class MujocoBatch(SameStepVectorEnv):
         self._command = np.clip(self._command + action * np.asarray(amap.scale), amap.low, amap.high)
         control = np.repeat(self._command[:, None], self._n_substeps, 1)
         data = self._datas if self.num_envs >= SMALL_BATCH else self._datas[0]
-        state, sensor = self._rollout.rollout(self.model, data, self._state, control)
+        state, sensor = map(np.asarray, self._rollout.rollout(self.model, data, self._state, control))
         self._state, self._sensor = state[:, -1].copy(), sensor[:, -1].copy()
         obs, nothing = self._observe(), np.zeros(self.num_envs, np.float32)
         reward = self.task_spec.reward(obs) if self.task_spec.reward else nothing

@@ -31,13 +31,18 @@ class Hold(VectorWrapper):
 
     def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """Returns one decision's outcome; see the class for rewards and infos."""
-        total, success, path = 0.0, np.zeros(self.num_envs, bool), []
-        for _ in range(self.n_action_steps):
+        total, success, path = np.zeros(self.num_envs, np.float32), np.zeros(self.num_envs, bool), []
+        while True:
             obs, reward, terminated, truncated, infos = self.env.step(actions)
-            total = total + np.asarray(reward, np.float32)
+            total += np.asarray(reward, np.float32)
             now = np.asarray(infos.get("success", np.zeros(self.num_envs, bool)))
             success = success | now if self.task_spec.success_when == "any" else now
             path.append(infos["final_obs"])
-            if terminated.any():
-                break
-        return obs, total / len(path), terminated, truncated, {**infos, "success": success, "path": np.stack(path)}
+            if len(path) == self.n_action_steps or terminated.any():
+                return (
+                    obs,
+                    total / len(path),
+                    terminated,
+                    truncated,
+                    {**infos, "success": success, "path": np.stack(path)},
+                )

@@ -24,7 +24,7 @@ def demo(
     out: Path = Path("runs/demo"),
     preset: Preset = "demo",
     seed: int = 0,
-    control_seconds: float = 20.0,
+    control_seconds: float = 40.0,
     episodes: int = 300,
     resume: bool = False,
 ) -> int:
@@ -71,7 +71,8 @@ class Road:
     def __init__(
         self, out: Path, preset: Preset, seed: int, episodes: int, control_seconds: float, resume: bool
     ) -> None:
-        self.out, self.preset, self.seed, self.resume = out, preset, seed, resume
+        self.out, self.seed, self.resume = out, seed, resume
+        self.preset: Preset = preset
         self.episodes, self.control_seconds = episodes, control_seconds
         self.started = time.monotonic()
         self.numbers: dict[str, Any] = {"wall_s": {}, "success": {}, "preset": preset, "seed": seed}

@@ -13,19 +13,27 @@ from ..runs import load_tree, read_metrics
 
 
 def sections(out: Path, numbers: dict[str, Any], data: dict[str, Any]) -> list[tuple[str, str, list[str]]]:
-    """Returns (title, what one sees, pictures) in the order of the road."""
+    """Returns (title, what one sees, pictures) in the order of the road; also writes road.png, the short of it."""
     control = np.load(out / "control.npz")
+    strip, explored = film_strip(control), workspace(out)
+    learned = plots.curves(learning(out), "control steps of fine-tuning", "success", 1.02)
+    samples = {k: np.array(v) for k, v in data["samples_us"].items()}
+    (out / "road.png").write_bytes(plots.collage([*([[strip]] if strip else []), [explored, learned]]))
     return [
-        ("The arm under the served policy", "A simulated robot in real time, one frame every 0.2 s.", film(control)),
+        (
+            "The arm under the served policy",
+            "In real time, over the wire; a frame every 0.2 s.",
+            film(control, strip),
+        ),
         (
             "Exploration without reward",
-            "Where the hand has been, after the same number of steps; grey is all that it can reach.",
-            exploration(out),
+            "The desk from above: where the hand has been, after the same number of control steps.",
+            [picture(explored), picture(plots.curves(coverage(out), "control steps", "share of reachable workspace"))],
         ),
         (
             "Learning to press the button",
             "Success within 2 s from a random pose, 100 episodes a point.",
-            [picture(plots.curves(learning(out), "control steps of fine-tuning", "success", 1.02))],
+            [picture(learned)],
         ),
         (
             "Fifteen steps to one",
@@ -35,7 +43,7 @@ def sections(out: Path, numbers: dict[str, Any], data: dict[str, Any]) -> list[t
         (
             "Latency of one action",
             "Batch 1, one thread, calls interleaved.",
-            [picture(plots.latencies({k: np.array(v) for k, v in data["samples_us"].items()}))],
+            [picture(plots.latencies(samples))],
         ),
         (
             "The control loop",
@@ -45,20 +53,23 @@ def sections(out: Path, numbers: dict[str, Any], data: dict[str, Any]) -> list[t
     ]
 
 
-def exploration(out: Path) -> list[str]:
-    """Returns the visited workspace and coverage over time, EDP beside random actions."""
+def workspace(out: Path) -> bytes:
+    """Returns the visited workspace, EDP beside random actions."""
     from sim import arm
 
     runs = {"EDP, no reward": out / "pretrain", "random actions": out / "random"}
     visited = {
         k: load_tree(v / "checkpoint.safetensors")["observer"]["visited"].numpy().astype(int) for k, v in runs.items()
     }
-    reachable = np.array(sorted(arm.reachable_voxels()))
-    coverage = {k: read_metrics(v, "coverage") for k, v in runs.items()}
-    return [
-        picture(plots.workspace(visited, reachable, arm.VOXEL_M)),
-        picture(plots.curves(coverage, "control steps", "share of reachable workspace")),
-    ]
+    return plots.workspace(visited, np.array(sorted(arm.reachable_voxels())), arm.VOXEL_M)
+
+
+def coverage(out: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Returns coverage over env_steps of both explorations."""
+    return {
+        "EDP, no reward": read_metrics(out / "pretrain", "coverage"),
+        "random actions": read_metrics(out / "random", "coverage"),
+    }
 
 
 def learning(out: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -69,13 +80,21 @@ def learning(out: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     }
 
 
-def film(control: Any) -> list[str]:
-    """Returns a film strip of the first episode and a short video, or why there is none."""
+def film_strip(control: Any) -> bytes | None:
+    """Returns the first 2 s of the driven arm, or None where rendering does not work."""
     from sim import render
 
-    if reason := render.available():
-        return [f"<p class=note>No pictures of the arm: {reason}</p>"]
-    poses = render.qpos_from_obs(control["obs"][:200:20])
+    if render.available():
+        return None
+    return render.film_strip(render.qpos_from_obs(control["obs"][:200:20]), columns=5)
+
+
+def film(control: Any, strip: bytes | None) -> list[str]:
+    """Returns the film strip and a short video, or why there is none."""
+    from sim import render
+
+    if strip is None:
+        return [f"<p class=note>No pictures of the arm: {render.available()}</p>"]
     moving = render.qpos_from_obs(control["obs"][:400:10])
     path = Path(render.video(moving, Path(control.fid.name).with_name("arm.gif"), fps=10))
-    return [picture(render.film_strip(poses, columns=5)), picture(path.read_bytes(), "gif")]
+    return [picture(strip), picture(path.read_bytes(), "gif")]

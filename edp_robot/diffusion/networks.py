@@ -14,6 +14,8 @@ ACTIVATIONS = {"mish": nn.Mish, "silu": nn.SiLU}  # on a CPU without a vectorise
 class FourierTime(nn.Module):
     """Embeds t (batch,) in [0, 1] as (batch, out_dim): fixed random frequencies of scale 30, then an MLP."""
 
+    frequency: Tensor
+
     def __init__(self, n_features: int = 64, out_dim: int = 128, scale: float = 30.0, activation: str = "mish") -> None:
         super().__init__()
         self.register_buffer("frequency", torch.randn(n_features // 2) * scale)
@@ -116,6 +118,9 @@ class TwinCritic(nn.Module):
 
 class Normaliser(nn.Module):
     """(x - centre) / scale, clipped to +-`clip`; part of every network that sees observations, and of the export."""
+
+    centre: Tensor
+    scale: Tensor
 
     def __init__(self, centre: Tensor, scale: Tensor, clip: float = 5.0) -> None:
         super().__init__()

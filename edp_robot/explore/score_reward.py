@@ -24,6 +24,11 @@ class ScoreReward(nn.Module):
         learning_rate: of Adam.
     """
 
+    columns: Tensor
+    mean_square: Tensor
+    mean: Tensor
+    n_updates: Tensor
+
     def __init__(
         self,
         model: NoiseModel,

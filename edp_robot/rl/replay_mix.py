@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -28,12 +29,12 @@ def relabelled(saved: dict[str, Any], spec: TaskSpec, seed: int) -> Replay:
     return replay
 
 
-def sampler_state(prior: Replay | None) -> dict | None:
+def sampler_state(prior: Replay | None) -> Mapping[str, Any] | None:
     """Returns the random state of a prior replay for the checkpoint (its content comes from the pre-training's)."""
     return None if prior is None else prior.rng.bit_generator.state
 
 
-def set_sampler_state(prior: Replay | None, saved: dict | None) -> None:
+def set_sampler_state(prior: Replay | None, saved: Mapping[str, Any] | None) -> None:
     """Goes back to what `sampler_state` returned."""
     if prior is not None and saved is not None:
         prior.rng.bit_generator.state = saved

@@ -74,7 +74,11 @@ class Pretrainer(nn.Module):
         return metrics
 
     def update_once(self, batch: Batch) -> dict[str, float]:
-        """One grad_step of the state model, the Gaussian policy and pi_d."""
+        """One grad_step of the state model, the Gaussian policy and pi_d.
+
+        The reward of a transition is R(s_{t+1}), of the state it led to, and each of n steps has its own; the authors'
+        code pays R(s_t) (method section 4).
+        """
         obs, next_obs = self.normaliser(batch.obs), self.normaliser(batch.next_obs)
         metrics = self.intrinsic.update(next_obs[:, 0])
         reward = self.intrinsic.reward(next_obs.reshape(-1, next_obs.shape[-1])).reshape(batch.reward.shape)

@@ -88,3 +88,12 @@ def test_whatever_comes_limits_hold(targets):
         assert np.isfinite(safe).all() and -1 <= safe[0] <= 1 and safe[1] >= 0
         assert abs(safe[0] - last[0]) <= 0.5 + 1e-12
         last = safe
+
+
+def test_float32_rounding_at_the_limit_is_clamped_but_not_counted():
+    limiter = Limiter([-2.0], [2.0], [3.0], 0.01)
+    limiter.reset(np.array([1.0]))
+    safe, flags = limiter.apply(np.array([1.0 + 0.03 + 5e-7]))
+    assert safe[0] == 1.0 + 0.03 and not flags and limiter.counts["velocity"] == 0
+    _, flags = limiter.apply(np.array([safe[0] + 0.03 + 5e-6]))
+    assert flags and limiter.counts["velocity"] == 1
