@@ -22,6 +22,7 @@ N_SUBSTEPS = 5
 MAX_RATE = 3.0  # [rad/s], under the servo's no-load speed of about 4.7
 PRESSED_M = 0.005  # travel that counts as down, of 0.008
 REACHED_M = 0.02
+FAR_M = 0.25
 REST_POSE = (0.0, -1.2, 1.2, 0.6, 0.0, 0.3)  # folded, hand above the desk
 TARGETS = {
     "left": (0.12, 0.20, 0.20),
@@ -107,7 +108,7 @@ def poses(kind: str) -> tuple[np.ndarray, np.ndarray]:
     """Returns N_POSES start states (n, state) and sensor readings (n, 16); the same on every call and machine.
 
     `rest`: REST_POSE +- 0.05 rad. `random`: uniform in the joint ranges, nothing in contact, fingers 3 cm or more
-    above the desk.
+    above the desk and FAR_M or more from the button, so that pressing it takes a real reach.
     """
     model, rng = load_model(), np.random.default_rng(7)
     data, (low, high) = mujoco.MjData(model), joint_range()
@@ -120,6 +121,8 @@ def poses(kind: str) -> tuple[np.ndarray, np.ndarray]:
         data.qpos[:6] = wide if kind == "random" else REST_POSE + rng.uniform(-0.05, 0.05, 6)
         mujoco.mj_forward(model, data)
         if data.ncon or data.sensordata[14] < 0.03:
+            continue
+        if kind == "random" and np.linalg.norm(data.sensordata[12:15] - data.body("button").xpos) < FAR_M:
             continue
         state = np.empty(mujoco.mj_stateSize(model, mujoco.mjtState.mjSTATE_FULLPHYSICS))
         mujoco.mj_getState(model, data, state, mujoco.mjtState.mjSTATE_FULLPHYSICS)
