@@ -201,6 +201,12 @@ def test_workspace_coverage_counts_reachable_voxels_once():
     assert arm.workspace_coverage((np.array(reachable) + 0.5) * arm.VOXEL_M) == 1.0
 
 
+def test_random_starts_are_a_real_reach_from_the_button():
+    """The button's top stands at (0.10, 0.20, 0.066); its body's origin 8 mm below."""
+    hand = arm.poses("random")[1][:, 12:15]
+    assert np.linalg.norm(hand - [0.10, 0.20, 0.058], axis=1).min() >= arm.FAR_M == 0.25
+
+
 def test_start_poses_lie_in_reachable_voxels():
     at = np.concatenate([arm.poses(kind)[1][:, 12:15] for kind in ("rest", "random")])
     seen = set(map(tuple, arm.voxels(at).tolist()))
