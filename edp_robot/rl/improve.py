@@ -4,8 +4,8 @@
 `ResampledImprovement` needs no guidance network: among K proposals a state it draws one with probability softmax(Q /
 beta), a self-normalised sample of pi_n, and fits the noise model to those samples. Its proposals come half from the
 reference policy and half from the policy so far, so that Eq. 7's reference is the mixture of both: what was learned in
-one round need not be found again in the next, and what pre-training explored is never lost. docs/log.md has both
-measured side by side.
+one round need not be found again in the next, and what pre-training explored is never lost. docs/log.md has the single
+runs that chose it.
 """
 
 from __future__ import annotations
