@@ -30,23 +30,54 @@ class ScoreRewardConfig:
     n_draws: int = 4
     t_low: float = 0.05
     t_high: float = 0.6
-    centre: bool = False
+    estimator: Literal["iid", "stratified", "antithetic", "shared"] = "shared"
     fields: tuple[str, ...] = ()  # observation fields that novelty is measured on; empty: all
 
 
 @dataclass(frozen=True)
+class RNDConfig:
+    """Random network distillation."""
+
+    width: int = 256
+    out_dim: int = 64
+    learning_rate: float = 1e-4
+
+
+@dataclass(frozen=True)
+class ParticleConfig:
+    """Particle entropy."""
+
+    n_neighbours: int = 3
+    n_particles: int = 1024
+
+
+@dataclass(frozen=True)
 class PretrainConfig:
-    """Pre-training without reward."""
+    """Pre-training without reward: `n_seeds` independent learners at once, all drawn from one `seed`.
+
+    `centre_reward` subtracts the running mean of the intrinsic reward; `action_model_every` is how many grad_steps of
+    the behaviour policy come to one of pi_d, which does not take part in the exploration.
+    """
 
     task: str = "arm"
-    method: Literal["edp", "random"] = "edp"
+    method: Literal["edp", "rnd", "particle", "random"] = "edp"
     seed: int = 0
+    n_seeds: int = 1
     loop: LoopConfig = field(default_factory=LoopConfig)
     ddpg: DDPGConfig = field(default_factory=DDPGConfig)
     state_model: NoiseModelConfig = field(default_factory=NoiseModelConfig)
     action_model: NoiseModelConfig = field(default_factory=NoiseModelConfig)
     score_reward: ScoreRewardConfig = field(default_factory=ScoreRewardConfig)
+    rnd: RNDConfig = field(default_factory=RNDConfig)
+    particle: ParticleConfig = field(default_factory=ParticleConfig)
+    centre_reward: bool = False
+    action_model_every: int = 1
     batch: int = 256
+
+    def __post_init__(self) -> None:
+        for name in ("n_seeds", "action_model_every", "batch"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}: must be at least 1")
 
 
 @dataclass(frozen=True)
@@ -61,6 +92,7 @@ class FinetuneConfig:
     method: Literal["edp", "edp-guidance", "ddpg"] = "edp"
     seed: int = 0
     start: str = ""  # run folder of the pre-training; empty: from scratch
+    start_seed: int = 0  # which of its seeds
     reuse_replay: bool = True  # relabel the pre-training's replay where the task's reward allows it
     loop: LoopConfig = field(default_factory=LoopConfig)
     ddpg: DDPGConfig = field(default_factory=DDPGConfig)

@@ -42,7 +42,7 @@ def _demo(task: str) -> PretrainConfig:
     """What docs/log.md found to explore best in a minute of two cores."""
     return PretrainConfig(
         task=task,
-        loop=LoopConfig(env_steps=50_000, n_envs=32, n_action_steps=hold(task), updates_per_round=32),
+        loop=LoopConfig(env_steps=64_000, n_envs=16, n_action_steps=hold(task), updates_per_round=16),
         ddpg=DDPGConfig(
             width=128,
             discount=0.9,
@@ -52,7 +52,8 @@ def _demo(task: str) -> PretrainConfig:
         ),
         state_model=SMALL,
         action_model=SMALL,
-        score_reward=ScoreRewardConfig(n_draws=4, centre=True),
+        score_reward=ScoreRewardConfig(n_draws=4),
+        centre_reward=True,
         batch=128,
     )
 
@@ -75,7 +76,7 @@ def _paper(task: str) -> PretrainConfig:
         ),
         state_model=model,
         action_model=model,
-        score_reward=ScoreRewardConfig(n_draws=PAPER_DRAWS.get(domain, 10), t_low=1e-3, t_high=1.0),
+        score_reward=ScoreRewardConfig(n_draws=PAPER_DRAWS.get(domain, 10), t_low=1e-3, t_high=1.0, estimator="iid"),
         batch=1024 if domain == "maze" else 256,
     )
 
@@ -86,11 +87,11 @@ def finetune(preset: str, task: str, **changes: Any) -> FinetuneConfig:
     small = FinetuneConfig(
         task=task,
         loop=LoopConfig(
-            env_steps=90_000 if preset == "demo" else 4_000,
+            env_steps=30_000 if preset == "demo" else 4_000,
             n_envs=20,
             n_action_steps=hold(task),
             random_env_steps=0,
-            decisions_per_update=20,
+            decisions_per_update=10,
             updates_per_round=250 if preset == "demo" else 20,
         ),
         ddpg=DDPGConfig(width=128, discount=0.95, explore_noise=(0.05, 0.6), pre_tanh_penalty=0.01),
@@ -99,6 +100,7 @@ def finetune(preset: str, task: str, **changes: Any) -> FinetuneConfig:
         improve=ImproveConfig(
             n_states=512,
             n_proposals=32,
+            n_uniform=8,
             proposal_denoise_steps=8,
             inverse_temp=10.0,
             relative_temp=True,

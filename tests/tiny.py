@@ -20,7 +20,7 @@ def tiny_finetune(start, **changes):
     return replace(
         config,
         loop=replace(config.loop, env_steps=1_600, n_envs=4, decisions_per_update=10, updates_per_round=3),
-        improve=replace(config.improve, n_states=32, n_proposals=4, proposal_denoise_steps=3),
+        improve=replace(config.improve, n_states=32, n_proposals=6, n_uniform=2, proposal_denoise_steps=3),
         acting_denoise_steps=3,
         batch=32,
     )

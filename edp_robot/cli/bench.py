@@ -95,7 +95,7 @@ def _policies(start: Path | None, student: Path | None):
     from ..config import NoiseModelConfig
     from ..policies import DiffusionPolicy, StudentPolicy
     from ..stages.export import load_policy
-    from ..stages.pretrain import noise_model, normaliser
+    from ..stages.models import noise_model, normaliser
 
     if start is not None and student is not None:
         teacher, held = load_policy(start), load_policy(student)

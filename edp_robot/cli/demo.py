@@ -92,7 +92,7 @@ class Road:
 
         from . import train
 
-        torch.set_num_threads(os.cpu_count() or 1)
+        torch.set_num_threads(1)  # of these sizes two threads are hardly faster, and wait for each other when disturbed
         with self.stage("pretrain", "exploring without reward"):
             train.pretrain(self.out / "pretrain", preset=self.preset, seed=self.seed, resume=self.resume)
             result = train.pretrain(
@@ -158,9 +158,7 @@ class Road:
                 result = evaluate(torch_actor(policy, 1_000), TASK, self.episodes, 1_000, source.n_action_steps)
                 self.numbers["success"][name] = result.success
                 print(f"success {name}: {result.success:.3f}")
-            obs = torch.from_numpy(
-                source.saved["replay"]["arrays"]["obs"].numpy().reshape(-1, source.spec.obs_dim)[-500:]
-            )
+            obs = source.replay_obs[-500:]
             noise = torch.randn(len(obs), source.spec.act_dim)
             with torch.no_grad():
                 self.data["pairs"] = [p(obs, noise).numpy() for p in (source.teacher, student)]

@@ -59,7 +59,8 @@ def workspace(out: Path) -> bytes:
 
     runs = {"EDP, no reward": out / "pretrain", "random actions": out / "random"}
     visited = {
-        k: load_tree(v / "checkpoint.safetensors")["observer"]["visited"].numpy().astype(int) for k, v in runs.items()
+        k: load_tree(v / "checkpoint.safetensors")["observer"]["seeds"][0]["visited"].numpy().astype(int)
+        for k, v in runs.items()
     }
     return plots.workspace(visited, np.array(sorted(arm.reachable_voxels())), arm.VOXEL_M)
 

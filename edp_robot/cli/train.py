@@ -25,9 +25,10 @@ def write_json(path: Path | None, result: dict[str, Any]) -> None:
 def pretrain(
     out: Path,
     task: str = "arm",
-    method: Literal["edp", "random"] = "edp",
+    method: Literal["edp", "rnd", "particle", "random"] = "edp",
     env_steps: int | None = None,
     seed: int = 0,
+    n_seeds: int = 1,
     preset: Preset = "demo",
     resume: bool = False,
     json: Path | None = None,
@@ -39,9 +40,11 @@ def pretrain(
     Args:
         out: Run folder.
         task: `edp tasks` lists them.
-        method: edp pays for states that a diffusion model does not know; random acts uniformly.
-        env_steps: Control steps of all environments together; the preset's where not given.
+        method: What pays: edp, states that a diffusion model does not know; rnd, states on which a random network is
+            not yet predicted; particle, states far from others. random acts uniformly.
+        env_steps: Control steps of all environments of one seed; the preset's where not given.
         seed: Of everything.
+        n_seeds: Independent learners trained at once, as stacked networks.
         preset: Sizes and rates.
         resume: Go on from the checkpoint in --out.
         json: File to write the result to.
@@ -49,10 +52,10 @@ def pretrain(
     from ..runs import read_metrics
     from ..stages.pretrain import pretrain as run
 
-    config = presets.pretrain(preset, task, method=method, env_steps=env_steps, seed=seed)
+    config = presets.pretrain(preset, task, method=method, env_steps=env_steps, seed=seed, n_seeds=n_seeds)
     progress = run(config, str(out), resume)
-    result: dict[str, Any] = {"env_steps": progress.env_step, "wall_s": progress.wall_s}
-    for name in ("coverage", "n_episodes", "n_success_episodes"):
+    result: dict[str, Any] = {"env_steps": progress.env_step, "wall_s": progress.wall_s, "n_seeds": n_seeds}
+    for name in ("coverage", "n_episodes", "n_success_episodes", "grad_steps"):
         values = read_metrics(out, name)[1]
         if len(values):
             result[name] = float(values[-1])
@@ -65,6 +68,7 @@ def finetune(
     out: Path,
     task: str = "arm-press",
     start: Annotated[Path | None, FROM] = None,
+    from_seed: int = 0,
     method: Literal["edp", "edp-guidance", "ddpg"] = "edp",
     env_steps: int | None = None,
     seed: int = 0,
@@ -83,6 +87,7 @@ def finetune(
         out: Run folder.
         task: `edp tasks` lists them.
         start: Run folder of the pre-training.
+        from_seed: Which of its seeds, where it trained several at once.
         method: edp or edp-guidance improve the diffusion policy, ddpg the Gaussian one.
         env_steps: Control steps of all environments together; the preset's where not given.
         seed: Of everything.
@@ -97,7 +102,7 @@ def finetune(
     from ..stages.finetune import finetune as run
 
     changes = {"method": method, "env_steps": env_steps, "seed": seed, "reuse_replay": reuse_replay}
-    config = presets.finetune(preset, task, start=str(start or ""), **changes)
+    config = presets.finetune(preset, task, start=str(start or ""), start_seed=from_seed, **changes)
     progress = run(config, str(out), resume, eval_every)
     evaluation = final_policy(out, eval_episodes)
     print(f"success {evaluation.success:.3f} [{evaluation.success_low:.3f}, {evaluation.success_high:.3f}]")

@@ -9,14 +9,14 @@ from .schedule import add_noise, sample_t
 
 
 def denoising_loss(model: nn.Module, x0: Tensor, condition: Tensor | None = None) -> Tensor:
-    """Returns the mean of ||eps_hat(x_t, t | condition) - eps||^2 / dim, a scalar (method Eq. 4).
+    """Returns the mean of ||eps_hat(x_t, t | condition) - eps||^2 / dim, one for each of a stack (method Eq. 4).
 
-    x0 (batch, dim), condition (batch, cond_dim) or None. t is stratified over the batch: the same expectation as iid
-    draws, less variance.
+    x0 (*stack, batch, dim), condition (*stack, batch, cond_dim) or None; a scalar where there is no stack. t is
+    stratified over the batch: the same expectation as iid draws, less variance.
     """
-    t = sample_t(len(x0), x0.device)
+    t = sample_t(x0.shape[-2], x0.device)
     eps = torch.randn_like(x0)
-    return (model(add_noise(x0, eps, t), t, condition) - eps).square().mean()
+    return (model(add_noise(x0, eps, t), t, condition) - eps).square().mean((-2, -1))
 
 
 def expectile_loss(u: Tensor, expectile: float) -> Tensor:

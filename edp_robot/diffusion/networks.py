@@ -1,42 +1,107 @@
-"""Networks: the noise model eps_hat(x_t, t | condition), plain and batched perceptrons, and the normaliser."""
+"""Networks, each of them also as a stack: the noise model eps_hat(x_t, t | condition), perceptrons, twin critics.
+
+A stack is `n` networks of one shape side by side, for as many seeds trained at once: every parameter and buffer has
+leading axes `stack`, inputs and outputs too, and a product of stacked matrices is one call. The network of one seed is
+the same module without a stack, loaded from `unstacked` weights.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 ACTIVATIONS = {"mish": nn.Mish, "silu": nn.SiLU}  # on a CPU without a vectorised Mish, SiLU is nine times as fast
+TIME_DIM = 128
+Stack = tuple[int, ...]
+
+
+def unstacked(weights: Mapping[str, Tensor], index: int) -> dict[str, Tensor]:
+    """Returns the weights of one network of a stack, from the stack's state_dict.
+
+    Raises:
+        IndexError: the stack has no such member.
+    """
+    sizes = {len(v) for v in weights.values()}
+    if any(not -n <= index < n for n in sizes):
+        raise IndexError(f"no network {index} in a stack of {min(sizes)}; count from 0")
+    return {k: v[index] for k, v in weights.items()}
+
+
+class Linear(nn.Module):
+    """x W + b, (*stack, ..., n_in) to (*stack, ..., n_out); weight (*stack, n_in, n_out), bias (*stack, n_out)."""
+
+    def __init__(self, n_in: int, n_out: int, stack: Stack = ()) -> None:
+        super().__init__()
+        bound = 1 / math.sqrt(n_in)
+        self.weight = nn.Parameter(torch.empty(*stack, n_in, n_out).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.empty(*stack, n_out).uniform_(-bound, bound))
+
+    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
+        n = self.weight.dim() - 2
+        if not n:
+            return F.linear(x, self.weight.T, self.bias)
+        weight, bias = self.weight.flatten(0, n - 1), self.bias.flatten(0, n - 1).unsqueeze(1)
+        rows = x.reshape(len(weight), -1, x.shape[-1])
+        return torch.baddbmm(bias, rows, weight).reshape(*x.shape[:-1], -1)
+
+
+class LayerNorm(nn.Module):
+    """Layer normalisation over the last axis, with gain and shift (*stack, width)."""
+
+    def __init__(self, width: int, stack: Stack = ()) -> None:
+        super().__init__()
+        self.width, self.n = width, len(stack)
+        self.weight = nn.Parameter(torch.ones(*stack, width))
+        self.bias = nn.Parameter(torch.zeros(*stack, width))
+
+    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
+        if not self.n:
+            return F.layer_norm(x, (self.width,), self.weight, self.bias)
+        shape = (*self.weight.shape[:-1], *[1] * (x.dim() - self.n - 1), self.width)
+        normal = F.layer_norm(x, (self.width,))
+        return torch.addcmul(self.bias.view(shape), normal, self.weight.view(shape))
 
 
 class FourierTime(nn.Module):
-    """Embeds t (batch,) in [0, 1] as (batch, out_dim): fixed random frequencies of scale 30, then an MLP."""
+    """Embeds t (*stack, ...) in [0, 1] as (*stack, ..., out_dim): fixed random frequencies, then an MLP."""
 
     frequency: Tensor
 
-    def __init__(self, n_features: int = 64, out_dim: int = 128, scale: float = 30.0, activation: str = "mish") -> None:
+    def __init__(
+        self,
+        n_features: int = 64,
+        out_dim: int = TIME_DIM,
+        scale: float = 30.0,
+        activation: str = "mish",
+        stack: Stack = (),
+    ) -> None:
         super().__init__()
-        self.register_buffer("frequency", torch.randn(n_features // 2) * scale)
-        self.mlp = nn.Sequential(nn.Linear(n_features, out_dim), ACTIVATIONS[activation](), nn.Linear(out_dim, out_dim))
+        self.n = len(stack)
+        self.register_buffer("frequency", torch.randn(*stack, n_features // 2) * scale)
+        layers = (Linear(n_features, out_dim, stack), ACTIVATIONS[activation](), Linear(out_dim, out_dim, stack))
+        self.mlp = nn.Sequential(*layers)
 
     def forward(self, t: Tensor) -> Tensor:  # noqa: D102
-        angle = 2 * math.pi * t.unsqueeze(-1) * self.frequency
+        shape = (*self.frequency.shape[:-1], *[1] * (t.dim() - self.n), -1)
+        angle = 2 * math.pi * t.unsqueeze(-1) * self.frequency.view(shape)
         return self.mlp(torch.cat([angle.sin(), angle.cos()], -1))
 
 
 class ResidualBlock(nn.Module):
     """x + W2 act(W1 LayerNorm(dropout(x)))."""
 
-    def __init__(self, width: int, inner: int, dropout: float, activation: str) -> None:
+    def __init__(self, width: int, inner: int, dropout: float, activation: str, stack: Stack = ()) -> None:
         super().__init__()
         self.layers = nn.Sequential(
             nn.Dropout(dropout) if dropout else nn.Identity(),
-            nn.LayerNorm(width),
-            nn.Linear(width, inner),
+            LayerNorm(width, stack),
+            Linear(width, inner, stack),
             ACTIVATIONS[activation](),
-            nn.Linear(inner, width),
+            Linear(inner, width, stack),
         )
 
     def forward(self, x: Tensor) -> Tensor:  # noqa: D102
@@ -44,10 +109,11 @@ class ResidualBlock(nn.Module):
 
 
 class NoiseModel(nn.Module):
-    """eps_hat(x_t, t | condition): (batch, dim) from x_t (batch, dim), t (batch,) or
-    broadcasting to it, condition (batch, cond_dim) or None.
+    """eps_hat(x_t, t | condition), the shape of x_t.
 
-    The last layer starts at zero, so that an untrained model predicts no noise. Sizes: method section 2.
+    x_t (*stack, ..., dim); condition (*stack, ..., cond_dim) or None; t broadcasts to x_t without its last axis: with
+    the stack's axes in front, or of one axis at most and then the same for the whole stack. The last layer starts at
+    zero, so that an untrained model predicts no noise. Sizes: method section 2.
     """
 
     def __init__(
@@ -59,61 +125,49 @@ class NoiseModel(nn.Module):
         n_blocks: int = 3,
         dropout: float = 0.1,
         activation: str = "mish",
+        stack: Stack = (),
     ) -> None:
         super().__init__()
-        self.time = FourierTime(activation=activation)
-        self.stem = nn.Linear(dim + cond_dim + 128, width)
-        self.blocks = nn.Sequential(*(ResidualBlock(width, inner, dropout, activation) for _ in range(n_blocks)))
+        self.stack = stack
+        self.time = FourierTime(activation=activation, stack=stack)
+        self.stem = Linear(dim + cond_dim + TIME_DIM, width, stack)
+        blocks = (ResidualBlock(width, inner, dropout, activation, stack) for _ in range(n_blocks))
+        self.blocks = nn.Sequential(*blocks)
         self.activation = ACTIVATIONS[activation]()
-        self.head = nn.Linear(width, dim)
+        self.head = Linear(width, dim, stack)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:  # noqa: D102
-        time = self.time(t).expand(*x_t.shape[:-1], -1)
+        time = self.time(t.expand(*self.stack, *t.shape) if t.dim() < 2 else t)
+        ones = [1] * (x_t.dim() - time.dim())
+        time = time.view(*self.stack, *ones, *time.shape[len(self.stack) :]).expand(*x_t.shape[:-1], -1)
         parts = [x_t, time] if condition is None else [x_t, condition, time]
         return self.head(self.activation(self.blocks(self.stem(torch.cat(parts, -1)))))
 
 
-def mlp(sizes: Sequence[int], layer_norm: bool = True) -> nn.Sequential:
+def mlp(sizes: Sequence[int], layer_norm: bool = True, stack: Stack = ()) -> nn.Sequential:
     """Returns a perceptron with SiLU, LayerNorm before each activation if asked, and a linear last layer."""
     layers: list[nn.Module] = []
     for i, (n_in, n_out) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
-        layers.append(nn.Linear(n_in, n_out))
+        layers.append(Linear(n_in, n_out, stack))
         if i < len(sizes) - 2:
-            layers += [nn.LayerNorm(n_out), nn.SiLU()] if layer_norm else [nn.SiLU()]
+            layers += [LayerNorm(n_out, stack), nn.SiLU()] if layer_norm else [nn.SiLU()]
     return nn.Sequential(*layers)
 
 
-class BatchedLinear(nn.Module):
-    """`n` linear layers side by side: (n, batch, n_in) to (n, batch, n_out) in one matrix product."""
-
-    def __init__(self, n: int, n_in: int, n_out: int) -> None:
-        super().__init__()
-        bound = 1 / math.sqrt(n_in)
-        self.weight = nn.Parameter(torch.empty(n, n_in, n_out).uniform_(-bound, bound))
-        self.bias = nn.Parameter(torch.empty(n, 1, n_out).uniform_(-bound, bound))
-
-    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
-        return torch.baddbmm(self.bias, x, self.weight)
-
-
 class TwinCritic(nn.Module):
-    """Two Q functions at once: (2, batch) from obs (batch, obs_dim) and action (batch, act_dim)."""
+    """Two Q functions at once: (*stack, 2, batch) of obs (*stack, batch, obs_dim), action (*stack, batch, act_dim)."""
 
-    def __init__(self, obs_dim: int, act_dim: int, width: int, n_layers: int = 2, layer_norm: bool = True) -> None:
+    def __init__(
+        self, obs_dim: int, act_dim: int, width: int, n_layers: int = 2, layer_norm: bool = True, stack: Stack = ()
+    ) -> None:
         super().__init__()
-        sizes = [obs_dim + act_dim, *[width] * n_layers, 1]
-        layers: list[nn.Module] = []
-        for i, (n_in, n_out) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
-            layers.append(BatchedLinear(2, n_in, n_out))
-            if i < n_layers:
-                layers += [nn.LayerNorm(n_out), nn.SiLU()] if layer_norm else [nn.SiLU()]
-        self.layers = nn.Sequential(*layers)
+        self.layers = mlp([obs_dim + act_dim, *[width] * n_layers, 1], layer_norm, (*stack, 2))
 
     def forward(self, obs: Tensor, action: Tensor) -> Tensor:  # noqa: D102
-        x = torch.cat([obs, action], -1)
-        return self.layers(x.expand(2, *x.shape)).squeeze(-1)
+        x = torch.cat([obs, action], -1).unsqueeze(-3)
+        return self.layers(x.expand(*x.shape[:-3], 2, *x.shape[-2:])).squeeze(-1)
 
 
 class Normaliser(nn.Module):

@@ -3,82 +3,87 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..diffusion.losses import denoising_loss
 from ..diffusion.networks import NoiseModel
-from ..diffusion.schedule import add_noise, sample_t
+from ..diffusion.schedule import add_noise
+from .intrinsic import IntrinsicReward
 
 
-class ScoreReward(nn.Module):
+class ScoreReward(IntrinsicReward):
     """R(s) = E_{t, eps} ||eps'(s_t, t) - eps||^2 (method Eq. 5), divided by a running standard deviation.
 
-    We depart from the authors' code (method sections 4 and 7): evaluation without dropout; t stratified in
-    [t_low, t_high], where states differ; eps antithetic; and one set of (t, eps) for the whole batch, fresh at each
-    call, so that the noise of the estimate cancels between states.
+    Estimators (method section 7), each less noisy than the one before: `iid` t and eps for every state, as in the
+    authors' code; `stratified` t; `antithetic`: also +-eps; `shared`: also one set of (t, eps) for the whole batch,
+    fresh at each call, so that the noise of the estimate cancels between states. All are measured without dropout
+    (the authors' code leaves it on, method section 4), with t in [t_low, t_high], where states differ.
 
     Args:
-        model: noise model over the `columns` of the normalised observation.
+        model: a stack of n_seeds noise models over the `columns` of the normalised observation.
         columns: indices of the observation that novelty is measured on.
-        n_draws: network calls a state (K), even.
+        estimator: see above.
+        n_draws: network calls a state (K), even where noise comes in pairs.
         learning_rate: of Adam.
     """
 
+    ESTIMATORS = ("iid", "stratified", "antithetic", "shared")
     columns: Tensor
-    mean_square: Tensor
-    mean: Tensor
-    n_updates: Tensor
 
     def __init__(
         self,
         model: NoiseModel,
         columns: list[int],
         *,
+        n_seeds: int = 1,
+        estimator: str = "shared",
         n_draws: int = 4,
         learning_rate: float = 1e-4,
         t_low: float = 0.05,
         t_high: float = 0.6,
         centre: bool = False,
     ) -> None:
-        super().__init__()
-        if n_draws < 2 or n_draws % 2:
-            raise ValueError(f"n_draws={n_draws}: antithetic noise comes in pairs; give an even number")
-        self.model, self.n_draws, self.t_range = model, n_draws, (t_low, t_high)
-        self.centre = centre
+        super().__init__(n_seeds, centre)
+        if estimator not in self.ESTIMATORS:
+            raise ValueError(f"no estimator {estimator!r}; there are: {', '.join(self.ESTIMATORS)}")
+        self.paired = estimator in ("antithetic", "shared")
+        if n_draws < 1 or (self.paired and n_draws % 2):
+            raise ValueError(f"n_draws={n_draws}: antithetic noise comes in pairs; give an even number, 2 or more")
+        self.model, self.estimator, self.n_draws, self.t_range = model, estimator, n_draws, (t_low, t_high)
         self.register_buffer("columns", torch.tensor(columns))
-        self.register_buffer("mean_square", torch.tensor(0.0))
-        self.register_buffer("mean", torch.tensor(0.0))
-        self.register_buffer("n_updates", torch.tensor(0.0))
         self.optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate, fused=True)
 
-    def update(self, obs: Tensor) -> dict[str, float]:
-        """One grad_step of method Eq. 4's first term on observations (batch, obs_dim); returns the loss."""
+    def update(self, obs: Tensor) -> dict[str, Tensor]:
+        """One grad_step of method Eq. 4's first term; returns the loss (n_seeds,)."""
         self.model.train()
-        loss = denoising_loss(self.model, obs[:, self.columns])
+        loss = denoising_loss(self.model, obs[..., self.columns])
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.sum().backward()
         self.optimizer.step()
-        return {"state_loss": loss.item()}
+        return {"state_loss": loss.detach()}
+
+    def draws(self, shape: torch.Size, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Returns t (..., n_draws) and eps (..., n_draws, dim) for states of `shape` (..., dim).
+
+        Shared draws have no leading axes: they serve all states.
+        """
+        lead = () if self.estimator == "shared" else shape[:-1]
+        n, (low, high) = (self.n_draws // 2 if self.paired else self.n_draws), self.t_range
+        n_strata = 1 if self.estimator == "iid" else n
+        place = torch.arange(n, device=device) % n_strata
+        t = low + (high - low) * (place + torch.rand(*lead, n, device=device)) / n_strata
+        eps = torch.randn(*lead, n, shape[-1], device=device)
+        return (torch.cat([t, t], -1), torch.cat([eps, -eps], -2)) if self.paired else (t, eps)
 
     @torch.no_grad()
     def error(self, obs: Tensor) -> Tensor:
-        """Returns method Eq. 5 (batch,), not yet scaled: the mean squared error a dimension, over n_draws draws."""
+        """Returns method Eq. 5 (n_seeds, batch), unscaled: the mean squared error a dimension over n_draws draws."""
         self.model.eval()
-        x0 = obs[:, self.columns]
-        half = self.n_draws // 2
-        t = sample_t(half, obs.device, *self.t_range).repeat(2)
-        eps = torch.randn(half, x0.shape[1], device=obs.device)
-        eps = torch.cat([eps, -eps])
-        x_t = add_noise(x0.unsqueeze(1), eps, t)  # (batch, n_draws, dim)
-        return (self.model(x_t, t) - eps).square().mean((1, 2))
+        x0 = obs[..., self.columns]
+        t, eps = self.draws(x0.shape, obs.device)
+        x_t = add_noise(x0.unsqueeze(-2), eps, t)  # (n_seeds, batch, n_draws, dim)
+        return (self.model(x_t, t) - eps).square().mean((-2, -1))
 
-    @torch.no_grad()
-    def reward(self, obs: Tensor) -> Tensor:
-        """Returns Eq. 5 over its running standard deviation (batch,); minus its running mean where asked."""
-        error = self.error(obs)
-        self.n_updates += 1
-        rate = torch.clamp(1 / self.n_updates, min=0.01)
-        self.mean += rate * (error.mean() - self.mean)
-        self.mean_square += rate * (error.square().mean() - self.mean_square)
-        std = (self.mean_square - self.mean.square()).clamp(min=1e-8).sqrt()
-        return (error - self.mean) / std if self.centre else error / std
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """Returns the state model's."""
+        return {"state": self.optimizer}

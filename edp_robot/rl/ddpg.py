@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..diffusion.networks import TwinCritic, mlp
+from ..diffusion.networks import Stack, TwinCritic, mlp
 from .replay import Batch
 
 
@@ -49,29 +49,33 @@ def polyak_update(target: nn.Module, online: nn.Module, polyak: float) -> None:
 
 
 class DDPG(nn.Module):
-    """Actor a = tanh(mu(s)) with Gaussian action noise, twin critic with LayerNorm. Observations come normalised."""
+    """Actor a = tanh(mu(s)) with Gaussian action noise, twin critic with LayerNorm. Observations come normalised.
 
-    def __init__(self, obs_dim: int, act_dim: int, config: DDPGConfig) -> None:
+    With a `stack` it is as many learners side by side: every tensor has the stack's axes in front, and no learner sees
+    another's.
+    """
+
+    def __init__(self, obs_dim: int, act_dim: int, config: DDPGConfig, stack: Stack = ()) -> None:
         super().__init__()
         self.config = config
-        self.actor = mlp([obs_dim, *[config.width] * config.n_layers, act_dim], config.layer_norm)
-        self.critic = TwinCritic(obs_dim, act_dim, config.width, config.n_layers, config.layer_norm)
+        self.actor = mlp([obs_dim, *[config.width] * config.n_layers, act_dim], config.layer_norm, stack)
+        self.critic = TwinCritic(obs_dim, act_dim, config.width, config.n_layers, config.layer_norm, stack)
         self.critic_target = copy.deepcopy(self.critic).requires_grad_(False)
         self.register_buffer("noise", torch.zeros(0), persistent=False)
         self.actor_optimizer = torch.optim.Adam(self.actor.parameters(), lr=config.learning_rate, fused=True)
         self.critic_optimizer = torch.optim.Adam(self.critic.parameters(), lr=config.learning_rate, fused=True)
 
     def policy(self, obs: Tensor, noise: Tensor | None = None) -> Tensor:
-        """Returns actions (batch, act_dim) in [-1, 1]; `noise` is added before clipping."""
+        """Returns actions (*stack, batch, act_dim) in [-1, 1]; `noise` is added before clipping."""
         action = torch.tanh(self.actor(obs))
         return action if noise is None else (action + noise).clamp(-1, 1)
 
     @torch.no_grad()
     def explore(self, obs: Tensor) -> Tensor:
-        """Returns actions with exploration noise (batch, act_dim)."""
+        """Returns actions (*stack, n_envs, act_dim) with exploration noise, for obs of as many environments."""
         action = self.policy(obs)
         low, high = (math.log(x) for x in self.config.explore_noise)
-        std = torch.linspace(low, high, len(obs)).exp().unsqueeze(-1)
+        std = torch.linspace(low, high, obs.shape[-2], device=obs.device).exp().unsqueeze(-1)
         noise, rho = torch.randn_like(action), self.config.noise_correlation
         if self.noise.shape == noise.shape:
             noise = rho * self.noise + math.sqrt(1 - rho**2) * noise
@@ -79,26 +83,30 @@ class DDPG(nn.Module):
         return (action + std * self.noise).clamp(-1, 1)
 
     def target(self, batch: Batch, reward: Tensor) -> Tensor:
-        """Returns R^(n) + gamma^n min_i Q_target,i(s_n, pi(s_n) + clipped noise), (batch,)."""
+        """Returns R^(n) + gamma^n min_i Q_target,i(s_n, pi(s_n) + clipped noise), (*stack, batch)."""
         config = self.config
         with torch.no_grad():
             total, next_obs, factor = batch.n_step_return(reward, config.discount)
             noise = config.action_noise * torch.randn_like(batch.action)
             noise = noise.clamp(-config.target_noise_clip, config.target_noise_clip)
-            return total + factor * self.critic_target(next_obs, self.policy(next_obs, noise)).min(0).values
+            return total + factor * self.critic_target(next_obs, self.policy(next_obs, noise)).amin(-2)
 
-    def update(self, batch: Batch, reward: Tensor) -> dict[str, float]:
-        """One grad_step of critic and actor on normalised observations; reward (batch, n_step); returns metrics."""
-        critic_loss = (self.critic(batch.obs, batch.action) - self.target(batch, reward)).square().mean() * 2
+    def update(self, batch: Batch, reward: Tensor) -> dict[str, Tensor]:
+        """One grad_step of critic and actor on normalised observations; reward (*stack, batch, n_step).
+
+        Returns metrics, (*stack) each.
+        """
+        target = self.target(batch, reward).unsqueeze(-2)
+        critic_loss = (self.critic(batch.obs, batch.action) - target).square().mean((-2, -1)) * 2
         self.critic_optimizer.zero_grad(set_to_none=True)
-        critic_loss.backward()
+        critic_loss.sum().backward()
         self.critic_optimizer.step()
         self.critic.requires_grad_(False)
         pre_tanh = self.actor(batch.obs)
-        value = self.critic(batch.obs, torch.tanh(pre_tanh)).min(0).values.mean()
+        value = self.critic(batch.obs, torch.tanh(pre_tanh)).amin(-2).mean(-1)
         self.critic.requires_grad_(True)
         self.actor_optimizer.zero_grad(set_to_none=True)
-        (self.config.pre_tanh_penalty * pre_tanh.square().mean() - value).backward()
+        (self.config.pre_tanh_penalty * pre_tanh.square().mean((-2, -1)) - value).sum().backward()
         self.actor_optimizer.step()
         polyak_update(self.critic_target, self.critic, self.config.polyak)
-        return {"critic_loss": critic_loss.item(), "value": value.item(), "reward": reward.mean().item()}
+        return {"critic_loss": critic_loss.detach(), "value": value.detach(), "reward": reward.mean((-2, -1))}

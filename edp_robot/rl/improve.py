@@ -2,9 +2,10 @@
 
 `GuidedImprovement` is the paper's: contrastive guidance (Eq. 9), distilled into one network (Eq. 10).
 `ResampledImprovement` needs no guidance network: among K proposals a state it draws one with probability softmax(Q /
-beta), a self-normalised sample of pi_n, and fits the noise model to those samples. Its proposals come half from the
-reference policy and half from the policy so far, so that Eq. 7's reference is the mixture of both: what was learned in
-one round need not be found again in the next, and what pre-training explored is never lost. docs/log.md has the single
+beta), a self-normalised sample of pi_n, and fits the noise model to those samples. Its proposals come in equal parts
+from the reference policy and the policy so far, and some are uniform, so that Eq. 7's reference is the mixture of
+these: what was learned in one round need not be found again in the next, what pre-training explored is never lost, and
+what it never did stays possible. docs/log.md has the single
 runs that chose it.
 """
 
@@ -29,6 +30,7 @@ class ImproveConfig:
 
     n_states: int = 1024  # states with K proposals each, drawn anew every round
     n_proposals: int = 32  # K of method Eq. 9
+    n_uniform: int = 0  # of these, drawn uniformly: what pi_d has never done stays possible
     proposal_denoise_steps: int = 15
     inverse_temp: float = 3.0  # 1 / beta
     relative_temp: bool = False  # beta in units of Q's mean spread within a state, so that every round moves as far
@@ -37,6 +39,13 @@ class ImproveConfig:
     polyak: float = 0.01  # of psi's running average
     grad_steps_per_update: float = 1.0  # grad_steps of the policy for each of the critic's
     guidance: GuidanceConfig = field(default_factory=GuidanceConfig)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.n_uniform <= self.n_proposals - 2:
+            raise ValueError(
+                f"n_uniform={self.n_uniform}: give 0 to n_proposals - 2 = {self.n_proposals - 2}; "
+                "reference and policy propose the others"
+            )
 
 
 @dataclass(frozen=True)
@@ -72,19 +81,24 @@ class PolicyModels:
 
 
 @torch.no_grad()
-def propose(models: list[NoiseModel], obs: Tensor, critic: IQL, act_dim: int, config: ImproveConfig) -> Proposals:
-    """Returns K actions a state, as many from each of `models`, at normalised obs (m, obs_dim)."""
-    k = config.n_proposals // len(models)
+def propose(
+    models: list[NoiseModel], obs: Tensor, critic: IQL, act_dim: int, config: ImproveConfig, n_uniform: int = 0
+) -> Proposals:
+    """Returns K actions a state at normalised obs (m, obs_dim): uniform ones, and as many from each of `models`."""
+    k = (config.n_proposals - n_uniform) // len(models)
     wide, parts = obs.repeat_interleave(k, 0), []
     for model in models:
         model.eval()
         noise = torch.randn(len(wide), act_dim, device=obs.device)
         # bind the model: the lambda runs inside this iteration only
         parts.append(dpm_solver_pp(lambda x, t, m=model: m(x, t, wide), noise, config.proposal_denoise_steps))
-    q = torch.cat([critic.q(wide, a).reshape(len(obs), k) for a in parts], 1)
+    uniform = 2 * torch.rand(len(obs), n_uniform, act_dim, device=obs.device) - 1
+    actions = torch.cat([*(a.reshape(len(obs), k, act_dim) for a in parts), uniform], 1)
+    n = actions.shape[1]
+    q = critic.q(obs.repeat_interleave(n, 0), actions.flatten(0, 1)).reshape(len(obs), n)
     if config.relative_temp:
         q = q / q.std(1).mean().clamp(min=1e-6)
-    return Proposals(obs, torch.cat([a.reshape(len(obs), k, act_dim) for a in parts], 1), q)
+    return Proposals(obs, actions, q)
 
 
 class ResampledImprovement(nn.Module):
@@ -96,7 +110,8 @@ class ResampledImprovement(nn.Module):
 
     def update(self, models: PolicyModels, critic: IQL, obs: Tensor, n: int) -> dict[str, float]:
         """`n` grad_steps of psi at normalised states (m, obs_dim); returns metrics."""
-        proposals = propose([models.reference, models.average], obs, critic, self.act_dim, self.config)
+        sources = [models.reference, models.average]
+        proposals = propose(sources, obs, critic, self.act_dim, self.config, self.config.n_uniform)
         models.psi.train()
         loss = 0.0
         for _ in range(n):

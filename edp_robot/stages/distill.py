@@ -21,18 +21,21 @@ from ..config import DistillConfig, NoiseModelConfig
 from ..policies import DiffusionPolicy, StudentPolicy
 from ..runs import Run, load_tree, read_config, save_tree
 from .evaluate import torch_actor
-from .pretrain import noise_model, normaliser
+from .models import noise_model, normaliser
+from .pretrained import load_pretrained, part
+
+POLICY = {"PretrainConfig": "action_model", "FinetuneConfig": "psi_average"}
 
 
 @dataclass(frozen=True)
 class Source:
-    """A run that holds a diffusion policy: its teacher, task, held steps and config."""
+    """A run that holds a diffusion policy: its teacher, task, held steps, config, and replay's obs (n, obs_dim)."""
 
     teacher: DiffusionPolicy
     spec: TaskSpec
     n_action_steps: int
     config: dict[str, Any]
-    saved: dict[str, Any]
+    replay_obs: Tensor
 
 
 def load_source(run: str | Path, n_denoise_steps: int = 15) -> Source:
@@ -48,18 +51,26 @@ def load_source(run: str | Path, n_denoise_steps: int = 15) -> Source:
             f"{run} is a {kind} of method {config.get('method')!r} and holds no diffusion policy; "
             "give a run of `edp pretrain` or `edp finetune` with --method edp"
         )
-    saved = load_tree(Path(run) / "checkpoint.safetensors")
+    weights, replay = policy_weights(run, kind)
     env = make_vec(config["task"], 1, 0)
     spec = env.task_spec  # type: ignore[attr-defined]
     env.close()
     model = noise_model(spec.act_dim, spec.obs_dim, NoiseModelConfig(**config["action_model"]))
-    prefix = "action_model." if kind == "PretrainConfig" else "psi_average."
-    weights = saved["learner"]["model"]
-    model.load_state_dict({k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)})
+    model.load_state_dict(part(weights, POLICY[kind]))
     norm = normaliser(spec)
-    norm.load_state_dict({k.removeprefix("normaliser."): weights[k] for k in ("normaliser.centre", "normaliser.scale")})
+    norm.load_state_dict(part(weights, "normaliser"))
     teacher = DiffusionPolicy(norm, model, spec.act_dim, n_denoise_steps).requires_grad_(False).eval()
-    return Source(teacher, spec, config["loop"]["n_action_steps"], config, saved)
+    visited = replay["arrays"]["obs"].reshape(-1, spec.obs_dim)
+    return Source(teacher, spec, config["loop"]["n_action_steps"], config, visited)
+
+
+def policy_weights(run: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Returns weights by name and replay of a run; of a pre-training of several seeds, those of the first."""
+    if kind == "PretrainConfig":
+        first = load_pretrained(run)
+        return first.weights, first.replay
+    saved = load_tree(Path(run) / "checkpoint.safetensors")
+    return saved["learner"]["model"], saved["replay"]
 
 
 def visited_states(source: Source, n_envs: int, n_episodes: int, seed: int) -> Tensor:
@@ -71,8 +82,7 @@ def visited_states(source: Source, n_envs: int, n_episodes: int, seed: int) -> T
         rows.append(obs)
         obs, *_ = env.step(act(obs))
     env.close()
-    replay = source.saved["replay"]["arrays"]["obs"].numpy().reshape(-1, source.spec.obs_dim)
-    return torch.from_numpy(np.concatenate([np.concatenate(rows), replay[-20_000:]]))
+    return torch.cat([torch.from_numpy(np.concatenate(rows)), source.replay_obs[-20_000:]])
 
 
 class PairedRegression:

@@ -26,8 +26,9 @@ from ..rl.replay_mix import MixedReplay, relabelled, sampler_state, set_sampler_
 from ..runs import Run, from_dict, load_tree, read_config
 from .evaluate import Evaluation, evaluate, torch_actor
 from .loop import Loop, Progress
+from .models import noise_model, normaliser
 from .observer import make_observer
-from .pretrain import noise_model, normaliser
+from .pretrained import load_pretrained
 
 
 def normalised(batch: Batch, norm: Normaliser) -> Batch:
@@ -116,11 +117,12 @@ class GaussianTuner(nn.Module):
 
     def update(self, replay: Replay, n_updates: int, done: float) -> dict[str, float]:
         """`n_updates` grad_steps; returns the last metrics."""
-        source, metrics = MixedReplay(self.prior, replay) if self.prior is not None else replay, {}
+        source = MixedReplay(self.prior, replay) if self.prior is not None else replay
+        metrics: dict[str, torch.Tensor] = {}
         for _ in range(n_updates):
             batch = normalised(source.sample(self.config.batch, self.config.ddpg.n_step), self.normaliser)
             metrics = self.ddpg.update(batch, batch.reward)
-        return metrics
+        return {k: v.item() for k, v in metrics.items()}
 
     def state(self) -> dict[str, Any]:
         """Returns networks and optimizers as a tree."""
@@ -141,33 +143,24 @@ class GaussianTuner(nn.Module):
         self.ddpg.critic_optimizer.load_state_dict(saved["critic"])
 
 
-def submodule(saved: dict[str, Any], prefix: str) -> dict[str, Any]:
-    """Returns the part of a state_dict under `prefix.`, without it."""
-    part = {k[len(prefix) + 1 :]: v for k, v in saved.items() if k.startswith(prefix + ".")}
-    if not part:
-        raise KeyError(f"the checkpoint has no {prefix!r}; it holds {sorted({k.split('.')[0] for k in saved})}")
-    return part
-
-
 def make_learner(spec: TaskSpec, config: FinetuneConfig) -> DiffusionTuner | GaussianTuner:
     """Returns the configured learner with the pre-training's weights (and replay) in it.
 
     Raises:
-        FileNotFoundError: `config.start` is no run folder. KeyError: it holds no such network.
+        FileNotFoundError, ValueError: `config.start` is no pre-training. KeyError: it holds no such network.
     """
-    saved = load_tree(Path(config.start) / "checkpoint.safetensors") if config.start else None
-    model = saved["learner"]["model"] if saved else {}
+    start = load_pretrained(config.start, config.start_seed) if config.start else None
     if config.method == "ddpg":
         learner: DiffusionTuner | GaussianTuner = GaussianTuner(spec, config)
-        if saved:
-            learner.ddpg.actor.load_state_dict(submodule(model, "ddpg.actor"))
+        if start:
+            learner.ddpg.actor.load_state_dict(start.part("ddpg.actor"))
     else:
         reference = noise_model(spec.act_dim, spec.obs_dim, config.action_model)
-        if saved:
-            reference.load_state_dict(submodule(model, "action_model"))
+        if start:
+            reference.load_state_dict(start.part("action_model"))
         learner = DiffusionTuner(spec, config, reference)
-    if saved and config.reuse_replay:
-        learner.prior = relabelled(saved["replay"], spec, config.seed)
+    if start and config.reuse_replay:
+        learner.prior = relabelled(start.replay, spec, config.seed)
     return learner
 
 

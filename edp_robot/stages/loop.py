@@ -21,7 +21,10 @@ from ..runs import Run, load_tree, save_tree
 
 @dataclass(frozen=True)
 class LoopConfig:
-    """How long to train, and how often to do what. One env_step is one control step of one environment."""
+    """How long to train, and how often to do what. One env_step is one control step of one environment.
+
+    Where several learners are trained at once, all numbers are those of one.
+    """
 
     env_steps: int = 100_000
     n_envs: int = 32
@@ -77,18 +80,28 @@ class Loop:
         learner: what acts and learns.
         run: the run folder.
         seed: of the replay's sampling and the random first actions; torch must be seeded by the caller.
-        observer: called with each path (n_action_steps, n, obs_dim) and success (n,), e.g. to measure coverage;
+        observer: called with each decision's observations, path and success, e.g. to measure coverage;
             returns metrics when asked (`observer.metrics()`), and has `state()` and `load()`.
         title: of the progress bar.
+        n_seeds: learners trained at once, each with config.n_envs of the environments; 0 for one without that axis.
     """
 
     def __init__(
-        self, config: LoopConfig, env: VectorEnv, learner: Learner, run: Run, seed: int, observer: Any, title: str
+        self,
+        config: LoopConfig,
+        env: VectorEnv,
+        learner: Learner,
+        run: Run,
+        seed: int,
+        observer: Any,
+        title: str,
+        n_seeds: int = 0,
     ) -> None:
         self.config, self.env, self.learner, self.run = config, env, learner, run
         self.observer, self.title = observer, title
         obs_dim, act_dim = env.single_observation_space.shape[0], env.single_action_space.shape[0]  # type: ignore[index]
-        self.replay = Replay(config.replay_capacity, config.n_envs, obs_dim, act_dim, seed)
+        capacity = config.replay_capacity * max(1, n_seeds)
+        self.replay = Replay(capacity, env.num_envs, obs_dim, act_dim, seed, n_seeds)
         self.rng = np.random.default_rng(seed)
         self.progress = Progress()
         self.obs, _ = env.reset(seed=seed)
@@ -190,7 +203,7 @@ class Loop:
             action = self.learner.act(self.obs)
         obs, reward, terminated, truncated, infos = self.env.step(action)
         self.replay.add(self.obs, action, reward, infos["final_obs"], terminated, truncated)
-        self.observer.observe(infos["path"], infos["success"], terminated | truncated)
+        self.observer.observe(self.obs, infos["path"], infos["success"], terminated | truncated)
         self.obs = obs
 
 

@@ -14,7 +14,7 @@ import torch
 from edp_robot.cli.serving import run_server
 from edp_robot.policies import StudentPolicy
 from edp_robot.stages.export import as_field, golden, to_onnx
-from edp_robot.stages.pretrain import normaliser
+from edp_robot.stages.models import normaliser
 from policy_server.bundle import save
 from policy_server.client import PolicyClient
 from policy_server.local import LocalPolicy

@@ -4,7 +4,16 @@ import pytest
 import torch
 from torch import nn
 
-from edp_robot.diffusion.networks import BatchedLinear, FourierTime, NoiseModel, Normaliser, TwinCritic, mlp
+from edp_robot.diffusion.networks import (
+    FourierTime,
+    LayerNorm,
+    Linear,
+    NoiseModel,
+    Normaliser,
+    TwinCritic,
+    mlp,
+    unstacked,
+)
 
 
 def tiny_model(**changes) -> NoiseModel:
@@ -69,10 +78,65 @@ def test_mlp_layers():
     assert mlp([2, 4, 3])(torch.zeros(7, 2)).shape == (7, 3)
 
 
-def test_batched_linear_is_n_linear_layers():
-    layer, x = BatchedLinear(3, 4, 2), torch.randn(3, 5, 4)
-    expected = torch.stack([x[i] @ layer.weight[i] + layer.bias[i] for i in range(3)])
-    torch.testing.assert_close(layer(x), expected)
+@pytest.mark.parametrize("shape", [(5,), (5, 3)])
+def test_linear_by_hand(shape):
+    layer, x = Linear(4, 2), torch.randn(*shape, 4)
+    torch.testing.assert_close(layer(x), x @ layer.weight + layer.bias)
+
+
+def members(make, n):
+    """Returns a stack of n networks, and the same networks one by one."""
+    stack = make(stack=(n,))
+    for p in stack.parameters():
+        nn.init.normal_(p, std=0.3)
+    single = [make(stack=()) for _ in range(n)]
+    for i, network in enumerate(single):
+        network.load_state_dict(unstacked(stack.state_dict(), i))
+    return stack.eval(), [network.eval() for network in single]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda stack: Linear(4, 2, stack),
+        lambda stack: LayerNorm(4, stack),
+        lambda stack: mlp([4, 8, 2], True, stack),
+        lambda stack: mlp([4, 8, 2], False, stack),
+    ],
+)
+@pytest.mark.parametrize("shape", [(5,), (5, 6)])
+def test_a_stack_computes_what_its_members_do(make, shape):
+    stack, single = members(make, 3)
+    x = torch.randn(3, *shape, 4)
+    torch.testing.assert_close(stack(x), torch.stack([network(row) for network, row in zip(single, x, strict=True)]))
+
+
+@pytest.mark.parametrize("layer_norm", [True, False])
+def test_a_stack_of_twin_critics(layer_norm):
+    stack, single = members(lambda stack: TwinCritic(3, 2, 8, layer_norm=layer_norm, stack=stack), 4)
+    obs, action = torch.randn(4, 5, 3), torch.randn(4, 5, 2)
+    expected = torch.stack([network(o, a) for network, o, a in zip(single, obs, action, strict=True)])
+    assert expected.shape == (4, 2, 5)
+    torch.testing.assert_close(stack(obs, action), expected)
+
+
+def test_a_stack_of_noise_models():
+    stack, single = members(lambda stack: NoiseModel(2, 3, 8, 16, 2, 0.0, "silu", stack), 3)
+    x, t, condition = torch.randn(3, 5, 2), torch.rand(3, 5), torch.randn(3, 5, 3)
+    expected = [network(*row) for network, *row in zip(single, x, t, condition, strict=True)]
+    torch.testing.assert_close(stack(x, t, condition), torch.stack(expected))
+
+
+def test_one_set_of_times_serves_a_whole_stack():
+    """As many times as networks, and as rows: the axes must not be confused."""
+    stack, single = members(lambda stack: NoiseModel(2, 0, 8, 16, 1, 0.0, "silu", stack), 3)
+    x, t = torch.randn(3, 3, 3, 2), torch.rand(3)
+    torch.testing.assert_close(stack(x, t), torch.stack([m(row, t) for m, row in zip(single, x, strict=True)]))
+
+
+def test_a_member_that_a_stack_does_not_have():
+    with pytest.raises(IndexError, match="no network 3 in a stack of 3"):
+        unstacked(Linear(4, 2, (3,)).state_dict(), 3)
 
 
 @pytest.mark.parametrize("layer_norm", [True, False])
@@ -80,10 +144,9 @@ def test_twin_critic_is_two_critics(layer_norm):
     critic = TwinCritic(3, 2, width=8, layer_norm=layer_norm)
     obs, action = torch.randn(5, 3), torch.randn(5, 2)
     for i in (0, 1):
-        x = torch.cat([obs, action], -1)
-        for layer in critic.layers:
-            x = x @ layer.weight[i] + layer.bias[i] if isinstance(layer, BatchedLinear) else layer(x)
-        torch.testing.assert_close(critic(obs, action)[i], x.squeeze(-1))
+        single = mlp([5, 8, 8, 1], layer_norm)
+        single.load_state_dict(unstacked(critic.layers.state_dict(), i))
+        torch.testing.assert_close(critic(obs, action)[i], single(torch.cat([obs, action], -1)).squeeze(-1))
     assert (critic(obs, action)[0] - critic(obs, action)[1]).abs().min() > 0
 
 

@@ -15,6 +15,8 @@ from edp_robot.runs import flatten, load_tree, read_metrics
 from edp_robot.stages.finetune import finetune, make_learner
 from edp_robot.stages.loop import Loop
 from edp_robot.stages.pretrain import pretrain
+from edp_robot.stages.pretrained import load_pretrained
+from sim.mazes import Maze
 from sim.registry import task_spec
 
 
@@ -107,9 +109,9 @@ def test_killed_training_resumes(tmp_path):
 
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(tmp_path, monkeypatch):
-    from edp_robot.stages.pretrain import Pretrainer
+    from edp_robot.stages.pretrainer import Pretrainer
 
-    monkeypatch.setattr(Pretrainer, "update_once", lambda self, batch: {"state_loss": float("nan")})
+    monkeypatch.setattr(Pretrainer, "update_once", lambda self, batch: {"state_loss": torch.tensor(float("nan"))})
     with pytest.raises(FloatingPointError, match="state_loss not finite after"):
         pretrain(tiny_pretrain(), str(tmp_path / "run"))
     assert not (tmp_path / "run" / "checkpoint.safetensors").exists()
@@ -120,7 +122,7 @@ def test_finetuning_starts_as_the_pretrained_policy_with_relabelled_replay(pretr
     learner = make_learner(task_spec("arm-press"), tiny_finetune(pretrained))
     for model in (learner.reference, learner.psi, learner.psi_average):
         for key, value in model.state_dict().items():
-            assert torch.equal(value, saved["learner"]["model"][f"action_model.{key}"])
+            assert torch.equal(value, saved["learner"]["model"][f"action_model.{key}"][0])
     obs = saved["replay"]["arrays"]["next_obs"].numpy()
     assert np.array_equal(learner.prior.reward, (obs[..., 21] > 0.005).astype(np.float32))
 
@@ -130,7 +132,7 @@ def test_without_relabelling_there_is_no_prior(pretrained):
 
 
 def test_a_start_that_is_no_run_is_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no checkpoint at"):
+    with pytest.raises(FileNotFoundError, match="is no run folder"):
         finetune(tiny_finetune(tmp_path / "nothing"), str(tmp_path / "out"))
 
 
@@ -148,3 +150,47 @@ def test_paper_preset_is_the_papers():
     assert tune.method == "edp-guidance" and not tune.reuse_replay
     assert (tune.improve.n_proposals, tune.improve.inverse_temp, tune.iql.expectile) == (32, 3.0, 0.7)
     assert tune.loop.updates_per_round == tune.loop.decisions_per_update == 10_000
+
+
+@pytest.mark.parametrize("method", ["edp", "rnd", "particle", "random"])
+def test_seeds_at_once_resume_and_come_apart(tmp_path, monkeypatch, method):
+    """Three learners in one run: the same again, the same when cut, and each can be fine-tuned from."""
+    config = tiny_pretrain(method=method, n_seeds=3)
+    config = replace(config, loop=replace(config.loop, env_steps=2_400, n_envs=4))
+    for name in ("whole", "again"):
+        pretrain(config, str(tmp_path / name))
+    assert same(tensors(tmp_path / "whole"), tensors(tmp_path / "again")) == []
+    stop_after(monkeypatch, 40)
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(config, str(tmp_path / "cut"))
+    monkeypatch.undo()
+    pretrain(config, str(tmp_path / "cut"), resume=True)
+    assert same(tensors(tmp_path / "whole"), tensors(tmp_path / "cut")) == []
+    each = [read_metrics(tmp_path / "whole", f"coverage/{i}")[1] for i in range(3)]
+    np.testing.assert_allclose(read_metrics(tmp_path / "whole", "coverage")[1], np.mean(each, 0), rtol=1e-12)
+    assert len({float(c[-1]) for c in each}) == 3
+
+
+def test_one_of_several_seeds_is_cut_out(tmp_path):
+    config = tiny_pretrain(n_seeds=2)
+    pretrain(replace(config, loop=replace(config.loop, env_steps=1_600, n_envs=4)), str(tmp_path / "run"))
+    saved = load_tree(tmp_path / "run" / "checkpoint.safetensors")
+    second = load_pretrained(tmp_path / "run", 1)
+    obs = torch.randn(5, 22)
+    for name, own in second.part("ddpg.actor").items():
+        assert torch.equal(own, saved["learner"]["model"][f"ddpg.actor.{name}"][1])
+    assert torch.equal(second.replay["arrays"]["obs"], saved["replay"]["arrays"]["obs"][:, 4:])
+    learner = make_learner(task_spec("arm-press"), tiny_finetune(tmp_path / "run", start_seed=1))
+    assert learner.prior.n_envs == 4 and torch.isfinite(learner.policy(obs, torch.randn(5, 6))).all()
+    with pytest.raises(ValueError, match="has 2 seeds, 0 to 1; there is no seed 2"):
+        load_pretrained(tmp_path / "run", 2)
+
+
+def test_maze_coverage_is_that_of_everything_seen(tmp_path):
+    config = presets.pretrain("smoke", "maze-square-a", method="random", n_seeds=2, env_steps=1_000)
+    pretrain(replace(config, loop=replace(config.loop, n_envs=4)), str(tmp_path / "run"))
+    maze, arrays = Maze.load("square_a"), load_tree(tmp_path / "run" / "checkpoint.safetensors")["replay"]["arrays"]
+    for i in range(2):
+        mine = [arrays[k][:, 4 * i : 4 * i + 4].reshape(-1, 2).numpy() for k in ("obs", "next_obs")]
+        coverage = read_metrics(tmp_path / "run", f"coverage/{i}")[1][-1]
+        assert coverage == pytest.approx(maze.coverage(np.concatenate(mine)), abs=2e-3)  # float32 at a bin's edge

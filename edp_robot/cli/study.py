@@ -1,0 +1,52 @@
+"""`edp study exploration`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def exploration(
+    mazes: tuple[str, ...] = ("a", "b", "c", "d", "tree", "bottleneck", "large"),
+    methods: tuple[str, ...] = ("edp", "rnd", "particle", "random"),
+    n_seeds: int = 3,
+    env_steps: int = 100_000,
+    seed: int = 0,
+    runs: Path = Path("runs/exploration"),
+    out: Path = Path("results/exploration"),
+    processes: int = 1,
+    arm: bool = False,
+    arm_env_steps: int = 64_000,
+) -> int:
+    """Make the table of exploration results: each method in each maze, several seeds, with curves and maps of visits.
+
+    Ctrl-C stops it; the same command goes on, and runs nothing twice. Tables and figures are rewritten after every run.
+
+    Example: edp study exploration --mazes a tree --methods edp random --n-seeds 3
+
+    Args:
+        mazes: Of a, b, c, d, tree, bottleneck, large; none at all, with --arm, for the arm alone.
+        methods: Of edp, rnd, particle, random.
+        n_seeds: Learners of each run, trained at once in one process.
+        env_steps: Control steps of a run, as in `edp pretrain`.
+        seed: Of everything.
+        runs: Folder for runs, results and logs.
+        out: Folder for runs.csv, curves.csv, table.md, coverage.png, visits.png.
+        processes: Runs beside each other; each gets its share of the cores.
+        arm: The desk arm too, in a table of its own.
+        arm_env_steps: Control steps of a run of the arm.
+    """
+    from policy_server.bench import host
+
+    from ..studies.exploration import Options, Study
+
+    options = Options(mazes, methods, n_seeds, env_steps, seed, runs, out, processes, arm, arm_env_steps)
+    here = host()
+    machine = f"{here['cpu']}, {here['n_cores']} cores, {here['kernel']}, Python {here['python']}"
+    study = Study(options, machine)
+    if study():
+        print(out / "table.md")
+        return 0
+    print(f"{len(study.failed)} of {len(study.jobs)} runs failed:")
+    for job, problem in study.failed.items():
+        print(f"  {job.task}, {job.method}: {problem}; log: {job.log_path}")
+    return 1

@@ -1,0 +1,1 @@
+"""Studies: many runs, one table. Each can be interrupted, and goes on where it stood."""
