@@ -94,6 +94,7 @@ class FinetuneConfig:
     start: str = ""  # run folder of the pre-training; empty: from scratch
     start_seed: int = 0  # which of its seeds
     reuse_replay: bool = True  # relabel the pre-training's replay where the task's reward allows it
+    offline_rounds: int = 0  # rounds of learning from the relabelled replay, before the first env_step
     loop: LoopConfig = field(default_factory=LoopConfig)
     ddpg: DDPGConfig = field(default_factory=DDPGConfig)
     action_model: NoiseModelConfig = field(default_factory=NoiseModelConfig)

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from .leash import leashed
 from .train import Preset
 
 STAGES = ("pretrain", "random", "finetuned", "scratch", "student", "bundle")
@@ -119,8 +120,9 @@ class Road:
             options += ["--json", str(self.out / "scratch.json"), *(["--resume"] if self.resume else [])]
             command = [*EDP, "finetune", "--task", TASK, "--out", str(self.out / "scratch"), *options]
             with (self.out / "scratch.log").open("w") as log:
+                one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}
                 beside = subprocess.Popen(
-                    command, stdout=log, stderr=log, env={**os.environ, "OMP_NUM_THREADS": "1"}, start_new_session=True
+                    leashed(command), stdout=log, stderr=log, env=one_thread, start_new_session=True
                 )
                 try:
                     train.finetune(

@@ -9,19 +9,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from .leash import leashed
+
 READY = " on "  # the server's one line: "serving NAME (hash) on ENDPOINT, provider cpu"
 
 
 @contextmanager
 def run_server(bundle: Path, log: Path, timeout_s: float = 60.0) -> Iterator[str]:
-    """Yields the endpoint of `edp serve` on a free loopback port; ends the server afterwards.
+    """Yields the endpoint of `edp serve` on a free loopback port; ends the server afterwards, and if we are killed.
 
     Raises:
         RuntimeError: it did not get ready; the message has the end of its log.
     """
     command = [sys.executable, "-m", "edp_robot.cli", "serve", str(bundle), "--bind", "tcp://127.0.0.1:*"]
     with log.open("w") as file:
-        server = subprocess.Popen([*command, "--provider", "cpu"], stdout=file, stderr=subprocess.STDOUT)
+        server = subprocess.Popen(leashed([*command, "--provider", "cpu"]), stdout=file, stderr=subprocess.STDOUT)
         try:
             yield _endpoint(server, log, time.monotonic() + timeout_s)
         finally:

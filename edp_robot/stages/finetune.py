@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from tqdm import trange
 
 from sim.hold import Hold
 from sim.registry import make_vec, task_spec
@@ -184,6 +185,8 @@ def finetune(config: FinetuneConfig, out: str, resume: bool = False, eval_every:
     loop = Loop(config.loop, env, learner, run, config.seed, make_observer(config.task), title)
     if resume:
         loop.resume()
+    if not loop.progress.decision:
+        learn_offline(learner, loop.replay, config)
 
     def measure() -> dict[str, float]:
         acting = torch_actor(learner.policy, 1)
@@ -194,6 +197,13 @@ def finetune(config: FinetuneConfig, out: str, resume: bool = False, eval_every:
     finally:
         run.close()
         env.close()
+
+
+def learn_offline(learner: DiffusionTuner | GaussianTuner, replay: Replay, config: FinetuneConfig) -> None:
+    """Rounds of learning from the relabelled replay of the pre-training, where there is one; takes no env_step."""
+    rounds = config.offline_rounds if learner.prior is not None else 0
+    for _ in trange(rounds, desc="learning offline", unit="round", disable=None if rounds else True):
+        learner.update(replay, config.loop.updates_per_round, 0.0)
 
 
 def final_policy(run: str | Path, n_episodes: int, seed: int = 1_000) -> Evaluation:

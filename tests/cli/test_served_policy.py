@@ -2,6 +2,7 @@
 
 import json
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -112,3 +113,27 @@ def test_demo_robot_survives_ctrl_c(bundle):
     run.send_signal(signal.SIGINT)
     run.communicate(timeout=60)
     assert run.returncode not in (0, None)
+
+
+def test_a_server_ends_with_a_demo_that_is_killed(bundle, tmp_path):
+    """kill -9 runs no clean-up; the server must go all the same, and free its endpoint."""
+    code = (
+        "import sys; from pathlib import Path; from edp_robot.cli.serving import run_server\n"
+        "with run_server(Path(sys.argv[1]), Path(sys.argv[2])) as endpoint:\n"
+        "    print(endpoint, flush=True); sys.stdin.read()\n"
+    )
+    words = [sys.executable, "-c", code, str(bundle), str(tmp_path / "log")]
+    demo = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    endpoint = demo.stdout.readline().strip()
+    with PolicyClient(endpoint) as client:
+        assert client.act(np.zeros(22, np.float32)).shape == (10, 6)
+    demo.kill()
+    demo.wait()
+    until = time.monotonic() + 20
+    while time.monotonic() < until:
+        try:
+            with socket.create_server(("127.0.0.1", int(endpoint.rpartition(":")[2]))):
+                return
+        except OSError:
+            time.sleep(0.05)
+    pytest.fail(f"the server still holds {endpoint}")

@@ -11,8 +11,9 @@ import torch
 from tiny import tiny_finetune, tiny_pretrain
 
 from edp_robot import presets
+from edp_robot.rl.replay import Replay
 from edp_robot.runs import flatten, load_tree, read_metrics
-from edp_robot.stages.finetune import finetune, make_learner
+from edp_robot.stages.finetune import finetune, learn_offline, make_learner
 from edp_robot.stages.loop import Loop
 from edp_robot.stages.pretrain import pretrain
 from edp_robot.stages.pretrained import load_pretrained
@@ -129,6 +130,22 @@ def test_finetuning_starts_as_the_pretrained_policy_with_relabelled_replay(pretr
 
 def test_without_relabelling_there_is_no_prior(pretrained):
     assert make_learner(task_spec("arm-press"), tiny_finetune(pretrained, reuse_replay=False)).prior is None
+
+
+def test_learning_offline_takes_no_env_step(pretrained, tmp_path):
+    config = tiny_finetune(pretrained, offline_rounds=2)
+    learner = make_learner(task_spec("arm-press"), config)
+    online = Replay(100, 4, 22, 6, 0)
+    learn_offline(learner, online, config)
+    moved = [
+        not torch.equal(a, b) for a, b in zip(learner.psi.parameters(), learner.reference.parameters(), strict=True)
+    ]
+    assert all(moved) and len(online) == 0
+    assert learner.iql.optimizer.state_dict()["state"][0]["step"] == 2 * config.loop.updates_per_round
+    scratch = make_learner(task_spec("arm-press"), replace(config, start=""))
+    before = [p.clone() for p in scratch.psi.parameters()]
+    learn_offline(scratch, online, config)
+    assert all(torch.equal(a, b) for a, b in zip(before, scratch.psi.parameters(), strict=True))
 
 
 def test_a_start_that_is_no_run_is_refused(tmp_path):
