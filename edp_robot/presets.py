@@ -87,7 +87,7 @@ def finetune(preset: str, task: str, **changes: Any) -> FinetuneConfig:
     small = FinetuneConfig(
         task=task,
         loop=LoopConfig(
-            env_steps=20_000 if preset == "demo" else 4_000,
+            env_steps=24_000 if preset == "demo" else 4_000,
             n_envs=20,
             n_action_steps=hold(task),
             random_env_steps=0,
@@ -107,7 +107,7 @@ def finetune(preset: str, task: str, **changes: Any) -> FinetuneConfig:
             guidance=GuidanceConfig(width=128, n_layers=3, learning_rate=1e-3),
         ),
         acting_denoise_steps=8,
-        offline_rounds=10 if preset == "demo" else 1,
+        offline_rounds=3 if preset == "demo" else 1,
     )
     paper = FinetuneConfig(
         task=task,

@@ -5,7 +5,7 @@ import pytest
 from sim import arm
 from sim.hold import Hold
 
-ABOVE = np.array([1.107, 0.54, -0.77, 1.59, 0.0, 0.1])  # hand over the button, fingers down
+ABOVE = np.array([-0.524, -1.2, -1.55, 0.8, 0.0, 0.1])  # leaning back, forearm over the button
 FULL = mujoco.mjtState.mjSTATE_FULLPHYSICS
 
 
@@ -92,15 +92,15 @@ def test_pressing_and_releasing_the_button_is_rewarded_while_it_is_down():
     env = arm.make_vec("arm-press", 1, 0)
     env.reset()
     place(env, ABOVE)
-    lift = np.array([[0.0, 1.0, 0, 0, 0, 0]])
+    lower = np.array([[0.0, -1.0, 0, 0, 0, 0]])
     travel, rewards, successes = [], [], []
-    for action in [*[lift] * 20, *[0 * lift] * 10, *[-lift] * 25]:
+    for action in [*[lower] * 20, *[0 * lower] * 20, *[-lower] * 25]:
         obs, reward, _, _, infos = env.step(action)
         travel.append(obs[0, arm.BUTTON])
         rewards.append(reward[0])
         successes.append(infos["success"][0])
     down = np.array(travel) > 0.005
-    assert not down[0] and down[15:30].all() and not down[-1]
+    assert not down[0] and down[25:40].all() and not down[-1]
     np.testing.assert_array_equal(rewards, down.astype(float))
     np.testing.assert_array_equal(successes, down)
 
@@ -202,9 +202,9 @@ def test_workspace_coverage_counts_reachable_voxels_once():
 
 
 def test_random_starts_are_a_real_reach_from_the_button():
-    """The button's top stands at (0.10, 0.20, 0.066); its body's origin 8 mm below."""
+    """The button's top stands at (-0.173, 0.100, 0.066); its body's origin 8 mm below."""
     hand = arm.poses("random")[1][:, 12:15]
-    assert np.linalg.norm(hand - [0.10, 0.20, 0.058], axis=1).min() >= arm.FAR_M == 0.25
+    assert np.linalg.norm(hand - [-0.173, 0.100, 0.058], axis=1).min() >= arm.FAR_M == 0.25
 
 
 def test_start_poses_lie_in_reachable_voxels():

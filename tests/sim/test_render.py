@@ -6,7 +6,7 @@ from PIL import Image
 
 from sim import arm, render
 
-ABOVE = [1.107, 0.54, -0.77, 1.59, 0.0, 0.1, 0.0]
+ABOVE = [-0.524, -1.2, -1.55, 0.8, 0.0, 0.1, 0.0]
 POSES = np.array([[*arm.REST_POSE, 0.0], ABOVE, [-1.0, 0.5, -0.5, 0.5, 1.0, 1.0, 0.0]])
 needs_opengl = pytest.mark.skipif(render.available() is not None, reason=str(render.available()))
 

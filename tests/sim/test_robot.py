@@ -13,8 +13,8 @@ from sim import arm
 from sim.robot import SimRobot, SimRobotError, make
 from sim.robot_process import PERIOD_NS, ArmCore
 
-ABOVE = np.array([1.107, 0.54, -0.77, 1.59, 0.0, 0.1])  # hand over the button, fingers down
-DOWN = ABOVE + np.array([0, 0.6, 0, 0, 0, 0])
+ABOVE = np.array([-0.524, -1.2, -1.55, 0.8, 0.0, 0.1])  # leaning back, forearm over the button
+DOWN = ABOVE - np.array([0, 0.55, 0, 0, 0, 0])
 
 
 @pytest.fixture

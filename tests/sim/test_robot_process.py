@@ -8,8 +8,8 @@ import pytest
 from sim import arm
 from sim.robot_process import MEMORY_BYTES, PERIOD_NS, REQUEST, ArmCore, Ring, handle, rings
 
-ABOVE = np.array([1.107, 0.54, -0.77, 1.59, 0.0, 0.1])  # hand over the button, fingers down
-DOWN = ABOVE + np.array([0, 0.6, 0, 0, 0, 0])
+ABOVE = np.array([-0.524, -1.2, -1.55, 0.8, 0.0, 0.1])  # leaning back, forearm over the button
+DOWN = ABOVE - np.array([0, 0.55, 0, 0, 0, 0])
 
 
 def settle(core, target, n_steps=1000):
