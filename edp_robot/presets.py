@@ -42,7 +42,7 @@ def _demo(task: str) -> PretrainConfig:
     """What docs/log.md found to explore best in a minute of two cores."""
     return PretrainConfig(
         task=task,
-        loop=LoopConfig(env_steps=128_000, n_envs=16, n_action_steps=hold(task), updates_per_round=16),
+        loop=LoopConfig(env_steps=192_000, n_envs=16, n_action_steps=hold(task), updates_per_round=16),
         ddpg=DDPGConfig(
             width=128,
             discount=0.9,
@@ -84,10 +84,11 @@ def _paper(task: str) -> PretrainConfig:
 def finetune(preset: str, task: str, **changes: Any) -> FinetuneConfig:
     """Returns a fine-tuning configuration; `changes` as for `pretrain`."""
     check(preset)
+    steps = 90_000 if changes.get("method") == "ddpg" else 24_000
     small = FinetuneConfig(
         task=task,
         loop=LoopConfig(
-            env_steps=24_000 if preset == "demo" else 4_000,
+            env_steps=steps if preset == "demo" else 4_000,
             n_envs=20,
             n_action_steps=hold(task),
             random_env_steps=0,
