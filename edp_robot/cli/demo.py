@@ -18,6 +18,7 @@ from .train import Preset
 
 STAGES = ("pretrain", "random", "finetuned", "scratch", "student", "bundle")
 TASK = "arm-press"
+EVAL_EVERY = 4_000  # env_steps of fine-tuning between points of the learning curve
 EDP = [sys.executable, "-m", "edp_robot.cli"]
 
 
@@ -116,7 +117,8 @@ class Road:
 
         torch.set_num_threads(1)  # one core each
         with self.stage("finetune", f"fine-tuning to {TASK}, and from scratch beside it"):
-            options = ["--preset", self.preset, "--seed", str(self.seed), "--eval-episodes", str(self.episodes)]
+            options = ["--preset", self.preset, "--seed", str(self.seed), "--eval-every", str(EVAL_EVERY)]
+            options += ["--eval-episodes", str(self.episodes)]
             options += ["--json", str(self.out / "scratch.json"), *(["--resume"] if self.resume else [])]
             command = [*EDP, "finetune", "--task", TASK, "--out", str(self.out / "scratch"), *options]
             with (self.out / "scratch.log").open("w") as log:
@@ -131,6 +133,7 @@ class Road:
                         self.out / "pretrain",
                         preset=self.preset,
                         seed=self.seed,
+                        eval_every=EVAL_EVERY,
                         eval_episodes=self.episodes,
                         resume=self.resume,
                         json=self.out / "finetuned.json",
