@@ -12,6 +12,7 @@ import tyro
 from .. import presets
 
 FROM = tyro.conf.arg(name="from")  # a keyword of Python's, so not a parameter's name
+SET = tyro.conf.arg(name="set")  # a builtin's name
 Preset = Literal["smoke", "demo", "paper"]
 
 
@@ -30,6 +31,7 @@ def pretrain(
     seed: int = 0,
     n_seeds: int = 1,
     preset: Preset = "demo",
+    settings: Annotated[tuple[str, ...], SET] = (),
     resume: bool = False,
     json: Path | None = None,
 ) -> int:
@@ -46,13 +48,16 @@ def pretrain(
         seed: Of everything.
         n_seeds: Independent learners trained at once, as stacked networks.
         preset: Sizes and rates.
+        settings: Any other field of the run's config.json, as NAME=VALUE: ddpg.discount=0.95 score_reward.n_draws=8.
         resume: Go on from the checkpoint in --out.
         json: File to write the result to.
     """
     from ..runs import read_metrics
+    from ..settings import changed
     from ..stages.pretrain import pretrain as run
 
     config = presets.pretrain(preset, task, method=method, env_steps=env_steps, seed=seed, n_seeds=n_seeds)
+    config = changed(config, settings)
     progress = run(config, str(out), resume)
     result: dict[str, Any] = {"env_steps": progress.env_step, "wall_s": progress.wall_s, "n_seeds": n_seeds}
     for name in ("coverage", "n_episodes", "n_success_episodes", "grad_steps"):
@@ -74,6 +79,7 @@ def finetune(
     seed: int = 0,
     preset: Preset = "demo",
     reuse_replay: bool | None = None,
+    settings: Annotated[tuple[str, ...], SET] = (),
     eval_every: int = 10_000,
     eval_episodes: int = 200,
     resume: bool = False,
@@ -93,16 +99,19 @@ def finetune(
         seed: Of everything.
         preset: Sizes and rates; give the one that the pre-training had.
         reuse_replay: Relabel what pre-training saw with the task's reward; the preset's choice where not given.
+        settings: Any other field of the run's config.json, as NAME=VALUE: iql.expectile=0.8 offline_rounds=10.
         eval_every: Control steps between evaluations of 100 episodes; 0 for none.
         eval_episodes: Episodes of the evaluation at the end.
         resume: Go on from the checkpoint in --out.
         json: File to write the result to.
     """
+    from ..settings import changed
     from ..stages.finetune import final_policy
     from ..stages.finetune import finetune as run
 
     changes = {"method": method, "env_steps": env_steps, "seed": seed, "reuse_replay": reuse_replay}
     config = presets.finetune(preset, task, start=str(start or ""), start_seed=from_seed, **changes)
+    config = changed(config, settings)
     progress = run(config, str(out), resume, eval_every)
     evaluation = final_policy(out, eval_episodes)
     print(f"success {evaluation.success:.3f} [{evaluation.success_low:.3f}, {evaluation.success_high:.3f}]")

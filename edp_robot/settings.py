@@ -1,0 +1,53 @@
+"""Changes to a configuration from the command line: `--set ddpg.discount=0.95 score_reward.estimator=iid`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import fields, is_dataclass, replace
+from typing import Any, TypeVar
+
+C = TypeVar("C")
+
+
+def changed(config: C, settings: Iterable[str]) -> C:
+    """Returns the (nested, frozen) dataclass with the fields `a.b=value` set; values are JSON, or bare words.
+
+    Raises:
+        ValueError: no such field (the message lists those that exist), or a value of another type.
+    """
+    for text in settings:
+        path, equals, value = text.partition("=")
+        if not equals:
+            raise ValueError(f"setting {text!r}: expected NAME=VALUE, e.g. ddpg.discount=0.95")
+        config = _put(config, path.split("."), value, path)
+    return config
+
+
+def _put(config: Any, path: list[str], value: str, name: str) -> Any:
+    """Returns `config` with the field at `path` set to what `value` says."""
+    head, *rest = path
+    known = [f.name for f in fields(config)] if is_dataclass(config) else []
+    if head not in known:
+        raise ValueError(f"no setting {name!r}: there is no {head!r}; there are: {', '.join(known) or 'none below it'}")
+    old = getattr(config, head)
+    if rest:
+        return replace(config, **{head: _put(old, rest, value, name)})
+    if is_dataclass(old):
+        raise ValueError(f"setting {name!r} is a group; name one of {', '.join(f.name for f in fields(old))} in it")
+    return replace(config, **{head: _value(old, value, name)})
+
+
+def _value(old: Any, text: str, name: str) -> Any:
+    """Returns `text` as a value of the type of `old`; whole numbers pass for floats, lists for tuples."""
+    try:
+        new = json.loads(text)
+    except json.JSONDecodeError:
+        new = text
+    if isinstance(old, float) and type(new) is int:
+        new = float(new)
+    if isinstance(old, tuple) and isinstance(new, list):
+        new = tuple(new)
+    if type(new) is not type(old):
+        raise ValueError(f"setting {name}={text}: expected {type(old).__name__}, as {json.dumps(old)}")
+    return new
