@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 
 def exploration(
@@ -35,18 +36,26 @@ def exploration(
         arm: The desk arm too, in a table of its own.
         arm_env_steps: Control steps of a run of the arm.
     """
+    from ..studies import exploration as study
+
+    options = study.Options(mazes, methods, n_seeds, env_steps, seed, runs, out, processes, arm, arm_env_steps)
+    return _run(study.study(options, _machine()), out / "table.md")
+
+
+def _machine() -> str:
+    """Returns this machine in words."""
     from policy_server.bench import host
 
-    from ..studies.exploration import Options, Study
-
-    options = Options(mazes, methods, n_seeds, env_steps, seed, runs, out, processes, arm, arm_env_steps)
     here = host()
-    machine = f"{here['cpu']}, {here['n_cores']} cores, {here['kernel']}, Python {here['python']}"
-    study = Study(options, machine)
+    return f"{here['cpu']}, {here['n_cores']} cores, {here['kernel']}, Python {here['python']}"
+
+
+def _run(study: Any, table: Path) -> int:
+    """Runs a study; returns the exit status, 1 where a run failed."""
     if study():
-        print(out / "table.md")
+        print(table)
         return 0
     print(f"{len(study.failed)} of {len(study.jobs)} runs failed:")
     for job, problem in study.failed.items():
-        print(f"  {job.task}, {job.method}: {problem}; log: {job.log_path}")
+        print(f"  {job.task}, {job.name}: {problem}; log: {job.log_path}")
     return 1

@@ -27,7 +27,10 @@ PAPER = {  # coverage of EDP in the paper: mean, std of 10 seeds (arXiv 2502.072
 
 @dataclass(frozen=True)
 class Job:
-    """One `edp pretrain` of n_seeds learners; files RUNS/<task>/<method>*."""
+    """One `edp pretrain` of n_seeds learners; files RUNS/<task>/<name>*, the name being the method's or the variant's.
+
+    `settings` are those of `edp pretrain --set`.
+    """
 
     runs: Path
     task: str
@@ -35,11 +38,18 @@ class Job:
     env_steps: int
     n_seeds: int
     seed: int
+    variant: str = ""
+    settings: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """What tells it from others of its task."""
+        return self.variant or self.method
 
     @property
     def folder(self) -> Path:
         """The run folder."""
-        return self.runs / self.task / self.method
+        return self.runs / self.task / self.name
 
     @property
     def result_path(self) -> Path:
@@ -56,13 +66,15 @@ class Job:
         """How the run was made: options, command, machine."""
         return self.folder.with_suffix(".made.json")
 
-    def options(self) -> dict[str, int]:
+    def options(self) -> dict[str, Any]:
         """Returns what must not change between an interrupted run and its going on."""
-        return {"env_steps": self.env_steps, "n_seeds": self.n_seeds, "seed": self.seed}
+        sizes = {"env_steps": self.env_steps, "n_seeds": self.n_seeds, "seed": self.seed}
+        return {**sizes, **({"set": " ".join(self.settings)} if self.settings else {})}
 
     def args(self) -> list[str]:
         """Returns the arguments of `edp`."""
-        sizes = [f"--{k.replace('_', '-')}={v}" for k, v in self.options().items()]
+        sizes = [f"--{k.replace('_', '-')}={v}" for k, v in self.options().items() if k != "set"]
+        sizes += ["--set", *self.settings] if self.settings else []
         files = ["--out", str(self.folder), "--json", str(self.result_path)]
         return ["pretrain", "--task", self.task, "--method", self.method, *sizes, *files, "--resume"]
 
@@ -153,5 +165,5 @@ def _read(path: Path) -> dict[str, Any]:
         return {}
 
 
-def _said(options: dict[str, int]) -> str:
+def _said(options: dict[str, Any]) -> str:
     return ", ".join(f"--{k.replace('_', '-')} {v}" for k, v in options.items())

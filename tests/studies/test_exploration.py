@@ -5,7 +5,8 @@ import pytest
 
 from edp_robot import cli
 from edp_robot.studies import exploration
-from edp_robot.studies.exploration import Options, Study
+from edp_robot.studies import study as study_module
+from edp_robot.studies.exploration import Options, study
 from edp_robot.studies.exploration_runs import Job, collect
 
 
@@ -83,12 +84,12 @@ def test_finished_runs_are_not_made_again(tmp_path, make_run, capsys):
         make_run(job, [(0.2, 0.6), (0.2, 0.8)], presses=(1, 2))
         return Fake(lambda: 0)
 
-    assert Study(o, "here", start)() is True
+    assert study(o, "here", start)() is True
     assert started == others
     said = capsys.readouterr().out.splitlines()
     assert said[0] == "maze-square-a, random: coverage 0.30 +- 0.14 (2), 60 s, 1/4 done"
     assert said[-1] == "arm, edp: coverage 0.70 +- 0.14 (2), presses 1.5 +- 0.7 (2), 60 s, 4/4 done"
-    assert Study(o, "here", lambda job: pytest.fail("started again"))() is True
+    assert study(o, "here", lambda job: pytest.fail("started again"))() is True
 
 
 def test_tables_are_rewritten_after_every_run(tmp_path, make_run):
@@ -100,7 +101,7 @@ def test_tables_are_rewritten_after_every_run(tmp_path, make_run):
         make_run(job, [(0.1, 0.2), (0.1, 0.4)])
         return Fake(lambda: 0)
 
-    Study(o, "here", start)()
+    study(o, "here", start)()
     assert seen == [0, 2] and len(list(csv.DictReader((o.out / "runs.csv").open()))) == 4
 
 
@@ -139,7 +140,7 @@ def test_other_options_for_the_same_runs_are_refused(tmp_path, make_run):
     with pytest.raises(
         ValueError, match="was made with --n-seeds 2, and --n-seeds 5 is asked now; choose another --runs"
     ):
-        Study(options(tmp_path, n_seeds=5), "here")
+        study(options(tmp_path, n_seeds=5), "here")
 
 
 def test_unknown_names_list_those_that_exist(tmp_path, capsys):
@@ -158,24 +159,21 @@ def test_unknown_names_list_those_that_exist(tmp_path, capsys):
 def test_the_command_in_the_table_is_read_back_as_the_same_options(tmp_path, monkeypatch):
     asked, read = options(tmp_path, mazes=("b", "large"), arm=True, seed=4), []
 
-    class Reads:
-        def __init__(self, options, machine):
-            read.append(options)
+    def reads(options, machine):
+        read.append(options)
+        return lambda: True
 
-        def __call__(self):
-            return True
-
-    monkeypatch.setattr(exploration, "Study", Reads)
+    monkeypatch.setattr(exploration, "study", reads)
     for o in (asked, options(tmp_path, mazes=(), arm=True, arm_env_steps=7)):
         assert cli.main(o.command().split()[1:]) == 0
         assert read.pop() == o
 
 
 def test_a_started_run_says_how_it_is_made(tmp_path, monkeypatch):
-    monkeypatch.setattr(exploration, "EDP", ["echo"])
+    monkeypatch.setattr(study_module, "EDP", ["echo"])
     monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(6)))
     job = Job(tmp_path, "maze-square-a", "edp", 300, 2, 1)
-    assert exploration.process(job, "a machine", 2).wait() == 0
+    assert study_module.process(job, "a machine", 2).wait() == 0
     made = json.loads(job.made_path.read_text())
     assert {k: made[k] for k in ("env_steps", "n_seeds", "seed")} == {"env_steps": 300, "n_seeds": 2, "seed": 1}
     assert made["machine"] == "a machine; 3 threads a run, --processes 2"
