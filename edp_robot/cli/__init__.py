@@ -17,6 +17,7 @@ COMMANDS = {
     "export": ("edp_robot.cli.train", "export", "a run to a policy bundle (ONNX)"),
     "evaluate": ("edp_robot.cli.evaluate", "evaluate", "success and return of a run, a bundle or a served policy"),
     "study exploration": ("edp_robot.cli.study", "exploration", "the table of exploration: mazes x methods x seeds"),
+    "study ablation": ("edp_robot.cli.study", "ablation", "what mattered in exploration: one change at a time"),
     "serve": ("policy_server.commands", "serve", "serve a bundle to robots over ZeroMQ"),
     "control": ("edp_robot.cli.control", "control", "drive a robot with a policy, in real time"),
     "bench sampler": ("edp_robot.cli.bench", "sampler", "latency of torch and ONNX samplers, side by side"),

@@ -1,4 +1,4 @@
-"""`edp study exploration`."""
+"""`edp study exploration | ablation`."""
 
 from __future__ import annotations
 
@@ -40,6 +40,39 @@ def exploration(
 
     options = study.Options(mazes, methods, n_seeds, env_steps, seed, runs, out, processes, arm, arm_env_steps)
     return _run(study.study(options, _machine()), out / "table.md")
+
+
+def ablation(
+    mazes: tuple[str, ...] = ("bottleneck", "large"),
+    variants: tuple[str, ...] = (),
+    n_seeds: int = 3,
+    env_steps: int = 100_000,
+    seed: int = 0,
+    runs: Path = Path("runs/ablation"),
+    out: Path = Path("results/exploration"),
+    processes: int = 1,
+) -> int:
+    """Make the table of what mattered in exploration: the default with one thing changed at a time.
+
+    Ctrl-C stops it; the same command goes on, and runs nothing twice.
+
+    Example: edp study ablation --mazes large --variants default iid t-whole
+
+    Args:
+        mazes: Of a, b, c, d, tree, bottleneck, large.
+        variants: Which; all where none is given.
+        n_seeds: Learners of each run, trained at once in one process.
+        env_steps: Control steps of a run, as in `edp pretrain`.
+        seed: Of everything.
+        runs: Folder for runs, results and logs.
+        out: Folder for ablation.csv and ablation.md.
+        processes: Runs beside each other; each gets its share of the cores.
+    """
+    from ..studies import ablation as study
+
+    chosen = variants or tuple(study.VARIANTS)
+    options = study.Options(mazes, chosen, n_seeds, env_steps, seed, runs, out, processes)
+    return _run(study.study(options, _machine()), out / "ablation.md")
 
 
 def _machine() -> str:

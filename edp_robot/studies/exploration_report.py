@@ -49,8 +49,8 @@ def line(result: Result) -> str:
 def write(out: Path, tasks: Sequence[str], methods: Sequence[str], results: list[Result], command: str) -> None:
     """Writes runs.csv, curves.csv, table.md, coverage.png and (of mazes) visits.png to `out`."""
     out.mkdir(parents=True, exist_ok=True)
-    write_atomic(out / "runs.csv", _csv(run_rows(results)))
-    write_atomic(out / "curves.csv", _csv(curve_rows(results)))
+    write_atomic(out / "runs.csv", as_csv(run_rows(results)))
+    write_atomic(out / "curves.csv", as_csv(curve_rows(results)))
     text = page(tasks, methods, results, command, date.today().isoformat())
     write_atomic(out / "table.md", text.encode())
     write_atomic(out / "coverage.png", plots.coverage(tasks, results))
@@ -89,10 +89,16 @@ def page(tasks: Sequence[str], methods: Sequence[str], results: list[Result], co
         parts += [maze_table(mazes, methods, results), NOTE]
     if any(r.job.task == ARM for r in results):
         parts += [arm_table(methods, [r for r in results if r.job.task == ARM]), ARM_NOTE]
-    about = {"Machine": {r.machine for r in results}, "Commit": {r.commit for r in results}}
-    about |= {"Command": {f"`{command}`"}, "Written": {day}}
-    parts.append("\n".join(f"- {k}: {'; '.join(sorted(v))}" for k, v in about.items()))
+    parts.append(about(results, command, day))
     return "\n\n".join(parts) + "\n"
+
+
+def about(results: Iterable[Result], command: str, day: str) -> str:
+    """Returns where, from what and how the results were made, as a Markdown list."""
+    made = list(results)
+    said = {"Machine": {r.machine for r in made}, "Commit": {r.commit for r in made}}
+    said |= {"Command": {f"`{command}`"}, "Written": {day}}
+    return "\n".join(f"- {k}: {'; '.join(sorted(v))}" for k, v in said.items())
 
 
 def maze_table(mazes: Sequence[str], methods: Sequence[str], results: Iterable[Result]) -> str:
@@ -105,7 +111,7 @@ def maze_table(mazes: Sequence[str], methods: Sequence[str], results: Iterable[R
     body.append(["EDP (paper)", *("{:.2f} +- {:.2f} (10)".format(*PAPER[maze]) for maze in mazes), *blank])
     caps = (Maze.load(f"{MAZE_PREFIX}{maze}").max_coverage for maze in mazes)
     body.append(["cap of the metric", *(f"{cap:.2f}" for cap in caps), *blank])
-    return _markdown(["method", *mazes, *COSTS], body)
+    return markdown(["method", *mazes, *COSTS], body)
 
 
 def arm_table(methods: Sequence[str], results: Iterable[Result]) -> str:
@@ -114,7 +120,7 @@ def arm_table(methods: Sequence[str], results: Iterable[Result]) -> str:
     rows = [[by_method.get(method)] for method in methods]
     coverage, presses = _measured(rows, lambda r: r.coverage, 2), _measured(rows, lambda r: r.presses, 1)
     body = [[METHODS[m], *c, *p, *costs(r)] for m, c, p, r in zip(methods, coverage, presses, rows, strict=True)]
-    return _markdown(["method", "coverage", "presses", *COSTS], body)
+    return markdown(["method", "coverage", "presses", *COSTS], body)
 
 
 def costs(row: Iterable[Result | None]) -> list[str]:
@@ -142,11 +148,12 @@ def _bold(text: str, yes: bool) -> str:
     return f"**{text}**" if yes else text
 
 
-def _markdown(head: list[str], body: list[list[str]]) -> str:
+def markdown(head: list[str], body: list[list[str]]) -> str:
+    """Returns a Markdown table."""
     return "\n".join(f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *body])
 
 
-def _csv(rows: list[dict[str, Any]]) -> bytes:
+def as_csv(rows: list[dict[str, Any]]) -> bytes:
     """Returns the rows as CSV with a header."""
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
