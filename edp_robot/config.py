@@ -13,7 +13,10 @@ from .stages.loop import LoopConfig
 
 @dataclass(frozen=True)
 class NoiseModelConfig:
-    """Sizes of a noise model (method section 2) and its training."""
+    """Sizes of a noise model (method section 2) and its training.
+
+    n_features: Fourier features of what is noised, feature_scale their frequencies [cycles a unit of it].
+    """
 
     width: int = 256
     inner: int = 1024
@@ -21,6 +24,9 @@ class NoiseModelConfig:
     dropout: float = 0.1
     learning_rate: float = 1e-4
     activation: Literal["mish", "silu"] = "mish"
+    n_features: int = 0
+    feature_scale: float = 1.0
+    time_dim: int = 128
 
 
 @dataclass(frozen=True)
@@ -30,6 +36,7 @@ class ScoreRewardConfig:
     n_draws: int = 4
     t_low: float = 0.05
     t_high: float = 0.6
+    spacing: Literal["time", "log_snr"] = "time"
     estimator: Literal["iid", "stratified", "antithetic", "shared"] = "shared"
     fields: tuple[str, ...] = ()  # observation fields that novelty is measured on; empty: all
 

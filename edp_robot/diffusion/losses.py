@@ -8,13 +8,13 @@ from torch import Tensor, nn
 from .schedule import add_noise, sample_t
 
 
-def denoising_loss(model: nn.Module, x0: Tensor, condition: Tensor | None = None) -> Tensor:
+def denoising_loss(model: nn.Module, x0: Tensor, condition: Tensor | None = None, t: Tensor | None = None) -> Tensor:
     """Returns the mean of ||eps_hat(x_t, t | condition) - eps||^2 / dim, one for each of a stack (method Eq. 4).
 
-    x0 (*stack, batch, dim), condition (*stack, batch, cond_dim) or None; a scalar where there is no stack. t is
-    stratified over the batch: the same expectation as iid draws, less variance.
+    x0 (*stack, batch, dim), condition (*stack, batch, cond_dim) or None; a scalar where there is no stack. t (batch,);
+    where not given it is stratified over the batch: the same expectation as iid draws, less variance.
     """
-    t = sample_t(x0.shape[-2], x0.device)
+    t = sample_t(x0.shape[-2], x0.device) if t is None else t
     eps = torch.randn_like(x0)
     return (model(add_noise(x0, eps, t), t, condition) - eps).square().mean((-2, -1))
 

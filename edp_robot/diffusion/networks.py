@@ -15,7 +15,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 ACTIVATIONS = {"mish": nn.Mish, "silu": nn.SiLU}  # on a CPU without a vectorised Mish, SiLU is nine times as fast
-TIME_DIM = 128
 Stack = tuple[int, ...]
 
 
@@ -74,7 +73,7 @@ class FourierTime(nn.Module):
     def __init__(
         self,
         n_features: int = 64,
-        out_dim: int = TIME_DIM,
+        out_dim: int = 128,
         scale: float = 30.0,
         activation: str = "mish",
         stack: Stack = (),
@@ -89,6 +88,30 @@ class FourierTime(nn.Module):
         shape = (*self.frequency.shape[:-1], *[1] * (t.dim() - self.n), -1)
         angle = 2 * math.pi * t.unsqueeze(-1) * self.frequency.view(shape)
         return self.mlp(torch.cat([angle.sin(), angle.cos()], -1))
+
+
+class Fourier(nn.Module):
+    """[x, sin W x, cos W x], (*stack, ..., n_in) to (*stack, ..., n_in + n_features), W fixed and random.
+
+    Perceptrons of a bare position are smooth; with these they can change where a wall is (Tancik et al.,
+    arXiv 2006.10739). `scale` is the standard deviation of W's entries in cycles a unit; n_features = 0 gives x itself.
+    """
+
+    frequency: Tensor
+
+    def __init__(self, n_in: int, n_features: int, scale: float = 1.0, stack: Stack = ()) -> None:
+        super().__init__()
+        if n_features < 0 or n_features % 2:
+            raise ValueError(f"n_features={n_features}: sines and cosines come in pairs; give an even number")
+        self.n, self.n_out = len(stack), n_in + n_features
+        self.register_buffer("frequency", 2 * math.pi * scale * torch.randn(*stack, n_in, n_features // 2))
+
+    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
+        if self.frequency.shape[-1] == 0:
+            return x
+        lead = x.shape[: self.n]
+        angle = (x.reshape(*lead, -1, x.shape[-1]) @ self.frequency).reshape(*x.shape[:-1], -1)
+        return torch.cat([x, angle.sin(), angle.cos()], -1)
 
 
 class ResidualBlock(nn.Module):
@@ -113,7 +136,7 @@ class NoiseModel(nn.Module):
 
     x_t (*stack, ..., dim); condition (*stack, ..., cond_dim) or None; t broadcasts to x_t without its last axis: with
     the stack's axes in front, or of one axis at most and then the same for the whole stack. The last layer starts at
-    zero, so that an untrained model predicts no noise. Sizes: method section 2.
+    zero, so that an untrained model predicts no noise. Sizes: method section 2; `n_features` Fourier features of x_t.
     """
 
     def __init__(
@@ -126,11 +149,15 @@ class NoiseModel(nn.Module):
         dropout: float = 0.1,
         activation: str = "mish",
         stack: Stack = (),
+        n_features: int = 0,
+        feature_scale: float = 1.0,
+        time_dim: int = 128,
     ) -> None:
         super().__init__()
         self.stack = stack
-        self.time = FourierTime(activation=activation, stack=stack)
-        self.stem = Linear(dim + cond_dim + TIME_DIM, width, stack)
+        self.time = FourierTime(out_dim=time_dim, activation=activation, stack=stack)
+        self.features = Fourier(dim, n_features, feature_scale, stack)
+        self.stem = Linear(self.features.n_out + cond_dim + time_dim, width, stack)
         blocks = (ResidualBlock(width, inner, dropout, activation, stack) for _ in range(n_blocks))
         self.blocks = nn.Sequential(*blocks)
         self.activation = ACTIVATIONS[activation]()
@@ -142,7 +169,8 @@ class NoiseModel(nn.Module):
         time = self.time(t.expand(*self.stack, *t.shape) if t.dim() < 2 else t)
         ones = [1] * (x_t.dim() - time.dim())
         time = time.view(*self.stack, *ones, *time.shape[len(self.stack) :]).expand(*x_t.shape[:-1], -1)
-        parts = [x_t, time] if condition is None else [x_t, condition, time]
+        x = self.features(x_t)
+        parts = [x, time] if condition is None else [x, condition, time]
         return self.head(self.activation(self.blocks(self.stem(torch.cat(parts, -1)))))
 
 
@@ -160,13 +188,21 @@ class TwinCritic(nn.Module):
     """Two Q functions at once: (*stack, 2, batch) of obs (*stack, batch, obs_dim), action (*stack, batch, act_dim)."""
 
     def __init__(
-        self, obs_dim: int, act_dim: int, width: int, n_layers: int = 2, layer_norm: bool = True, stack: Stack = ()
+        self,
+        obs_dim: int,
+        act_dim: int,
+        width: int,
+        n_layers: int = 2,
+        layer_norm: bool = True,
+        stack: Stack = (),
+        fourier: tuple[int, float] = (0, 1.0),
     ) -> None:
         super().__init__()
-        self.layers = mlp([obs_dim + act_dim, *[width] * n_layers, 1], layer_norm, (*stack, 2))
+        self.features = Fourier(obs_dim, *fourier, stack)
+        self.layers = mlp([self.features.n_out + act_dim, *[width] * n_layers, 1], layer_norm, (*stack, 2))
 
     def forward(self, obs: Tensor, action: Tensor) -> Tensor:  # noqa: D102
-        x = torch.cat([obs, action], -1).unsqueeze(-3)
+        x = torch.cat([self.features(obs), action], -1).unsqueeze(-3)
         return self.layers(x.expand(*x.shape[:-3], 2, *x.shape[-2:])).squeeze(-1)
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..diffusion.networks import Stack, TwinCritic, mlp
+from ..diffusion.networks import Fourier, Stack, TwinCritic, mlp
 from .replay import Batch
 
 
@@ -19,7 +19,8 @@ class DDPGConfig:
 
     action_noise smooths targets; explore_noise is the noise of the first and the last environment while collecting,
     log-spaced between (a spread keeps some of them trying other things), correlated from decision to decision by
-    noise_correlation; pre_tanh_penalty keeps the actor out of tanh's flat ends, where it would stay.
+    noise_correlation; n_features Fourier features of the observation, of feature_scale cycles a unit, let actor and
+    critic change sharply, as at a wall; pre_tanh_penalty keeps the actor out of tanh's flat ends, where it would stay.
     """
 
     width: int = 256
@@ -34,6 +35,8 @@ class DDPGConfig:
     noise_correlation: float = 0.0
     target_noise_clip: float = 0.3
     pre_tanh_penalty: float = 0.0
+    n_features: int = 0
+    feature_scale: float = 1.0
 
     def __post_init__(self) -> None:
         if not 0 <= self.discount < 1:
@@ -58,8 +61,10 @@ class DDPG(nn.Module):
     def __init__(self, obs_dim: int, act_dim: int, config: DDPGConfig, stack: Stack = ()) -> None:
         super().__init__()
         self.config = config
-        self.actor = mlp([obs_dim, *[config.width] * config.n_layers, act_dim], config.layer_norm, stack)
-        self.critic = TwinCritic(obs_dim, act_dim, config.width, config.n_layers, config.layer_norm, stack)
+        fourier, hidden = (config.n_features, config.feature_scale), [config.width] * config.n_layers
+        features = Fourier(obs_dim, *fourier, stack)
+        self.actor = nn.Sequential(features, *mlp([features.n_out, *hidden, act_dim], config.layer_norm, stack))
+        self.critic = TwinCritic(obs_dim, act_dim, config.width, config.n_layers, config.layer_norm, stack, fourier)
         self.critic_target = copy.deepcopy(self.critic).requires_grad_(False)
         self.register_buffer("noise", torch.zeros(0), persistent=False)
         self.actor_optimizer = torch.optim.Adam(self.actor.parameters(), lr=config.learning_rate, fused=True)

@@ -23,4 +23,5 @@ def normaliser(spec: TaskSpec) -> Normaliser:
 def noise_model(dim: int, cond_dim: int, config: NoiseModelConfig, stack: Stack = ()) -> NoiseModel:
     """Returns a noise model of the configured sizes, or a stack of them."""
     c = config
-    return NoiseModel(dim, cond_dim, c.width, c.inner, c.n_blocks, c.dropout, c.activation, stack)
+    sizes = (c.width, c.inner, c.n_blocks, c.dropout, c.activation)
+    return NoiseModel(dim, cond_dim, *sizes, stack, c.n_features, c.feature_scale, c.time_dim)

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from edp_robot.diffusion.networks import (
+    Fourier,
     FourierTime,
     LayerNorm,
     Linear,
@@ -155,3 +156,22 @@ def test_normaliser_by_hand():
     expected = torch.tensor([[1.0, 5.0], [-0.5, -2.0]])
     torch.testing.assert_close(normalise(torch.tensor([[3.0, 7.0], [0.0, -0.2]])), expected)
     assert set(normalise.state_dict()) == {"centre", "scale"}
+
+
+def test_fourier_features_of_positions_by_hand():
+    """W = 2 pi 0.25 (one frequency): x = 1 gives sin(pi / 2) = 1 and cos(pi / 2) = 0, x = 2 gives 0 and -1."""
+    features = Fourier(1, 2)
+    features.frequency.copy_(torch.tensor([[2 * math.pi * 0.25]]))
+    expected = torch.tensor([[1.0, 1.0, 0.0], [2.0, 0.0, -1.0]])
+    torch.testing.assert_close(features(torch.tensor([[1.0], [2.0]])), expected, atol=1e-6, rtol=0)
+    assert features.n_out == 3 and Fourier(4, 0)(torch.ones(2, 4)).shape == (2, 4)
+    with pytest.raises(ValueError, match="n_features=3: sines and cosines come in pairs"):
+        Fourier(1, 3)
+
+
+def test_a_stack_of_fourier_features_is_its_members():
+    torch.manual_seed(0)
+    stack, one = Fourier(3, 8, 2.0, (4,)), Fourier(3, 8)
+    x = torch.randn(4, 5, 6, 3)
+    one.load_state_dict(unstacked(stack.state_dict(), 2))
+    torch.testing.assert_close(stack(x)[2], one(x[2]))

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from edp_robot.diffusion.networks import NoiseModel
-from edp_robot.diffusion.schedule import alpha_sigma
+from edp_robot.diffusion.schedule import alpha_sigma, half_log_snr
 from edp_robot.explore.score_reward import ScoreReward
 
 
@@ -96,9 +96,62 @@ def test_draws_of_the_estimators(estimator, strata, paired):
         assert t.std().item() == pytest.approx(1 / math.sqrt(12), rel=0.05)
 
 
+def test_levels_are_even_in_log_snr():
+    intrinsic = tiny_reward(spacing="log_snr", t_low=0.01, t_high=0.5)
+    lam = half_log_snr(intrinsic.level(torch.tensor([0.0, 0.25, 0.5, 1.0])))
+    low, high = half_log_snr(torch.tensor([0.01, 0.5])).tolist()
+    torch.testing.assert_close(lam, low + (high - low) * torch.tensor([0.0, 0.25, 0.5, 1.0]), atol=1e-4, rtol=1e-4)
+
+
+class Exact(nn.Module):
+    """The best noise model of x_0 ~ N(0, s^2): E[eps | x_t] = sigma x_t / (alpha^2 s^2 + sigma^2)."""
+
+    def __init__(self, s: float) -> None:
+        super().__init__()
+        self.s, self.unused = s, nn.Parameter(torch.zeros(1))
+
+    def forward(self, x_t: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        alpha, sigma = (a.unsqueeze(-1) for a in alpha_sigma(t))
+        return sigma * x_t / (alpha**2 * self.s**2 + sigma**2)
+
+
+def test_even_in_log_snr_the_error_is_the_log_density():
+    """-log p(x) = c + 1/2 int E||eps_hat - eps||^2 d log_snr, exactly, for the best model (Kingma et al. 2021)."""
+    torch.manual_seed(0)
+    options = {"spacing": "log_snr", "t_low": 1e-5, "t_high": 1.0, "n_draws": 4000}
+    intrinsic = ScoreReward(Exact(0.5), [0], **options)
+    x = torch.tensor([0.0, 0.5, 1.0, 1.5]).reshape(1, 4, 1)
+    error = torch.stack([intrinsic.error(x)[0] for _ in range(20)]).mean(0)
+    span = 2 * (half_log_snr(torch.tensor(1e-5)) - half_log_snr(torch.tensor(1.0))).item()
+    expected = x.flatten() ** 2 / (2 * 0.5**2)  # -log p(x) + log p(0)
+    torch.testing.assert_close(0.5 * span * (error - error[0]), expected, atol=0.05, rtol=0.05)
+
+
+def test_even_in_log_snr_the_reward_knows_the_rarer_half():
+    """Nine of ten states lie in the left half of a square; both halves are full, so nothing is unseen."""
+    torch.manual_seed(0)
+
+    def visited(n: int) -> torch.Tensor:
+        states = torch.rand(1, n, 2) * 2 - 1
+        states[..., 0] = states[..., 0].abs() * torch.where(torch.rand(1, n) < 0.9, -1.0, 1.0)
+        return states
+
+    model = NoiseModel(2, 0, 32, 64, 2, 0.0, "silu", (1,), n_features=32, time_dim=32)
+    options = {"spacing": "log_snr", "t_low": 0.005, "t_high": 0.2, "n_draws": 16}
+    intrinsic = ScoreReward(model, [0, 1], learning_rate=2e-3, **options)
+    for _ in range(600):
+        intrinsic.update(visited(128))
+    grid = torch.cartesian_prod(torch.linspace(-0.9, 0.9, 10), torch.linspace(-0.9, 0.9, 10)).unsqueeze(0)
+    error = torch.stack([intrinsic.error(grid)[0] for _ in range(20)]).mean(0)
+    rare = grid[0, :, 0] > 0
+    assert (error[rare].unsqueeze(1) > error[~rare]).float().mean() > 0.8  # the area under the ROC curve
+
+
 def test_an_unknown_estimator_is_refused():
     with pytest.raises(ValueError, match="no estimator 'best'; there are: iid, stratified"):
         tiny_reward(estimator="best")
+    with pytest.raises(ValueError, match="no spacing 'even'; there are: time, log_snr"):
+        tiny_reward(spacing="even")
 
 
 def test_seeds_side_by_side_learn_their_own_states():
