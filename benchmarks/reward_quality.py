@@ -2,8 +2,8 @@
 
 A fixed set of a maze's states is learned by each reward, which then ranks the visited half-cells. The set is what
 random actions see, and a dead end: --stuck of all states lie in the half-cell that random actions reached farthest out,
-as if a policy had gone there and stayed. `one`, `mean`: Spearman's rank correlation of the reward with the rarity (minus
-the number of visits), of a single call as the learner has it, and of the mean of 64 calls; 1 is a perfect ranking.
+as if a policy had gone there and stayed. `one`, `mean`: Spearman's rank correlation of the reward with the rarity
+(minus the number of visits), of a single call as the learner has it, and of the mean of 64 calls; 1 is perfect.
 `dead end`: share of the half-cells that pay more than the dead end, 1 if it pays least, as it should.
 """
 
