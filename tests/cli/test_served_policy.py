@@ -104,12 +104,20 @@ def test_killing_the_server_during_control_holds_and_fails_clearly(bundle, tmp_p
     assert (targets[-1] == targets[-2]).all()  # the last safe target, held
 
 
+def has_robot(pid: int) -> bool:
+    """Whether the process `pid` has started the simulated robot's."""
+    try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        return any(b"sim.robot_process" in Path(f"/proc/{child}/cmdline").read_bytes() for child in children)
+    except FileNotFoundError:  # one that has ended since
+        return False
+
+
 def test_demo_robot_survives_ctrl_c(bundle):
     run = control("--bundle", bundle, "--seconds", 60)
     until = time.monotonic() + 60
-    children = Path(f"/proc/{run.pid}/task/{run.pid}/children")  # the robot's process, once it is connected
-    while time.monotonic() < until and not children.read_text().strip():
-        pass
+    while time.monotonic() < until and not has_robot(run.pid):  # before, Ctrl-C may be ignored, as in the background
+        time.sleep(0.01)
     run.send_signal(signal.SIGINT)
     run.communicate(timeout=60)
     assert run.returncode not in (0, None)

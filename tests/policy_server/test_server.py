@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import sys
+import uuid
 
 import numpy as np
 import pytest
@@ -99,14 +100,17 @@ def test_sessions_that_were_not_reset_differ(start_server, bundle_path):
         assert first.act(OBS).tobytes() != second.act(OBS).tobytes()
 
 
-def test_a_reconnected_client_keeps_its_session(served, client):
+def test_a_reconnected_client_keeps_its_session(served, client, monkeypatch):
+    """A second connection of the same identity, while the first is not yet seen dead: the session goes on there."""
     client.reset(5)
     expected = [client.act(OBS).tobytes() for _ in range(2)]
-    client.reset(5)
-    seen = [client.act(OBS).tobytes()]
-    client._socket.disconnect(served.endpoint)
-    client._socket.connect(served.endpoint)
-    seen.append(client.act(OBS).tobytes())
+    same = uuid.uuid4()
+    monkeypatch.setattr(uuid, "uuid4", lambda: same)
+    with PolicyClient(served.endpoint, 10) as before:
+        before.reset(5)
+        seen = [before.act(OBS).tobytes()]
+        with PolicyClient(served.endpoint, 10) as after:
+            seen.append(after.act(OBS).tobytes())
     assert seen == expected
 
 
