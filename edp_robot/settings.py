@@ -27,15 +27,19 @@ def changed(config: C, settings: Iterable[str]) -> C:
 def _put(config: Any, path: list[str], value: str, name: str) -> Any:
     """Returns `config` with the field at `path` set to what `value` says."""
     head, *rest = path
-    known = [f.name for f in fields(config)] if is_dataclass(config) else []
+    known = [f.name for f in fields(config)] if _is_group(config) else []
     if head not in known:
         raise ValueError(f"no setting {name!r}: there is no {head!r}; there are: {', '.join(known) or 'none below it'}")
     old = getattr(config, head)
     if rest:
         return replace(config, **{head: _put(old, rest, value, name)})
-    if is_dataclass(old):
+    if _is_group(old):
         raise ValueError(f"setting {name!r} is a group; name one of {', '.join(f.name for f in fields(old))} in it")
     return replace(config, **{head: _value(old, value, name)})
+
+
+def _is_group(value: Any) -> bool:
+    return is_dataclass(value) and not isinstance(value, type)
 
 
 def _value(old: Any, text: str, name: str) -> Any:
