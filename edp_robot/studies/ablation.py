@@ -67,8 +67,8 @@ class Options:
     def __post_init__(self) -> None:
         known("maze", self.mazes, [name.removeprefix(MAZE_PREFIX) for name in task_names()])
         known("variant", self.variants, list(VARIANTS))
-        if self.n_seeds < 2:
-            raise ValueError(f"n_seeds={self.n_seeds}: an interval wants 2 or more")
+        if not 2 <= self.n_seeds <= len(T95) + 1:
+            raise ValueError(f"n_seeds={self.n_seeds}: give 2 to {len(T95) + 1}, for which the intervals are known")
 
     def jobs(self) -> list[Job]:
         """Returns the runs, the default's first."""

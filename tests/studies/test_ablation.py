@@ -60,6 +60,8 @@ def test_the_table_grows_run_by_run_and_nothing_runs_twice(tmp_path, make_run):
 def test_unknown_variants_list_those_that_exist(tmp_path, capsys):
     assert cli.main(["study", "ablation", "--variants", "iidd", "--runs", str(tmp_path / "r")]) == 1
     assert "no variant 'iidd'; there are: default, iid" in capsys.readouterr().err
+    assert cli.main(["study", "ablation", "--n-seeds", "11", "--runs", str(tmp_path / "r")]) == 1
+    assert "n_seeds=11: give 2 to 10" in capsys.readouterr().err
 
 
 def test_the_command_names_every_option(tmp_path, monkeypatch):
