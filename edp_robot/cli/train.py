@@ -32,6 +32,7 @@ def pretrain(
     n_seeds: int = 1,
     preset: Preset = "demo",
     settings: Annotated[tuple[str, ...], SET] = (),
+    device: Literal["auto", "cpu", "cuda"] = "auto",
     resume: bool = False,
     json: Path | None = None,
 ) -> int:
@@ -49,16 +50,18 @@ def pretrain(
         n_seeds: Independent learners trained at once, as stacked networks.
         preset: Sizes and rates.
         settings: Any other field of the run's config.json, as NAME=VALUE: ddpg.discount=0.95 score_reward.n_draws=8.
+        device: Where the networks are trained; auto: on a GPU where torch sees one.
         resume: Go on from the checkpoint in --out.
         json: File to write the result to.
     """
+    from ..devices import pick
     from ..runs import read_metrics
     from ..settings import changed
     from ..stages.pretrain import pretrain as run
 
     config = presets.pretrain(preset, task, method=method, env_steps=env_steps, seed=seed, n_seeds=n_seeds)
     config = changed(config, settings)
-    progress = run(config, str(out), resume)
+    progress = run(config, str(out), resume, pick(device))
     result: dict[str, Any] = {"env_steps": progress.env_step, "wall_s": progress.wall_s, "n_seeds": n_seeds}
     for name in ("coverage", "n_episodes", "n_success_episodes", "grad_steps"):
         values = read_metrics(out, name)[1]

@@ -15,6 +15,7 @@ import torch
 from gymnasium.vector import VectorEnv
 from tqdm import tqdm
 
+from ..devices import CPU, random_state, set_random_state
 from ..rl.replay import Replay
 from ..runs import Run, load_tree, save_tree
 
@@ -84,6 +85,7 @@ class Loop:
             returns metrics when asked (`observer.metrics()`), and has `state()` and `load()`.
         title: of the progress bar.
         n_seeds: learners trained at once, each with config.n_envs of the environments; 0 for one without that axis.
+        device: that the learner's networks are on, whose random state belongs to the checkpoint.
     """
 
     def __init__(
@@ -96,9 +98,10 @@ class Loop:
         observer: Any,
         title: str,
         n_seeds: int = 0,
+        device: torch.device = CPU,
     ) -> None:
         self.config, self.env, self.learner, self.run = config, env, learner, run
-        self.observer, self.title = observer, title
+        self.observer, self.title, self.device = observer, title, device
         obs_dim, act_dim = env.single_observation_space.shape[0], env.single_action_space.shape[0]  # type: ignore[index]
         capacity = config.replay_capacity * max(1, n_seeds)
         self.replay = Replay(capacity, env.num_envs, obs_dim, act_dim, seed, n_seeds)
@@ -118,7 +121,7 @@ class Loop:
         self.replay.load(saved["replay"])
         self.observer.load(saved["observer"])
         self.rng.bit_generator.state = saved["rng"]
-        torch.set_rng_state(saved["torch_rng"].to(torch.uint8))
+        set_random_state(saved["torch_rng"], self.device)
         self.run.truncate(self.progress.env_step)
         if "env" in saved:
             self.env.unwrapped.set_state({k: _as_saved(v) for k, v in saved["env"].items()})  # type: ignore[attr-defined]
@@ -132,7 +135,7 @@ class Loop:
             "replay": self.replay.state(),
             "observer": self.observer.state(),
             "rng": self.rng.bit_generator.state,
-            "torch_rng": torch.get_rng_state(),
+            "torch_rng": random_state(self.device),
             "obs": self.obs,
         }
         if hasattr(self.env.unwrapped, "get_state"):

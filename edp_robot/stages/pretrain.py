@@ -8,16 +8,18 @@ from sim.hold import Hold
 from sim.registry import make_vec
 
 from ..config import PretrainConfig
+from ..devices import CPU
 from ..runs import Run
 from .loop import Loop, Progress
 from .observer import make_observer
 from .pretrainer import Pretrainer, RandomActor
 
 
-def pretrain(config: PretrainConfig, out: str, resume: bool = False) -> Progress:
+def pretrain(config: PretrainConfig, out: str, resume: bool = False, device: torch.device = CPU) -> Progress:
     """Runs (or resumes) reward-free pre-training into the run folder `out`; returns where it ended.
 
-    The `config.n_seeds` learners are trained at once; env_steps are those of one of them.
+    The `config.n_seeds` learners are trained at once, on `device`; env_steps are those of one of them. The worlds and
+    the replay stay on the CPU.
 
     Raises:
         ValueError: unknown task. FileExistsError: `out` holds a run and resume is False. KeyboardInterrupt: saved.
@@ -26,9 +28,10 @@ def pretrain(config: PretrainConfig, out: str, resume: bool = False) -> Progress
     n_seeds = config.n_seeds
     env = Hold(make_vec(config.task, n_seeds * config.loop.n_envs, config.seed), config.loop.n_action_steps)
     spec = env.task_spec
-    learner = RandomActor(spec.act_dim, config.seed) if config.method == "random" else Pretrainer(spec, config)
+    random = config.method == "random"
+    learner = RandomActor(spec.act_dim, config.seed) if random else Pretrainer(spec, config).to(device)
     run, observer = Run(out, config, resume), make_observer(config.task, n_seeds)
-    loop = Loop(config.loop, env, learner, run, config.seed, observer, f"pretrain {config.method}", n_seeds)
+    loop = Loop(config.loop, env, learner, run, config.seed, observer, f"pretrain {config.method}", n_seeds, device)
     if resume:
         loop.resume()
     try:

@@ -52,17 +52,22 @@ class Pretrainer(nn.Module):
         lr = config.action_model.learning_rate
         self.action_optimizer = torch.optim.Adam(self.action_model.parameters(), lr=lr, fused=True)
 
+    @property
+    def device(self) -> torch.device:
+        """That the networks are on."""
+        return self.normaliser.centre.device
+
     @torch.no_grad()
     def act(self, obs: np.ndarray) -> np.ndarray:
         """Returns exploring actions of the Gaussian policies, (n_seeds * n_envs, act_dim)."""
-        wide = self.normaliser(torch.from_numpy(obs)).unflatten(0, (self.config.n_seeds, -1))
-        return self.ddpg.explore(wide).flatten(0, 1).numpy()
+        wide = self.normaliser(torch.from_numpy(obs).to(self.device)).unflatten(0, (self.config.n_seeds, -1))
+        return self.ddpg.explore(wide).flatten(0, 1).cpu().numpy()
 
     def update(self, replay: Replay, n_updates: int, done: float) -> dict[str, float]:
         """`n_updates` grad_steps of everything; returns the last metrics, averaged over the seeds."""
         metrics: dict[str, Tensor] = {}
         for _ in range(n_updates):
-            metrics |= self.update_once(replay.sample(self.config.batch, self.config.ddpg.n_step))
+            metrics |= self.update_once(replay.sample(self.config.batch, self.config.ddpg.n_step, self.device))
         return {**{k: v.mean().item() for k, v in metrics.items()}, "grad_steps": self.n_updates}
 
     def update_once(self, batch: Batch) -> dict[str, Tensor]:
@@ -107,7 +112,7 @@ class Pretrainer(nn.Module):
     def load(self, saved: dict[str, Any]) -> None:
         """Goes back to what `state` returned."""
         self.load_state_dict(saved["model"])
-        self.ddpg.noise, self.n_updates = saved["noise"], saved["n_updates"]
+        self.ddpg.noise, self.n_updates = saved["noise"].to(self.device), saved["n_updates"]
         for key, optimizer in self.optimizers().items():
             optimizer.load_state_dict(saved[key])
 
