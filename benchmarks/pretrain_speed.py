@@ -53,17 +53,22 @@ class Runner:
 def products(config: PretrainConfig, obs_dim: int, act_dim: int) -> list[tuple[int, int, int, int, int]]:
     """Returns (stack, rows, n_in, n_out, times) of one grad_step's matrix products, of the wide layers alone."""
     s, b, w = config.n_seeds, config.batch, config.ddpg.width
-    noise = config.state_model
-    per_block = 2 * noise.n_blocks
-    draws = config.score_reward.n_draws * config.ddpg.n_step
-    hidden = config.ddpg.n_layers - 1
+    action, hidden = config.action_model, config.ddpg.n_layers - 1
     return [
-        (s, b, noise.width, noise.inner, 3 * per_block),  # state model: forward, and twice backward
-        (s, b, noise.width, noise.inner, 3 * per_block // config.action_model_every),  # action model
-        (s, b * draws, noise.width, noise.inner, per_block),  # reward
+        *_reward_products(config, obs_dim),
+        (s, b, action.width, action.inner, 6 * action.n_blocks // config.action_model_every),  # forward, twice backward
         (2 * s, b, w, w, (3 + 1 + 2) * hidden),  # critic; its target; through it for the actor
         (s, b, w, w, (3 + 1) * hidden),  # actor; for the target
     ]
+
+
+def _reward_products(config: PretrainConfig, obs_dim: int) -> list[tuple[int, int, int, int, int]]:
+    """Returns those of the state model and the reward, or of the reward's comparison with n_states states."""
+    reward, model, n_rows = config.score_reward, config.state_model, config.batch * config.ddpg.n_step
+    if reward.estimator == "exact":
+        return [(config.n_seeds, n_rows, obs_dim, reward.n_states, 1)]
+    learning = (config.n_seeds, config.batch, model.width, model.inner, 6 * model.n_blocks)
+    return [learning, (config.n_seeds, n_rows * reward.n_draws, model.width, model.inner, 2 * model.n_blocks)]
 
 
 def floor_s(config: PretrainConfig, repeats: int = 20) -> float:

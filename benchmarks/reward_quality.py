@@ -28,7 +28,9 @@ from sim.mazes import Maze
 from sim.registry import make_vec, task_spec
 
 HALF_CELL = 0.5
-OLD = ("score_reward.spacing=time", "state_model.n_features=0")
+NETWORK = ("score_reward.estimator=shared",)
+SMOOTH = (*NETWORK, "state_model.n_features=0")
+OLD = (*SMOOTH, "score_reward.spacing=time")
 WHOLE = ("score_reward.t_low=0.001", "score_reward.t_high=1.0")
 REWARDS: dict[str, tuple[str, tuple[str, ...]]] = {  # name: (method, settings on top of the preset)
     "edp, even in t, [.001, 1], iid, K = 20": (
@@ -37,13 +39,11 @@ REWARDS: dict[str, tuple[str, tuple[str, ...]]] = {  # name: (method, settings o
     ),
     "edp, even in t, [.05, .6]": ("edp", (*OLD, "score_reward.t_low=0.05", "score_reward.t_high=0.6")),
     "edp, even in t, [.005, .2]": ("edp", OLD),
-    "edp, even in log_snr, [.001, 1]": (
-        "edp",
-        ("state_model.n_features=0", *WHOLE),
-    ),
-    "edp, even in log_snr, [.005, .2]": ("edp", ("state_model.n_features=0",)),
-    "the same, Fourier features: the preset": ("edp", ()),
-    "the same, K = 16": ("edp", ("score_reward.n_draws=16",)),
+    "edp, even in log_snr, [.001, 1]": ("edp", (*SMOOTH, *WHOLE)),
+    "edp, even in log_snr, [.005, .2]": ("edp", SMOOTH),
+    "the same, Fourier features": ("edp", NETWORK),
+    "the same, K = 16": ("edp", (*NETWORK, "score_reward.n_draws=16")),
+    "edp, exact: the preset": ("edp", ()),
     "rnd": ("rnd", ()),
     "particle": ("particle", ()),
 }

@@ -31,13 +31,18 @@ class NoiseModelConfig:
 
 @dataclass(frozen=True)
 class ScoreRewardConfig:
-    """EDP's intrinsic reward; method sections 2 and 7."""
+    """EDP's intrinsic reward; method sections 2 and 7.
+
+    estimator `exact` trains no state model and draws nothing: the best noise model of the last n_states states that
+    were drawn from the replay, at t_low, in closed form. For observations (or `fields`) of few dimensions.
+    """
 
     n_draws: int = 4
     t_low: float = 0.05
     t_high: float = 0.6
     spacing: Literal["time", "log_snr"] = "time"
-    estimator: Literal["iid", "stratified", "antithetic", "shared"] = "shared"
+    estimator: Literal["iid", "stratified", "antithetic", "shared", "exact"] = "shared"
+    n_states: int = 1024
     fields: tuple[str, ...] = ()  # observation fields that novelty is measured on; empty: all
 
 

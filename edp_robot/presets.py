@@ -69,7 +69,6 @@ def _demo_maze(task: str) -> PretrainConfig:
             width=64,
             learning_rate=1e-3,
             discount=0.97,
-            n_step=3,
             explore_noise=(0.1, 0.5),
             noise_correlation=0.7,
             pre_tanh_penalty=0.01,
@@ -77,10 +76,10 @@ def _demo_maze(task: str) -> PretrainConfig:
         ),
         state_model=replace(SMALL, learning_rate=1e-3, n_features=32, time_dim=32),
         action_model=replace(SMALL, time_dim=32),
-        score_reward=ScoreRewardConfig(n_draws=4, t_low=0.005, t_high=0.2, spacing="log_snr"),
+        score_reward=ScoreRewardConfig(t_low=0.005, t_high=0.2, spacing="log_snr", estimator="exact"),
         centre_reward=True,
         action_model_every=16,
-        batch=128,
+        batch=64,
     )
 
 

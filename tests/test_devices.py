@@ -8,6 +8,7 @@ import torch
 
 from edp_robot import devices, presets
 from edp_robot.rl.replay import Replay
+from edp_robot.settings import changed
 from edp_robot.stages.pretrainer import Pretrainer
 from sim.registry import task_spec
 
@@ -43,10 +44,12 @@ def test_a_run_of_another_device_is_refused():
         devices.set_random_state(saved, torch.device("cuda"))
 
 
-@pytest.mark.parametrize("method", ["edp", "rnd"])
+@pytest.mark.parametrize("method", ["edp", "network", "rnd", "particle"])
 def test_a_grad_step_makes_no_tensor_elsewhere(method):
     """Any tensor made on the CPU would not go together with those on the device."""
-    config = presets.pretrain("demo", "maze-square-a", method=method, n_seeds=2)
+    network = method == "network"
+    config = presets.pretrain("demo", "maze-square-a", method="edp" if network else method, n_seeds=2)
+    config = changed(config, ("score_reward.estimator=shared",) if network else ())
     learner = Pretrainer(task_spec("maze-square-a"), replace(config, batch=8)).to(META)
     replay = Replay(40, 4, 2, 2, 0, 2)
     for _ in range(10):

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from .intrinsic import IntrinsicReward
+from .ring import Ring
 
 
 class Particle(IntrinsicReward):
@@ -14,9 +15,6 @@ class Particle(IntrinsicReward):
     Distances are those of the normalised observation: our observations are low-dimensional, so that the random encoder
     of RE3 would add nothing.
     """
-
-    particles: Tensor
-    n_seen: Tensor
 
     def __init__(
         self, obs_dim: int, *, n_seeds: int = 1, n_neighbours: int = 3, n_particles: int = 1024, centre: bool = False
@@ -27,15 +25,11 @@ class Particle(IntrinsicReward):
                 f"n_neighbours={n_neighbours}: give a number from 1 to n_particles - 1 = {n_particles - 1}"
             )
         self.n_neighbours = n_neighbours
-        self.register_buffer("particles", torch.full((n_seeds, n_particles, obs_dim), torch.inf))
-        self.register_buffer("n_seen", torch.tensor(0))
+        self.ring = Ring(n_seeds, n_particles, obs_dim)
 
     def update(self, obs: Tensor) -> dict[str, Tensor]:
         """Puts visited states into the ring of particles; nothing is learned."""
-        n = self.particles.shape[1]
-        rows = (self.n_seen + torch.arange(min(obs.shape[1], n), device=obs.device)) % n
-        self.particles[:, rows] = obs[:, : len(rows)]
-        self.n_seen += len(rows)
+        self.ring.add(obs)
         return {}
 
     @torch.no_grad()
@@ -44,9 +38,6 @@ class Particle(IntrinsicReward):
 
         The nearest particle is left out: a state of the replay may itself be among them.
         """
-        held = min(int(self.n_seen), self.particles.shape[1])
-        if held <= self.n_neighbours:
-            return torch.zeros(obs.shape[:-1], device=obs.device)
-        distance = torch.cdist(obs, self.particles[:, :held])
-        nearest = distance.topk(self.n_neighbours + 1, largest=False).values[..., 1:]
-        return torch.log1p(nearest).mean(-1)
+        nearest = self.ring.distance(obs).topk(self.n_neighbours + 1, largest=False).values[..., 1:]
+        entropy = torch.log1p(nearest).mean(-1)
+        return torch.where(self.ring.n_seen > self.n_neighbours, entropy, 0.0)

@@ -12,6 +12,7 @@ from sim.spec import TaskSpec
 
 from ..config import PretrainConfig
 from ..diffusion.losses import denoising_loss
+from ..explore.exact_score import ExactScoreReward
 from ..explore.intrinsic import IntrinsicReward
 from ..explore.particle import Particle
 from ..explore.rnd import RND
@@ -28,9 +29,15 @@ def intrinsic_reward(spec: TaskSpec, config: PretrainConfig) -> IntrinsicReward:
         return RND(spec.obs_dim, **shared, **vars(config.rnd))
     if config.method == "particle":
         return Particle(spec.obs_dim, **shared, **vars(config.particle))
+    return _score_reward(spec, config, shared)
+
+
+def _score_reward(spec: TaskSpec, config: PretrainConfig, shared: dict[str, Any]) -> IntrinsicReward:
     options = dict(vars(config.score_reward))
-    fields = options.pop("fields")
+    fields, n_states = options.pop("fields"), options.pop("n_states")
     columns = [i for f in spec.obs if f.name in fields for i in range(f.start, f.stop)] or list(range(spec.obs_dim))
+    if options["estimator"] == "exact":
+        return ExactScoreReward(columns, t_low=options["t_low"], n_states=n_states, **shared)
     model = noise_model(len(columns), 0, config.state_model, (config.n_seeds,))
     return ScoreReward(model, columns, learning_rate=config.state_model.learning_rate, **options, **shared)
 

@@ -54,7 +54,7 @@ def test_particles_are_a_ring():
     particle = Particle(1, n_neighbours=1, n_particles=4)
     for first in (0.0, 3.0):
         particle.update(first + torch.arange(3.0).reshape(1, 3, 1))
-    assert sorted(particle.particles.flatten().tolist()) == [2.0, 3.0, 4.0, 5.0]
+    assert sorted(particle.ring.states.flatten().tolist()) == [2.0, 3.0, 4.0, 5.0]
 
 
 def test_too_few_particles_pay_nothing():

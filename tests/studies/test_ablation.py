@@ -39,8 +39,8 @@ def test_every_variant_changes_what_it_says(name):
 
 
 def test_the_table_grows_run_by_run_and_nothing_runs_twice(tmp_path, make_run):
-    o = Options(("large",), ("iid", "default"), runs=tmp_path / "runs", out=tmp_path / "out")
-    coverage = {"default": [(0.1, 0.7), (0.1, 0.7), (0.1, 0.7)], "iid": [(0.1, 0.5), (0.1, 0.5), (0.1, 0.5)]}
+    o = Options(("large",), ("width-32", "default"), runs=tmp_path / "runs", out=tmp_path / "out")
+    coverage = {"default": [(0.1, 0.7), (0.1, 0.7), (0.1, 0.7)], "width-32": [(0.1, 0.5), (0.1, 0.5), (0.1, 0.5)]}
     started = []
 
     def start(job):
@@ -49,8 +49,8 @@ def test_the_table_grows_run_by_run_and_nothing_runs_twice(tmp_path, make_run):
         return Over()
 
     assert study(o, "here", start)() is True
-    assert [a[a.index("--out") + 1].rsplit("/", 1)[1] for a in started] == ["default", "iid"]
-    assert "--set" not in started[0] and started[1][started[1].index("--set") + 1] == "score_reward.estimator=iid"
+    assert [a[a.index("--out") + 1].rsplit("/", 1)[1] for a in started] == ["default", "width-32"]
+    assert "--set" not in started[0] and started[1][started[1].index("--set") + 1] == "ddpg.width=32"
     page = (tmp_path / "out" / "ablation.md").read_text()
     assert "| 0.500 [0.500, 0.500] | **-0.200 +- 0.000** |" in page and "| 0.700 [0.700, 0.700] |  |" in page
     assert len(list(csv.DictReader((tmp_path / "out" / "ablation.csv").open()))) == 6
@@ -59,7 +59,7 @@ def test_the_table_grows_run_by_run_and_nothing_runs_twice(tmp_path, make_run):
 
 def test_unknown_variants_list_those_that_exist(tmp_path, capsys):
     assert cli.main(["study", "ablation", "--variants", "iidd", "--runs", str(tmp_path / "r")]) == 1
-    assert "no variant 'iidd'; there are: default, iid" in capsys.readouterr().err
+    assert "no variant 'iidd'; there are: default, shared" in capsys.readouterr().err
     assert cli.main(["study", "ablation", "--n-seeds", "11", "--runs", str(tmp_path / "r")]) == 1
     assert "n_seeds=11: give 2 to 10" in capsys.readouterr().err
 

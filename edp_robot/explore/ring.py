@@ -1,0 +1,40 @@
+"""The newest of the states that were drawn: what non-parametric rewards compare with."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class Ring(nn.Module):
+    """The last `size` states of `n_seeds` learners: `states` (n_seeds, size, dim), of which `n_seen` were ever added.
+
+    No call waits for a GPU: what is not yet filled is told by `filled`, not by a smaller shape.
+    """
+
+    states: Tensor
+    n_seen: Tensor
+
+    def __init__(self, n_seeds: int, size: int, dim: int) -> None:
+        super().__init__()
+        self.register_buffer("states", torch.zeros(n_seeds, size, dim))
+        self.register_buffer("n_seen", torch.tensor(0))
+
+    @property
+    def size(self) -> int:
+        """States held when full."""
+        return self.states.shape[1]
+
+    def add(self, obs: Tensor) -> None:
+        """Adds states (n_seeds, batch, dim), over the oldest; of more than `size` the first."""
+        n = min(obs.shape[1], self.size)
+        self.states[:, (self.n_seen + torch.arange(n, device=obs.device)) % self.size] = obs[:, :n]
+        self.n_seen += n
+
+    def filled(self) -> Tensor:
+        """Returns which places hold a state (size,)."""
+        return torch.arange(self.size, device=self.states.device) < self.n_seen
+
+    def distance(self, obs: Tensor) -> Tensor:
+        """Returns Euclidean distances (n_seeds, batch, size) of obs (n_seeds, batch, dim); inf to empty places."""
+        return torch.cdist(obs, self.states).masked_fill_(~self.filled(), torch.inf)
