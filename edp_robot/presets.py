@@ -76,7 +76,7 @@ def _demo_maze(task: str) -> PretrainConfig:
         ),
         state_model=replace(SMALL, learning_rate=1e-3, n_features=32, time_dim=32),
         action_model=replace(SMALL, time_dim=32),
-        score_reward=ScoreRewardConfig(t_low=0.005, t_high=0.2, spacing="log_snr", estimator="exact"),
+        score_reward=ScoreRewardConfig(t_low=0.004, t_high=0.2, spacing="log_snr", estimator="exact"),
         centre_reward=True,
         action_model_every=16,
         batch=64,
