@@ -3,6 +3,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -107,6 +108,29 @@ def test_killed_training_resumes(tmp_path):
         stop_after(patch, 3)
         pretrain(config, str(tmp_path / "run"), resume=True)
     assert load_tree(tmp_path / "run" / "checkpoint.safetensors")["progress"]["env_step"] == saved + 3 * 80
+
+
+def test_a_killed_maze_run_ends_on_the_same_curve(tmp_path):
+    """kill -9 of `edp pretrain` once it has saved; --resume ends bit for bit where a run in peace does."""
+    sizes = ["--task", "maze-square-large", "--preset", "smoke", "--n-seeds", "2"]
+    often = ["--set", "loop.checkpoint_every_s=1", "loop.n_logs=20"]
+
+    def command(name, *more):
+        return [sys.executable, "-m", "edp_robot.cli", "pretrain", *sizes, *often, "--out", str(tmp_path / name), *more]
+
+    child = subprocess.Popen(command("cut"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    checkpoint, deadline = tmp_path / "cut" / "checkpoint.safetensors", time.monotonic() + 120
+    while not checkpoint.exists() and child.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.005)
+    child.kill()
+    assert child.wait() == -signal.SIGKILL
+    assert 0 < load_tree(checkpoint)["progress"]["env_step"] < 6_400
+    for name, more in (("cut", ["--resume"]), ("whole", [])):
+        subprocess.run(command(name, *more), check=True, capture_output=True, timeout=300)
+    assert same(tensors(tmp_path / "cut"), tensors(tmp_path / "whole")) == []
+    for name in ("coverage/0", "coverage/1"):
+        cut, whole = read_metrics(tmp_path / "cut", name), read_metrics(tmp_path / "whole", name)
+        assert len(whole[0]) >= 20 and np.array_equal(cut[0], whole[0]) and np.array_equal(cut[1], whole[1])
 
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(tmp_path, monkeypatch):
