@@ -43,6 +43,7 @@ class ScoreRewardConfig:
     spacing: Literal["time", "log_snr"] = "time"
     estimator: Literal["iid", "stratified", "antithetic", "shared", "exact"] = "shared"
     n_states: int = 1024
+    pseudo_count: float = 0.1
     fields: tuple[str, ...] = ()  # observation fields that novelty is measured on; empty: all
 
 

@@ -9,16 +9,20 @@ from torch import Tensor, nn
 class Ring(nn.Module):
     """The last `size` states of `n_seeds` learners: `states` (n_seeds, size, dim), of which `n_seen` were ever added.
 
-    No call waits for a GPU: what is not yet filled is told by `filled`, not by a smaller shape.
+    The last `n_newest` of them came with the newest call of `add`: a learner that is paid for states it has just added
+    may compare them with the others. No call waits for a GPU: what is not yet filled is told by `filled`, not by a
+    smaller shape.
     """
 
     states: Tensor
     n_seen: Tensor
+    n_newest: Tensor
 
     def __init__(self, n_seeds: int, size: int, dim: int) -> None:
         super().__init__()
         self.register_buffer("states", torch.zeros(n_seeds, size, dim))
         self.register_buffer("n_seen", torch.tensor(0))
+        self.register_buffer("n_newest", torch.tensor(0))
 
     @property
     def size(self) -> int:
@@ -30,10 +34,20 @@ class Ring(nn.Module):
         n = min(obs.shape[1], self.size)
         self.states[:, (self.n_seen + torch.arange(n, device=obs.device)) % self.size] = obs[:, :n]
         self.n_seen += n
+        self.n_newest.fill_(n)
 
     def filled(self) -> Tensor:
         """Returns which places hold a state (size,)."""
         return torch.arange(self.size, device=self.states.device) < self.n_seen
+
+    def n_older(self) -> Tensor:
+        """Returns how many states are held beside the newest, a scalar."""
+        return self.n_seen.clamp(max=self.size) - self.n_newest
+
+    def older(self) -> Tensor:
+        """Returns which places hold a state that is not one of the newest (size,)."""
+        age = (self.n_seen - 1 - torch.arange(self.size, device=self.states.device)) % self.size
+        return self.filled() & (age >= self.n_newest)
 
     def distance(self, obs: Tensor) -> Tensor:
         """Returns Euclidean distances (n_seeds, batch, size) of obs (n_seeds, batch, dim); inf to empty places."""

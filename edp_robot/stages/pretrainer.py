@@ -34,10 +34,10 @@ def intrinsic_reward(spec: TaskSpec, config: PretrainConfig) -> IntrinsicReward:
 
 def _score_reward(spec: TaskSpec, config: PretrainConfig, shared: dict[str, Any]) -> IntrinsicReward:
     options = dict(vars(config.score_reward))
-    fields, n_states = options.pop("fields"), options.pop("n_states")
+    fields, exact = options.pop("fields"), {k: options.pop(k) for k in ("n_states", "pseudo_count")}
     columns = [i for f in spec.obs if f.name in fields for i in range(f.start, f.stop)] or list(range(spec.obs_dim))
     if options["estimator"] == "exact":
-        return ExactScoreReward(columns, t_low=options["t_low"], n_states=n_states, **shared)
+        return ExactScoreReward(columns, t_low=options["t_low"], **exact, **shared)
     model = noise_model(len(columns), 0, config.state_model, (config.n_seeds,))
     return ScoreReward(model, columns, learning_rate=config.state_model.learning_rate, **options, **shared)
 
