@@ -54,7 +54,7 @@ def _demo(task: str) -> PretrainConfig:
         ),
         state_model=SMALL,
         action_model=SMALL,
-        score_reward=ScoreRewardConfig(n_draws=4),
+        score_reward=ScoreRewardConfig(n_draws=4, estimator="antithetic"),
         centre_reward=True,
         batch=128,
     )
