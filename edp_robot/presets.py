@@ -54,7 +54,7 @@ def _demo(task: str) -> PretrainConfig:
         ),
         state_model=SMALL,
         action_model=SMALL,
-        score_reward=ScoreRewardConfig(n_draws=4, estimator="antithetic"),
+        score_reward=ScoreRewardConfig(n_draws=4),
         centre_reward=True,
         batch=128,
     )
