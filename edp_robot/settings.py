@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import fields, is_dataclass, replace
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 C = TypeVar("C")
 
@@ -14,7 +14,8 @@ def changed(config: C, settings: Iterable[str]) -> C:
     """Returns the (nested, frozen) dataclass with the fields `a.b=value` set; values are JSON, or bare words.
 
     Raises:
-        ValueError: no such field (the message lists those that exist), or a value of another type.
+        ValueError: no such field, or none of the names that it allows (the message lists those that exist), or a value
+            of another type.
     """
     for text in settings:
         path, equals, value = text.partition("=")
@@ -35,7 +36,16 @@ def _put(config: Any, path: list[str], value: str, name: str) -> Any:
         return replace(config, **{head: _put(old, rest, value, name)})
     if _is_group(old):
         raise ValueError(f"setting {name!r} is a group; name one of {', '.join(f.name for f in fields(old))} in it")
-    return replace(config, **{head: _value(old, value, name)})
+    new, allowed = _value(old, value, name), _allowed(config, head)
+    if allowed and new not in allowed:
+        raise ValueError(f"setting {name}={value}: there is no {new!r}; there are: {', '.join(map(str, allowed))}")
+    return replace(config, **{head: new})
+
+
+def _allowed(config: Any, field: str) -> tuple[Any, ...]:
+    """Returns the values of a field that is one of a few (a Literal); empty for all others."""
+    hint = get_type_hints(type(config))[field]
+    return get_args(hint) if get_origin(hint) is Literal else ()
 
 
 def _is_group(value: Any) -> bool:

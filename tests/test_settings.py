@@ -25,6 +25,8 @@ def test_nested_fields_are_set_with_their_types():
         ("batch=1.5", "expected int"),
         ("centre_reward=1", "expected bool, as true"),
         ("batch", "expected NAME=VALUE"),
+        ("score_reward.estimator=best", "there is no 'best'; there are: iid, stratified, antithetic, shared, exact"),
+        ("state_model.activation=relu", "there is no 'relu'; there are: mish, silu"),
         ("ddpg.discount=1.5", r"discount=1.5: give a number in \[0, 1\)"),
     ],
 )
