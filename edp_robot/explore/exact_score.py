@@ -62,7 +62,16 @@ class ExactScoreReward(IntrinsicReward):
         self.register_buffer("columns", torch.tensor(columns))
 
     def update(self, obs: Tensor) -> dict[str, Tensor]:
-        """Takes visited states in; nothing is learned."""
+        """Takes visited states in; nothing is learned.
+
+        Raises:
+            ValueError: they fill the ring, so that nothing is left to compare them with.
+        """
+        if obs.shape[-2] >= self.ring.size:
+            raise ValueError(
+                f"batch of {obs.shape[-2]} states, and n_states={self.ring.size} are held: all would be the newest and "
+                "nothing be paid; give a larger score_reward.n_states, or a smaller batch"
+            )
         self.ring.add(obs[..., self.columns])
         return {}
 

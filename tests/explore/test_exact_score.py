@@ -31,7 +31,7 @@ def test_many_states_of_a_gaussian_give_its_log_density():
     torch.manual_seed(0)
     alpha, sigma, _ = scalar_coefficients(T_LOW)
     variance = 0.5**2 + (sigma / alpha) ** 2
-    intrinsic = exact(0.5 * torch.randn(1, 200_000, 1), (0,), n_states=200_000)
+    intrinsic = exact(0.5 * torch.randn(1, 200_000, 1), (0,), n_states=200_001)
     x = torch.tensor([0.0, 0.5, 1.0])
     expected = x**2 / (2 * variance) + 0.5 * math.log(2 * math.pi * variance)
     torch.testing.assert_close(intrinsic.error(x.reshape(1, 3, 1))[0], expected, atol=0.02, rtol=0.02)
@@ -114,6 +114,12 @@ def test_levels_that_cannot_be_are_refused(t_low):
 def test_a_pseudo_count_of_nothing_is_refused():
     with pytest.raises(ValueError, match=r"pseudo_count=0\.0: give a number above 0"):
         ExactScoreReward([0], t_low=T_LOW, pseudo_count=0.0)
+
+
+def test_a_batch_that_fills_the_ring_is_refused():
+    intrinsic = ExactScoreReward([0], t_low=T_LOW, n_states=4)
+    with pytest.raises(ValueError, match="batch of 4 states, and n_states=4 are held"):
+        intrinsic.update(torch.zeros(1, 4, 1))
 
 
 def test_a_ring_keeps_the_newest_and_knows_what_is_empty():
