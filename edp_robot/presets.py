@@ -61,7 +61,10 @@ def _demo(task: str) -> PretrainConfig:
 
 
 def _demo_maze(task: str) -> PretrainConfig:
-    """What docs/exploration.md found to explore best in ten minutes of two cores, of what was tried."""
+    """What docs/exploration.md found to explore best in a minute of a core, of what was tried.
+
+    The state model, t_high and spacing are for the estimators with a network (`--set score_reward.estimator=...`).
+    """
     return PretrainConfig(
         task=task,
         loop=LoopConfig(env_steps=100_000, n_envs=16, updates_per_round=8),

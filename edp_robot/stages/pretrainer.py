@@ -33,13 +33,18 @@ def intrinsic_reward(spec: TaskSpec, config: PretrainConfig) -> IntrinsicReward:
 
 
 def _score_reward(spec: TaskSpec, config: PretrainConfig, shared: dict[str, Any]) -> IntrinsicReward:
-    options = dict(vars(config.score_reward))
-    fields, exact = options.pop("fields"), {k: options.pop(k) for k in ("n_states", "pseudo_count")}
-    columns = [i for f in spec.obs if f.name in fields for i in range(f.start, f.stop)] or list(range(spec.obs_dim))
-    if options["estimator"] == "exact":
-        return ExactScoreReward(columns, t_low=options["t_low"], **exact, **shared)
+    score = config.score_reward
+    named = [i for f in spec.obs if f.name in score.fields for i in range(f.start, f.stop)]
+    columns = named or list(range(spec.obs_dim))
+
+    def options(*names: str) -> dict[str, Any]:
+        return {name: getattr(score, name) for name in names} | shared
+
+    if score.estimator == "exact":
+        return ExactScoreReward(columns, **options("t_low", "n_states", "pseudo_count"))
     model = noise_model(len(columns), 0, config.state_model, (config.n_seeds,))
-    return ScoreReward(model, columns, learning_rate=config.state_model.learning_rate, **options, **shared)
+    learned = options("estimator", "n_draws", "t_low", "t_high", "spacing")
+    return ScoreReward(model, columns, learning_rate=config.state_model.learning_rate, **learned)
 
 
 class Pretrainer(nn.Module):
