@@ -50,19 +50,19 @@ class Runner:
         return (time.perf_counter() - began) / n
 
 
-def products(config: PretrainConfig, obs_dim: int, act_dim: int) -> list[tuple[int, int, int, int, int]]:
+def products(config: PretrainConfig, obs_dim: int) -> list[tuple[int, int, int, int, float]]:
     """Returns (stack, rows, n_in, n_out, times) of one grad_step's matrix products, of the wide layers alone."""
     s, b, w = config.n_seeds, config.batch, config.ddpg.width
     action, hidden = config.action_model, config.ddpg.n_layers - 1
     return [
         *_reward_products(config, obs_dim),
-        (s, b, action.width, action.inner, 6 * action.n_blocks // config.action_model_every),  # forward, twice backward
+        (s, b, action.width, action.inner, 6 * action.n_blocks / config.action_model_every),  # forward, twice backward
         (2 * s, b, w, w, (3 + 1 + 2) * hidden),  # critic; its target; through it for the actor
         (s, b, w, w, (3 + 1) * hidden),  # actor; for the target
     ]
 
 
-def _reward_products(config: PretrainConfig, obs_dim: int) -> list[tuple[int, int, int, int, int]]:
+def _reward_products(config: PretrainConfig, obs_dim: int) -> list[tuple[int, int, int, int, float]]:
     """Returns those of the state model and the reward, or of the reward's comparison with n_states states."""
     reward, model, n_rows = config.score_reward, config.state_model, config.batch * config.ddpg.n_step
     if reward.estimator == "exact":
@@ -74,7 +74,7 @@ def _reward_products(config: PretrainConfig, obs_dim: int) -> list[tuple[int, in
 def floor_s(config: PretrainConfig, repeats: int = 20) -> float:
     """Returns the time of those products alone [s]: no learner of these shapes can be faster here."""
     total = 0.0
-    for stack, rows, n_in, n_out, times in products(config, 2, 2):
+    for stack, rows, n_in, n_out, times in products(config, 2):
         x, weight, times_s = torch.randn(stack, rows, n_in), torch.randn(stack, n_in, n_out), []
         for _ in range(repeats):
             began = time.perf_counter()
