@@ -42,11 +42,12 @@ def config_hash(config: Any) -> str:
 
 
 def source_commit() -> str:
-    """Returns the git commit that this code stands at, with '+' if changed since, or 'unknown'."""
+    """Returns the git commit that this code stands at, with '+' if a Python file was changed since, or 'unknown'."""
     here = Path(__file__).parent
     try:
         head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True)
-        dirty = subprocess.run(["git", "status", "--porcelain", "-uno"], cwd=here, capture_output=True, text=True)
+        changed = ["git", "status", "--porcelain", "-uno", "--", ":(top)*.py"]  # results written since are not the code
+        dirty = subprocess.run(changed, cwd=here, capture_output=True, text=True)
         return head.stdout.strip() + ("+" if dirty.stdout.strip() else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
