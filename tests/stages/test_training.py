@@ -113,7 +113,7 @@ def test_killed_training_resumes(tmp_path):
 def test_a_killed_maze_run_ends_on_the_same_curve(tmp_path):
     """kill -9 of `edp pretrain` once it has saved; --resume ends bit for bit where a run in peace does."""
     sizes = ["--task", "maze-square-large", "--preset", "smoke", "--n-seeds", "2"]
-    often = ["--set", "loop.checkpoint_every_s=1", "loop.n_logs=20"]
+    often = ["--set", "loop.checkpoint_every_s=0.2", "loop.n_logs=20"]
 
     def command(name, *more):
         return [sys.executable, "-m", "edp_robot.cli", "pretrain", *sizes, *often, "--out", str(tmp_path / name), *more]
