@@ -12,19 +12,20 @@ import shutil
 import tempfile
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 
 from policy_server.manifest import SCHEMA_VERSION, BundleError, Field, Manifest, dump_json, parse_json
 
-__all__ = ["SCHEMA_VERSION", "Bundle", "BundleError", "Field", "Manifest", "save"]
+__all__ = ["SCHEMA_VERSION", "Bundle", "BundleError", "Field", "Manifest", "Precision", "extend", "graph_name", "save"]
 
 MANIFEST, ONNX, GOLDEN, CALIBRATION = "manifest.json", "policy.onnx", "golden.npz", "calibration.json"
 MAX_MANIFEST_BYTES = 1 << 20
 MAX_GOLDEN_BYTES = 64 << 20
+Precision = Literal["fp32", "fp16", "int8"]
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
@@ -66,6 +67,11 @@ class Bundle:
         """Path of policy.onnx."""
         return self.path / ONNX
 
+    @property
+    def precisions(self) -> tuple[Precision, ...]:
+        """The precisions that it holds a graph of; fp32 always."""
+        return tuple(p for p in get_args(Precision) if graph_name(p) in self.manifest.files)
+
     def read(self, name: str) -> bytes:
         """Returns the bytes of the listed file `name`. Raises BundleError where its hash is not the manifest's."""
         data = (self.path / name).read_bytes()
@@ -97,6 +103,29 @@ class Bundle:
             if (self.path / name).is_symlink() or not (self.path / name).is_file():
                 raise BundleError(f"{name} is a link or a folder, expected a plain file")
             self.read(name)
+
+
+def graph_name(precision: Precision) -> str:
+    """Returns the file of a precision's graph: policy.onnx (fp32), policy-fp16.onnx, policy-int8.onnx."""
+    return ONNX if precision == "fp32" else f"policy-{precision}.onnx"
+
+
+def extend(bundle: Bundle, extra_files: Mapping[str, bytes], parity: Mapping[str, Any]) -> Bundle:
+    """Returns the bundle, rewritten in place with more files and more entries of `parity`; same names are replaced.
+
+    Raises:
+        BundleError: The parts do not fit together.
+    """
+    kept = {f.name: getattr(bundle.manifest, f.name) for f in fields(Manifest)}
+    del kept["schema_version"], kept["files"]
+    old = {name: bundle.read(name) for name in bundle.manifest.files if name not in (ONNX, GOLDEN)}
+    return save(
+        bundle.path,
+        **{**kept, "parity": {**bundle.manifest.parity, **parity}},
+        onnx_bytes=bundle.read(ONNX),
+        golden=bundle.golden(),
+        extra_files={**old, **extra_files},
+    )
 
 
 def save(  # noqa: D417  the manifest's own entries are described there

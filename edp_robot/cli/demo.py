@@ -149,8 +149,10 @@ class Road:
         """Distils to one step, and evaluates the policy before fine-tuning and the student."""
         import torch
 
+        from sim.evaluate import evaluate
+
         from ..stages.distill import load_source, load_student
-        from ..stages.evaluate import evaluate, torch_actor
+        from ..stages.evaluate import torch_actor
         from . import train
 
         torch.set_num_threads(os.cpu_count() or 1)

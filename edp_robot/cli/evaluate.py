@@ -35,7 +35,8 @@ def evaluate(
     given = [x for x in (start, bundle, server) if x is not None]
     if len(given) != 1:
         raise ValueError(f"{len(given)} of --from, --bundle, --server given; give exactly one")
-    from ..stages.evaluate import evaluate as run
+    from sim.evaluate import evaluate as run
+
     from ..stages.evaluate import torch_actor
 
     if start is not None:

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from tqdm import trange
 
+from sim.evaluate import Evaluation, evaluate
 from sim.hold import Hold
 from sim.registry import make_vec, task_spec
 from sim.spec import TaskSpec
@@ -25,7 +26,7 @@ from ..rl.iql import IQL
 from ..rl.replay import Batch, Replay
 from ..rl.replay_mix import MixedReplay, relabelled, sampler_state, set_sampler_state
 from ..runs import Run, from_dict, load_tree, read_config
-from .evaluate import Evaluation, evaluate, torch_actor
+from .evaluate import torch_actor
 from .loop import Loop, Progress
 from .models import noise_model, normaliser
 from .observer import make_observer

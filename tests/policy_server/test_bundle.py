@@ -215,3 +215,13 @@ def test_a_zip_bomb_is_not_unpacked(tiny, bundle, tmp_path):
 def test_metrics_with_nan_are_not_saved(tiny, tmp_path):
     with pytest.raises(BundleError, match="not plain JSON"):
         tiny.save(tmp_path / "b", metrics={"loss": float("nan")})
+
+
+def test_a_bundle_takes_more_precisions(tiny, bundle):
+    """What was there stays; the new graph, its hash and its parity are added; the hash names another bundle."""
+    assert bundle.precisions == ("fp32",)
+    more = bundles.extend(bundle, {bundles.graph_name("int8"): b"graph"}, {"int8": {"max_abs_error": 0.1}})
+    assert more.precisions == ("fp32", "int8") and more.hash != bundle.hash
+    assert more.read("policy-int8.onnx") == b"graph" and more.calibration() == bundle.calibration()
+    assert more.manifest.parity == {"max_abs_error": 0.0, "int8": {"max_abs_error": 0.1}}
+    assert (more.read("policy.onnx"), more.manifest.obs) == (tiny.onnx_bytes(), bundle.manifest.obs)

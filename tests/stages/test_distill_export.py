@@ -10,11 +10,12 @@ from edp_robot import policies
 from edp_robot.policies import Deployed, StudentPolicy
 from edp_robot.stages import export as export_module
 from edp_robot.stages.distill import PairedRegression, distill, load_source, load_student
-from edp_robot.stages.evaluate import evaluate, torch_actor, wilson
+from edp_robot.stages.evaluate import torch_actor
 from edp_robot.stages.export import ParityError, export, load_policy, parity, to_onnx
 from edp_robot.stages.finetune import finetune
 from policy_server.backends import load
 from policy_server.bundle import Bundle
+from sim.evaluate import evaluate, wilson
 from sim.hold import Hold
 from sim.registry import make_vec, task_spec
 
