@@ -119,24 +119,49 @@ class FinetuneConfig:
 
 
 @dataclass(frozen=True)
+class CloneConfig:
+    """A diffusion policy of demonstrations, without exploration or reward.
+
+    `data` is an .npz with raw obs (n, obs_dim) and action (n, act_dim) in [-1, 1]; empty: `n_pairs` of the task's own
+    expert.
+    """
+
+    task: str = "modes"
+    data: str = ""
+    seed: int = 0
+    n_action_steps: int = 1
+    n_pairs: int = 20_000
+    n_chunks: int = 60
+    grad_steps_per_chunk: int = 100
+    batch: int = 512
+    polyak: float = 0.005
+    action_model: NoiseModelConfig = field(default_factory=NoiseModelConfig)
+
+
+@dataclass(frozen=True)
 class DistillConfig:
-    """Distillation of a run's diffusion policy into a student of one or two network calls."""
+    """Distillation of a run's diffusion policy into a student of 1, 2 or 4 network calls."""
 
     start: str = ""  # run folder with the teacher
-    steps: Literal[1, 2] = 1  # 2: one more call, of the teacher's network (polish)
-    method: Literal["paired"] = "paired"
+    steps: Literal[1, 2, 4] = 1
+    method: Literal["paired", "consistency"] = "paired"
     seed: int = 0
     teacher_denoise_steps: int = 15
     width: int = 256
     n_layers: int = 3
+    activation: Literal["mish", "silu", "relu"] = "relu"
     learning_rate: float = 1e-3
-    batch: int = 512
+    batch: int = 256
     pairs_per_chunk: int = 16_384
     passes_per_chunk: int = 2
     n_chunks: int = 60
     rollout_episodes: int = 4  # of 64 environments each, for the states to distil on
-    polish_tau: float = 0.15
+    polish_tau: float | None = None  # paired, 2 or 4 calls: where the teacher takes over; None: students.POLISH_TAU
+    n_times: int = 10  # consistency: length of the grid of times
+    polyak: float = 0.05  # consistency: of the running average
 
     def __post_init__(self) -> None:
-        if self.steps not in (1, 2):
-            raise ValueError(f"steps={self.steps}: students of 1 or 2 network calls exist")
+        if self.steps not in (1, 2, 4):
+            raise ValueError(f"steps={self.steps}: students of 1, 2 or 4 network calls exist")
+        if self.method not in ("paired", "consistency"):
+            raise ValueError(f"method={self.method!r}: there are paired and consistency")

@@ -7,9 +7,8 @@ from torch import Tensor, nn
 
 from sim.spec import ActionMap
 
-from .diffusion.networks import NoiseModel, Normaliser, mlp
-from .diffusion.schedule import scalar_coefficients
-from .diffusion.solver import dpm_solver_pp, predict_data
+from .diffusion.networks import NoiseModel, Normaliser, TwinCritic
+from .diffusion.solver import dpm_solver_pp
 
 
 class GaussianPolicy(nn.Module):
@@ -17,7 +16,7 @@ class GaussianPolicy(nn.Module):
 
     def __init__(self, normaliser: Normaliser, actor: nn.Module, act_dim: int) -> None:
         super().__init__()
-        self.normaliser, self.actor, self.act_dim = normaliser, actor, act_dim
+        self.normaliser, self.actor, self.latent_dim = normaliser, actor, act_dim
 
     def forward(self, obs: Tensor, noise: Tensor) -> Tensor:
         """Returns actions (batch, act_dim) in [-1, 1] for raw obs (batch, obs_dim)."""
@@ -29,7 +28,7 @@ class DiffusionPolicy(nn.Module):
 
     def __init__(self, normaliser: Normaliser, model: NoiseModel, act_dim: int, n_denoise_steps: int = 15) -> None:
         super().__init__()
-        self.normaliser, self.model, self.act_dim, self.n_denoise_steps = normaliser, model, act_dim, n_denoise_steps
+        self.normaliser, self.model, self.latent_dim, self.n_denoise_steps = normaliser, model, act_dim, n_denoise_steps
 
     def forward(self, obs: Tensor, noise: Tensor) -> Tensor:
         """Returns actions (batch, act_dim) in [-1, 1] for raw obs (batch, obs_dim) and noise (batch, act_dim)."""
@@ -37,41 +36,29 @@ class DiffusionPolicy(nn.Module):
         return dpm_solver_pp(lambda x, t: self.model(x, t, condition), noise, self.n_denoise_steps)
 
 
-class StudentPolicy(nn.Module):
-    """mu(s, z): the teacher's whole ODE in one network call; with `polish`, one more call of the teacher's network.
+class BestOfK(nn.Module):
+    """Of K answers of a policy, the one that the critic values most (the smaller of its two Q; method section 7)."""
 
-    The polish noises mu to t = tau with the same z and takes the teacher's data prediction there (method section 7).
-    """
-
-    def __init__(
-        self,
-        normaliser: Normaliser,
-        obs_dim: int,
-        act_dim: int,
-        width: int = 256,
-        n_layers: int = 3,
-        teacher: NoiseModel | None = None,
-        tau: float = 0.15,
-    ) -> None:
+    def __init__(self, policy: nn.Module, normaliser: Normaliser, critic: TwinCritic, k: int) -> None:
         super().__init__()
-        self.normaliser, self.act_dim, self.tau = normaliser, act_dim, tau
-        self.net = mlp([obs_dim + act_dim, *[width] * n_layers, act_dim], layer_norm=False)
-        self.teacher = teacher
+        if k < 2:
+            raise ValueError(f"best of {k}: give 2 or more")
+        self.policy, self.normaliser, self.critic, self.k = policy, normaliser, critic, k
+        self.n_each = int(policy.latent_dim)  # type: ignore[arg-type]
+        self.latent_dim = k * self.n_each
 
-    @property
-    def n_denoise_steps(self) -> int:
-        """Network calls a decision."""
-        return 1 if self.teacher is None else 2
+    def candidates(self, obs: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the answers (batch, K, act_dim) and their Q (batch, K)."""
+        wide = obs.unsqueeze(1).expand(-1, self.k, -1).reshape(-1, obs.shape[-1])
+        action = self.policy(wide, noise.reshape(-1, self.n_each))
+        q = self.critic(self.normaliser(wide), action).amin(0)
+        return action.reshape(-1, self.k, action.shape[-1]), q.reshape(-1, self.k)
 
     def forward(self, obs: Tensor, noise: Tensor) -> Tensor:
-        """Returns actions (batch, act_dim) in [-1, 1] for raw obs (batch, obs_dim) and noise (batch, act_dim)."""
-        condition = self.normaliser(obs)
-        action = self.net(torch.cat([condition, noise], -1)).clamp(-1, 1)
-        if self.teacher is None:
-            return action
-        alpha, sigma, _ = scalar_coefficients(self.tau)
-        teacher = self.teacher
-        return predict_data(lambda x, t: teacher(x, t, condition), alpha * action + sigma * noise, self.tau, 1.0)
+        """Returns actions (batch, act_dim) for raw obs (batch, obs_dim) and noise (batch, K latent_dim)."""
+        action, q = self.candidates(obs, noise)
+        best = q.argmax(1, keepdim=True).unsqueeze(-1).expand(-1, 1, action.shape[-1])
+        return action.gather(1, best).squeeze(1)
 
 
 class Deployed(nn.Module):

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from .config import DistillConfig, FinetuneConfig, NoiseModelConfig, PretrainConfig, ScoreRewardConfig
+from .config import CloneConfig, DistillConfig, FinetuneConfig, NoiseModelConfig, PretrainConfig, ScoreRewardConfig
 from .rl.ddpg import DDPGConfig
 from .rl.guidance import GuidanceConfig
 from .rl.improve import ImproveConfig
@@ -136,6 +136,7 @@ def finetune(preset: str, task: str, **changes: Any) -> FinetuneConfig:
             guidance=GuidanceConfig(width=128, n_layers=3, learning_rate=1e-3),
         ),
         acting_denoise_steps=8,
+        reuse_replay=not task.startswith("gym:"),  # their rewards do not follow from the observation
         offline_rounds=3 if preset == "demo" else 1,
     )
     paper = FinetuneConfig(
@@ -154,6 +155,16 @@ def finetune(preset: str, task: str, **changes: Any) -> FinetuneConfig:
         every = replace(config.loop, decisions_per_update=1, updates_per_round=10)
         return replace(config, loop=every, improve=ImproveConfig())
     return config
+
+
+def clone(preset: str, task: str, **changes: Any) -> CloneConfig:
+    """Returns a configuration for cloning demonstrations of `task`."""
+    check(preset)
+    model = replace(SMALL, width=128, inner=256, n_blocks=3, learning_rate=1e-3)
+    demo = CloneConfig(task=task, n_action_steps=hold(task), batch=256, action_model=model)
+    smoke = replace(demo, n_chunks=2, grad_steps_per_chunk=20)
+    paper = replace(demo, action_model=NoiseModelConfig())
+    return _changed({"demo": demo, "smoke": smoke, "paper": paper}[preset], changes)
 
 
 def distill(preset: str, start: str, **changes: Any) -> DistillConfig:

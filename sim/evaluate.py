@@ -15,12 +15,13 @@ ActFn = Callable[[np.ndarray], np.ndarray]  # raw obs (n, obs_dim) -> action (n,
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Result of `evaluate`: share of episodes that succeeded, a 95 % Wilson interval of it, mean return."""
+    """Result of `evaluate`: share of episodes that succeeded, its 95 % Wilson interval, mean return and its error."""
 
     success: float
     success_low: float
     success_high: float
     mean_return: float
+    return_sem: float  # standard error of the mean return; 0 of one episode
     n_episodes: int
 
     def to_json(self) -> dict:
@@ -54,4 +55,5 @@ def evaluate(act: ActFn, task: str, n_episodes: int, seed: int, n_action_steps: 
     finally:
         env.close()
     low, high = wilson(int(success.sum()), n_episodes)
-    return Evaluation(float(success.mean()), low, high, float(total.mean()), n_episodes)
+    sem = float(total.std(ddof=1) / np.sqrt(n_episodes)) if n_episodes > 1 else 0.0
+    return Evaluation(float(success.mean()), low, high, float(total.mean()), sem, n_episodes)

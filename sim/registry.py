@@ -6,7 +6,7 @@ import difflib
 
 from gymnasium.vector import VectorEnv
 
-from . import arm, mazes
+from . import arm, mazes, modes
 from .maze_env import MazeVecEnv
 from .spec import TaskSpec
 
@@ -15,7 +15,7 @@ GYM = "gym:"
 
 def task_names() -> tuple[str, ...]:
     """Returns every name that `make_vec` knows; `gym:<id>` stands for any Gymnasium environment."""
-    return (*arm.task_names(), *mazes.task_names(), f"{GYM}<id>")
+    return (*arm.task_names(), *mazes.task_names(), modes.TASK, f"{GYM}<id>")
 
 
 def make_vec(task: str, n_envs: int = 1, seed: int = 0) -> VectorEnv:
@@ -32,6 +32,8 @@ def make_vec(task: str, n_envs: int = 1, seed: int = 0) -> VectorEnv:
         return arm.make_vec(task, n_envs, seed)
     if task in mazes.task_names():
         return MazeVecEnv(task, n_envs, seed)
+    if task == modes.TASK:
+        return modes.ModesVecEnv(n_envs, seed)
     close = difflib.get_close_matches(task, task_names(), 1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
     raise ValueError(f"no task {task!r}.{hint} There are: {', '.join(task_names())}")

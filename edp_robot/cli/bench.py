@@ -93,9 +93,10 @@ def _policies(start: Path | None, student: Path | None):
     from sim.registry import task_spec
 
     from ..config import NoiseModelConfig
-    from ..policies import DiffusionPolicy, StudentPolicy
+    from ..policies import DiffusionPolicy
     from ..stages.export import load_policy
     from ..stages.models import noise_model, normaliser
+    from ..students import PairedStudent
 
     if start is not None and student is not None:
         teacher, held = load_policy(start), load_policy(student)
@@ -105,4 +106,4 @@ def _policies(start: Path | None, student: Path | None):
     spec = task_spec("arm-press")
     norm, model = normaliser(spec), noise_model(spec.act_dim, spec.obs_dim, NoiseModelConfig())
     teacher_policy = DiffusionPolicy(norm, model, spec.act_dim).eval()
-    return teacher_policy, StudentPolicy(norm, spec.obs_dim, spec.act_dim).eval(), spec, 10
+    return teacher_policy, PairedStudent(norm, spec.obs_dim, spec.act_dim).eval(), spec, 10

@@ -151,8 +151,9 @@ class Road:
 
         from sim.evaluate import evaluate
 
-        from ..stages.distill import load_source, load_student
+        from ..stages.distill import load_student
         from ..stages.evaluate import torch_actor
+        from ..stages.source import load_source
         from . import train
 
         torch.set_num_threads(os.cpu_count() or 1)

@@ -1,4 +1,4 @@
-"""`edp study exploration | ablation`."""
+"""`edp study exploration | ablation | distillation`."""
 
 from __future__ import annotations
 
@@ -73,6 +73,44 @@ def ablation(
     chosen = variants or tuple(study.VARIANTS)
     options = study.Options(mazes, chosen, n_seeds, env_steps, seed, runs, out, processes)
     return _run(study.study(options, _machine()), out / "ablation.md")
+
+
+def distillation(
+    tasks: tuple[str, ...] = ("modes", "arm-press", "arm-reach-left", "gym:FetchReach-v4"),
+    episodes: int = 300,
+    n_latency: int = 2_000,
+    seed: int = 0,
+    runs: Path = Path("runs/distillation"),
+    out: Path = Path("results/distillation"),
+    processes: int = 2,
+) -> int:
+    """Make the table of distillation: teachers of 1 to 15 denoising steps, students of 1, 2 and 4 calls, four tasks.
+
+    Ctrl-C stops it; the same command goes on, trains nothing and measures no return twice; times are taken anew.
+
+    Example: edp study distillation --tasks modes arm-press
+
+    Args:
+        tasks: Of modes, arm-press, arm-reach-left, gym:FetchReach-v4.
+        episodes: Of every return; the same for all policies of a task.
+        n_latency: Calls of each policy on each runtime.
+        seed: Of everything.
+        runs: Folder for runs, results and logs.
+        out: Folder for table.md and return_latency.png.
+        processes: Trainings beside each other; each gets its share of the cores.
+    """
+    from policy_server.backends import OnnxPolicy
+    from policy_server.stats import summary
+
+    from ..studies import distillation as study
+
+    options = study.Options(tasks, episodes, n_latency, seed, runs, out, processes)
+    runtimes = {"ONNX Runtime": lambda graph: OnnxPolicy(graph).act}
+    made = study.DistillationStudy(options, _machine(), runtimes, summary)
+    if made():
+        print(out / "table.md")
+        return 0
+    return 1
 
 
 def _machine() -> str:

@@ -122,17 +122,58 @@ def finetune(
     return 0
 
 
-def distill(
-    start: Annotated[Path, FROM],
+def clone(
     out: Path,
-    steps: Literal[1, 2] = 1,
-    method: Literal["paired"] = "paired",
+    task: str = "modes",
+    data: Path | None = None,
     seed: int = 0,
     preset: Preset = "demo",
+    settings: Annotated[tuple[str, ...], SET] = (),
     resume: bool = False,
     json: Path | None = None,
 ) -> int:
-    """Distil a run's diffusion policy from 15 denoising steps to one, or to two (one, and the teacher's polish).
+    """Fit a diffusion policy to demonstrations.
+
+    Example: edp clone --task modes --out runs/modes
+
+    Args:
+        out: Run folder.
+        task: `edp tasks` lists them.
+        data: File .npz with arrays obs (n, obs_dim), raw, and action (n, act_dim) in [-1, 1]; where not given, the
+            task's own expert shows its actions (modes and gym:FetchReach-v4 have one).
+        seed: Of everything.
+        preset: Sizes and rates.
+        settings: Any other field of the run's config.json, as NAME=VALUE: n_chunks=100.
+        resume: Go on from the checkpoint in --out.
+        json: File to write the result to.
+    """
+    from ..runs import read_metrics
+    from ..settings import changed
+    from ..stages.clone import clone as run
+
+    began = time.monotonic()
+    config = presets.clone(preset, task, data=str(data or ""), seed=seed)
+    run(changed(config, settings), str(out), resume)
+    loss = float(read_metrics(out, "denoising_loss")[1][-1])
+    print(f"denoising loss {loss:.3g}")
+    write_json(json, {"denoising_loss": loss, "wall_s": time.monotonic() - began})
+    return 0
+
+
+def distill(
+    start: Annotated[Path, FROM],
+    out: Path,
+    steps: Literal[1, 2, 4] = 1,
+    method: Literal["paired", "consistency"] = "paired",
+    width: int | None = None,
+    n_layers: int | None = None,
+    seed: int = 0,
+    preset: Preset = "demo",
+    settings: Annotated[tuple[str, ...], SET] = (),
+    resume: bool = False,
+    json: Path | None = None,
+) -> int:
+    """Distil a run's diffusion policy from 15 denoising steps to 1, 2 or 4 network calls.
 
     Example: edp distill --from runs/press --steps 1 --out runs/student
 
@@ -140,20 +181,27 @@ def distill(
         start: Run folder with the teacher.
         out: Run folder.
         steps: Network calls of the student.
-        method: paired regression on the teacher's own noise-to-action map.
+        method: paired regression on the teacher's own noise-to-action map (of 2 or 4 calls the last ones are the
+            teacher's solver's), or consistency distillation along its ODE.
+        width: Of the student's layers; the preset's where not given.
+        n_layers: Hidden layers of the student; the preset's where not given.
         seed: Of everything.
         preset: Sizes and rates.
+        settings: Any other field of the run's config.json, as NAME=VALUE: activation=relu n_chunks=100.
         resume: Go on from the checkpoint in --out.
         json: File to write the result to.
     """
     from ..runs import read_metrics
+    from ..settings import changed
     from ..stages.distill import distill as run
 
     began = time.monotonic()
-    run(presets.distill(preset, str(start), steps=steps, method=method, seed=seed), str(out), resume)
-    loss = float(read_metrics(out, "paired_loss")[1][-1])
-    print(f"paired loss {loss:.2g} (mean square, actions in [-1, 1])")
-    write_json(json, {"paired_loss": loss, "wall_s": time.monotonic() - began})
+    sizes = {"width": width, "n_layers": n_layers}
+    config = presets.distill(preset, str(start), steps=steps, method=method, seed=seed, **sizes)
+    run(changed(config, settings), str(out), resume)
+    loss = float(read_metrics(out, "loss")[1][-1])
+    print(f"{method} loss {loss:.2g} (mean square, actions in [-1, 1])")
+    write_json(json, {"loss": loss, "wall_s": time.monotonic() - began})
     return 0
 
 
@@ -161,6 +209,7 @@ def export(
     start: Annotated[Path, FROM],
     out: Path,
     denoise_steps: int = 15,
+    best_of: int = 1,
     metrics: Path | None = None,
     json: Path | None = None,
 ) -> int:
@@ -172,6 +221,7 @@ def export(
         start: Run folder of a distillation, or of a training for the teacher itself.
         out: Bundle folder.
         denoise_steps: Of the solver, where the run holds a teacher.
+        best_of: Draw K actions inside the graph and answer the one that the fine-tuning's critic values most.
         metrics: JSON file with what is known of the policy, for the manifest.
         json: File to write the result to.
     """
@@ -179,7 +229,7 @@ def export(
 
     began = time.monotonic()
     known = json_module.loads(metrics.read_text()) if metrics else None
-    bundle = run(start, out, known, denoise_steps)
+    bundle = run(start, out, known, denoise_steps, best_of)
     error = bundle.manifest.parity["max_abs_error"]
     print(f"{bundle.manifest.name}: {bundle.path}, largest difference from torch {error:.2g}")
     write_json(json, {"max_abs_error": error, "name": bundle.manifest.name, "wall_s": time.monotonic() - began})

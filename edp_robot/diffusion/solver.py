@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .schedule import T_MIN, scalar_coefficients
 
-EpsFn = Callable[[Tensor, Tensor], Tensor]  # (x_t (batch, dim), t (batch,)) -> eps_hat (batch, dim)
+EpsFn = Callable[[Tensor, Tensor], Tensor]  # (x_t (batch, dim), t (1,)) -> eps_hat (batch, dim)
 
 
 GRID_POWER = 3.0
@@ -30,9 +30,12 @@ def time_grid(n_denoise_steps: int, t_start: float = 1.0) -> list[float]:
 
 
 def predict_data(eps_fn: EpsFn, x: Tensor, t: float, clip: float | None) -> Tensor:
-    """Returns x_0 as eps_hat implies it: (x_t - sigma_t eps_hat) / alpha_t, clipped to +-clip."""
+    """Returns x_0 as eps_hat implies it: (x_t - sigma_t eps_hat) / alpha_t, clipped to +-clip.
+
+    One t for the whole batch, so that what a network makes of it is a constant of an exported graph.
+    """
     alpha, sigma, _ = scalar_coefficients(t)
-    x0 = (x - sigma * eps_fn(x, torch.full(x.shape[:-1], t, dtype=x.dtype, device=x.device))) / alpha
+    x0 = (x - sigma * eps_fn(x, torch.full((1,), t, dtype=x.dtype, device=x.device))) / alpha
     return x0 if clip is None else x0.clamp(-clip, clip)
 
 

@@ -16,7 +16,7 @@ def torch_actor(policy: nn.Module, seed: int) -> ActFn:
 
     @torch.no_grad()
     def act(obs: np.ndarray) -> np.ndarray:
-        noise = torch.randn(len(obs), policy.act_dim, generator=generator)  # type: ignore[arg-type]
+        noise = torch.randn(len(obs), policy.latent_dim, generator=generator)  # type: ignore[arg-type]
         return policy(torch.from_numpy(np.ascontiguousarray(obs)), noise).numpy()
 
     return act

@@ -66,7 +66,7 @@ class DiffusionTuner(nn.Module):
     @torch.no_grad()
     def act(self, obs: np.ndarray) -> np.ndarray:
         """Returns samples of psi's average (n, act_dim)."""
-        return self.policy(torch.from_numpy(obs), torch.randn(len(obs), self.policy.act_dim)).numpy()
+        return self.policy(torch.from_numpy(obs), torch.randn(len(obs), self.policy.latent_dim)).numpy()
 
     def update(self, replay: Replay, n_updates: int, done: float) -> dict[str, float]:
         """One round: `n_updates` grad_steps of the critic (Eq. 8), then the policy's."""

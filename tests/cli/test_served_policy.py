@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from edp_robot.cli.serving import run_server
-from edp_robot.policies import StudentPolicy
 from edp_robot.stages.export import as_field, golden, to_onnx
 from edp_robot.stages.models import normaliser
+from edp_robot.students import PairedStudent
 from policy_server.bundle import save
 from policy_server.client import PolicyClient
 from policy_server.local import LocalPolicy
@@ -29,7 +29,7 @@ def bundle(tmp_path_factory):
     """An untrained student as a bundle: the arm wanders, within its limits."""
     torch.manual_seed(0)
     spec = task_spec("arm-press")
-    policy = StudentPolicy(normaliser(spec), spec.obs_dim, spec.act_dim, 32, 2).eval()
+    policy = PairedStudent(normaliser(spec), spec.obs_dim, spec.act_dim, 32, 2).eval()
     path = tmp_path_factory.mktemp("served") / "bundle"
     save(
         path,

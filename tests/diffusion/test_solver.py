@@ -68,7 +68,7 @@ def test_data_prediction_and_its_clip():
     alpha = alpha_sigma(torch.tensor(0.5))[0]
     torch.testing.assert_close(predict_data(eps_fn, x, 0.5, None), x / alpha)
     torch.testing.assert_close(predict_data(eps_fn, x, 0.5, 1.0), (x / alpha).clamp(-1, 1))
-    assert calls[0].tolist() == [0.5, 0.5]
+    assert calls[0].tolist() == [0.5]
 
 
 def test_clipped_samples_stay_in_bounds(gaussian):
