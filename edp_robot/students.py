@@ -1,7 +1,7 @@
 """Students: a teacher's many denoising steps in 1, 2 or 4 network calls (method section 7).
 
 All of them answer (raw obs, noise) with an action, as `policies.DiffusionPolicy` does. Their noise is (batch,
-latent_dim): act_dim numbers for the first call, and as many whenever the answer is noised again.
+latent_dim): act_dim numbers, for consistency students as many again for each further call.
 """
 
 from __future__ import annotations
@@ -15,13 +15,15 @@ from .diffusion.networks import ACTIVATIONS, Linear, NoiseModel, Normaliser, mlp
 from .diffusion.schedule import T_MIN, alpha_sigma, half_log_snr, scalar_coefficients
 from .diffusion.solver import dpm_solver_pp, time_grid
 
-POLISH_TAU = {2: 0.15, 4: 0.3}  # where the teacher takes over from the first call's guess
+POLISH_TAU = {2: 0.1, 4: 0.2}  # where the teacher takes over from the first call's guess
 
 
 class PairedStudent(nn.Module):
     """mu(s, z): the teacher's whole ODE in one network call; of more calls, the teacher's solver makes the others.
 
-    These polish: mu is noised to t = tau, and the teacher's last n_denoise_steps - 1 steps lead back from there.
+    These polish: mu is noised to t = tau, and the teacher's last n_denoise_steps - 1 steps lead back from there. The
+    noise is the same z: it has led mu to its mode, so the noised point lies on that mode's side, and the teacher's
+    prediction from there is no mean of several modes. Fresh noise would need a smaller tau (docs/distillation.md).
     """
 
     def __init__(
@@ -37,24 +39,20 @@ class PairedStudent(nn.Module):
         tau: float | None = None,
     ) -> None:
         super().__init__()
-        self.normaliser, self.act_dim, self.n_denoise_steps, self.tau = normaliser, act_dim, n_denoise_steps, tau
+        self.normaliser, self.act_dim, self.latent_dim = normaliser, act_dim, act_dim
+        self.n_denoise_steps, self.tau = n_denoise_steps, tau
         self.net = mlp([obs_dim + act_dim, *[width] * n_layers, act_dim], layer_norm=False, activation=activation)
         self.register_module("teacher", teacher)
-
-    @property
-    def latent_dim(self) -> int:
-        """Numbers of noise a decision."""
-        return self.act_dim if self.teacher is None else 2 * self.act_dim
 
     def forward(self, obs: Tensor, noise: Tensor) -> Tensor:
         """Returns actions (batch, act_dim) in [-1, 1] for raw obs (batch, obs_dim), noise (batch, latent_dim)."""
         condition, teacher = self.normaliser(obs), self.teacher
-        action = self.net(torch.cat([condition, noise[:, : self.act_dim]], -1)).clamp(-1, 1)
+        action = self.net(torch.cat([condition, noise], -1)).clamp(-1, 1)
         if teacher is None:
             return action
         tau = self.tau or POLISH_TAU[self.n_denoise_steps]
         alpha, sigma, _ = scalar_coefficients(tau)
-        x = alpha * action + sigma * noise[:, self.act_dim :]
+        x = alpha * action + sigma * noise
         return dpm_solver_pp(lambda x, t: teacher(x, t, condition), x, self.n_denoise_steps - 1, t_start=tau)
 
 

@@ -58,23 +58,23 @@ def test_the_student_learns_the_teachers_map(tuned):
 
 
 def test_polish_is_the_teachers_own_last_steps(tuned):
-    """mu noised to tau with the second half of the noise, then a DPM-Solver++ step of the teacher from there."""
+    """mu noised to tau with the same noise, then a DPM-Solver++ step of the teacher from there."""
     source = load_source(tuned)
     student = PairedStudent(source.teacher.normaliser, 22, 6, 32, 2, tau=0.15)
     polished = with_steps(student, 2, source)
-    obs, z = torch.zeros(3, 22), torch.randn(3, 12)
+    obs, z = torch.zeros(3, 22), torch.randn(3, 6)
     alpha = np.exp(-(0.15**2) * 19.9 / 4 - 0.15 * 0.05)
     sigma = np.sqrt(1 - alpha**2)
     with torch.no_grad():
         condition = source.teacher.normaliser(obs)
-        a = student.net(torch.cat([condition, z[:, :6]], -1)).clamp(-1, 1)
-        x = alpha * a + sigma * z[:, 6:]
+        a = student.net(torch.cat([condition, z], -1)).clamp(-1, 1)
+        x = alpha * a + sigma * z
         x0 = ((x - sigma * source.teacher.model(x, torch.full((3,), 0.15), condition)) / alpha).clamp(-1, 1)
         a_end = np.exp(-(1e-6) * 19.9 / 4 - 1e-3 * 0.05)
         s_end = np.sqrt(1 - a_end**2)
         expected = s_end / sigma * x + (a_end - s_end / sigma * alpha) * x0
         assert torch.allclose(polished(obs, z), expected.clamp(-1, 1), atol=1e-5)
-    assert (student.latent_dim, polished.latent_dim, polished.n_denoise_steps) == (6, 12, 2)
+    assert (student.latent_dim, polished.latent_dim, polished.n_denoise_steps) == (6, 6, 2)
 
 
 @pytest.mark.parametrize("method", ["paired", "consistency"])
