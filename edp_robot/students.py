@@ -15,7 +15,7 @@ from .diffusion.networks import ACTIVATIONS, Linear, NoiseModel, Normaliser, mlp
 from .diffusion.schedule import T_MIN, alpha_sigma, half_log_snr, scalar_coefficients
 from .diffusion.solver import dpm_solver_pp, time_grid
 
-POLISH_TAU = {2: 0.1, 4: 0.2}  # where the teacher takes over from the first call's guess
+POLISH_TAU = {2: 0.1, 4: 0.25}  # where the teacher takes over from the first call's guess
 
 
 class PairedStudent(nn.Module):

@@ -26,11 +26,11 @@ TEACHERS: dict[str, tuple[tuple[str, str], ...]] = {
     "modes": (("modes/teacher", "clone --task modes"),),
     "arm-press": (
         ("arm", "pretrain --task arm"),
-        ("arm-press/teacher", "finetune --task arm-press --from {arm} --eval-every 0"),
+        ("arm-press/teacher", "finetune --task arm-press --from {arm} --eval-every 8000"),
     ),
     "arm-reach-left": (
         ("arm", "pretrain --task arm"),
-        ("arm-reach-left/teacher", "finetune --task arm-reach-left --from {arm} --eval-every 0"),
+        ("arm-reach-left/teacher", "finetune --task arm-reach-left --from {arm} --eval-every 8000"),
     ),
     FETCH: ((f"{FETCH}/teacher", f"clone --task {FETCH}"),),
 }
