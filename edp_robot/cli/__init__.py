@@ -13,11 +13,14 @@ COMMANDS = {
     "tasks": ("edp_robot.cli.machine", "tasks", "the tasks that exist"),
     "pretrain": ("edp_robot.cli.train", "pretrain", "explore without reward"),
     "finetune": ("edp_robot.cli.train", "finetune", "learn a task's reward, from a pre-training or from scratch"),
-    "distill": ("edp_robot.cli.train", "distill", "many denoising steps to one or two"),
+    "clone": ("edp_robot.cli.train", "clone", "fit a diffusion policy to demonstrations"),
+    "distill": ("edp_robot.cli.train", "distill", "many denoising steps to 1, 2 or 4"),
     "export": ("edp_robot.cli.train", "export", "a run to a policy bundle (ONNX)"),
+    "wrap": ("edp_robot.cli.wrap", "wrap", "any ONNX policy to a policy bundle"),
     "evaluate": ("edp_robot.cli.evaluate", "evaluate", "success and return of a run, a bundle or a served policy"),
     "study exploration": ("edp_robot.cli.study", "exploration", "the table of exploration: mazes x methods x seeds"),
     "study ablation": ("edp_robot.cli.study", "ablation", "what mattered in exploration: one change at a time"),
+    "study distillation": ("edp_robot.cli.study", "distillation", "what fewer denoising steps cost and save"),
     "serve": ("policy_server.commands", "serve", "serve a bundle to robots over ZeroMQ"),
     "control": ("edp_robot.cli.control", "control", "drive a robot with a policy, in real time"),
     "bench sampler": ("edp_robot.cli.bench", "sampler", "latency of torch and ONNX samplers, side by side"),
@@ -25,8 +28,9 @@ COMMANDS = {
     "bench load": ("policy_server.commands", "bench_load", "round trips to a running server"),
     "bench compare": ("policy_server.commands", "bench_compare", "two results of --json side by side"),
     "calibrate latency": ("edp_robot.cli.control", "calibrate_latency", "delay between command and motion"),
+    "calibrate quant": ("edp_robot.cli.calibrate", "quant", "FP16 and INT8 versions of a bundle, and what they lose"),
 }
-POSITIONAL = {"serve", "bench latency", "bench compare"}  # their required arguments carry no --name
+POSITIONAL = {"serve", "bench latency", "bench compare", "calibrate quant"}  # their required arguments carry no --name
 
 
 def usage() -> str:
