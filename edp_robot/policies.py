@@ -64,7 +64,6 @@ class BestOfK(nn.Module):
 class Deployed(nn.Module):
     """A policy with its action map folded in: (obs, noise) to commands (batch, horizon, act_dim) in physical units."""
 
-    scale: Tensor
     offset: Tensor
     low: Tensor
     high: Tensor
@@ -73,13 +72,14 @@ class Deployed(nn.Module):
     def __init__(self, policy: nn.Module, action_map: ActionMap, horizon: int) -> None:
         super().__init__()
         self.policy, self.start, self.increment = policy, action_map.command_start, action_map.kind == "increment"
-        for name in ("scale", "offset", "low", "high"):
+        for name in ("offset", "low", "high"):
             self.register_buffer(name, torch.tensor(getattr(action_map, name), dtype=torch.float32))
+        scale = torch.tensor(action_map.scale, dtype=torch.float32)
         k = torch.arange(1, horizon + 1, dtype=torch.float32) if self.increment else torch.ones(horizon)
-        self.register_buffer("ramp", k.reshape(1, horizon, 1))
+        self.register_buffer("ramp", k.reshape(1, horizon, 1) * scale)
 
     def forward(self, obs: Tensor, noise: Tensor) -> Tensor:
         """Returns what `ActionMap.chunk` returns for the policy's action."""
-        action = (self.scale * self.policy(obs, noise)).unsqueeze(1)
-        base = obs[:, self.start : self.start + len(self.scale)] if self.increment else self.offset.expand(len(obs), -1)
-        return torch.minimum(torch.maximum(base.unsqueeze(1) + self.ramp * action, self.low), self.high)
+        change = self.ramp * self.policy(obs, noise).unsqueeze(1)
+        base = obs[:, self.start : self.start + len(self.offset)].unsqueeze(1) if self.increment else self.offset
+        return torch.minimum(torch.maximum(base + change, self.low), self.high)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -32,60 +31,49 @@ def sampler(
     from policy_server.bench import host
     from policy_server.stats import summary
 
+    from ..studies.distillation_measures import interleaved
+
     torch.set_num_threads(1)
     contenders = _contenders(start, student)
-    samples: dict[str, list[float]] = {name: [] for name in contenders}
-    n_rounds = 20  # interleaved, so that a slow moment of the machine falls on all of them
-    for act in contenders.values():
-        for _ in range(20):
-            act()
-    for _ in range(n_rounds):
-        for name, act in contenders.items():
-            for _ in range(max(1, n // n_rounds)):
-                began = time.perf_counter_ns()
-                act()
-                samples[name].append((time.perf_counter_ns() - began) / 1e3)
-    result: dict[str, Any] = {name: summary(np.array(times)) for name, times in samples.items()}
+    samples = interleaved(contenders, n)
+    result: dict[str, Any] = {name: summary(times) for name, times in samples.items()}
     print(f"{'[us], batch 1, one thread':<28}{'p50':>10}{'p99':>10}{'n':>8}")
     for name, row in result.items():
         print(f"{name:<28}{row['p50']:>10.1f}{row['p99']:>10.1f}{row['n']:>8}")
-    write_json(json, {"latency_us": result, "samples_us": samples, "host": host()})
+    write_json(json, {"latency_us": result, "samples_us": {k: v.tolist() for k, v in samples.items()}, "host": host()})
     return 0
 
 
 def _contenders(start: Path | None, student: Path | None) -> dict[str, Any]:
     """Returns what is timed, by name: functions without arguments."""
-    import torch
-
     from policy_server.backends import OnnxPolicy
 
-    from ..policies import Deployed
-    from ..stages.export import to_onnx
+    from ..studies.distillation_measures import onnx_call, torch_call
 
     teacher_policy, student_policy, spec, horizon = _policies(start, student)
-    obs = np.zeros((1, spec.obs_dim), np.float32)
-    noise = np.random.default_rng(0).standard_normal((1, spec.act_dim)).astype(np.float32)
-    deployed = Deployed(teacher_policy, spec.action_map, horizon).eval()
-    teacher_onnx = OnnxPolicy(to_onnx(teacher_policy, spec, horizon))
-    student_onnx = OnnxPolicy(to_onnx(student_policy, spec, horizon))
 
-    def torch_teacher() -> None:
-        with torch.inference_mode():
-            deployed(torch.from_numpy(obs), torch.from_numpy(noise)).numpy()
-
-    weights = [w.detach().numpy().T.copy() for w in student_policy.net.parameters() if w.dim() == 2]
-    inputs = [np.zeros((1, w.shape[0]), np.float32) for w in weights]
-
-    def floor() -> None:
-        for x, w in zip(inputs, weights, strict=True):
-            x @ w
+    def runtime(graph: bytes):
+        return OnnxPolicy(graph).act
 
     return {
-        "torch_teacher": torch_teacher,
-        "onnx_teacher": lambda: teacher_onnx.act(obs, noise),
-        "onnx_student": lambda: student_onnx.act(obs, noise),
-        "numpy_matmul_floor": floor,
+        "torch_teacher": torch_call(teacher_policy, spec, horizon),
+        "onnx_teacher": onnx_call(teacher_policy, spec, horizon, runtime),
+        "onnx_student": onnx_call(student_policy, spec, horizon, runtime),
+        "numpy_matmul_floor": _floor(student_policy),
     }
+
+
+def _floor(student: Any) -> Any:
+    """Returns a function that multiplies by the student's matrices and does nothing else."""
+    weights = [w.detach().numpy() for w in student.net.parameters() if w.dim() == 2]
+    inputs = [np.zeros((1, w.shape[0]), np.float32) for w in weights]
+    outputs = [np.zeros((1, w.shape[1]), np.float32) for w in weights]
+
+    def floor() -> None:
+        for x, w, out in zip(inputs, weights, outputs, strict=True):
+            np.dot(x, w, out=out)
+
+    return floor
 
 
 def _policies(start: Path | None, student: Path | None):

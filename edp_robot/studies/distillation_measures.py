@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from sim.evaluate import evaluate
+from sim.spec import TaskSpec
 
 from ..policies import Deployed
 from ..runs import write_atomic
@@ -89,17 +90,16 @@ def latencies(
     spec, horizon = source.spec, source.n_action_steps
     contenders: dict[str, Callable[[], Any]] = {}
     for policy in found:
-        obs = source.replay_obs[-1:].numpy()
-        noise = np.random.default_rng(0).standard_normal((1, int(policy.module.latent_dim)), np.float32)  # type: ignore[arg-type]
-        contenders[f"{policy.name} torch"] = _torch_call(Deployed(policy.module, spec.action_map, horizon), obs, noise)
-        graph = to_onnx(policy.module, spec, horizon)
+        contenders[f"{policy.name} torch"] = torch_call(policy.module, spec, horizon)
         for name, make in runtimes.items():
-            contenders[f"{policy.name} {name}"] = _call(make(graph), obs, noise)
+            contenders[f"{policy.name} {name}"] = onnx_call(policy.module, spec, horizon, make)
     return interleaved(contenders, n)
 
 
-def _torch_call(deployed: nn.Module, obs: np.ndarray, noise: np.ndarray) -> Callable[[], Any]:
-    deployed.eval()
+def torch_call(policy: nn.Module, spec: TaskSpec, horizon: int) -> Callable[[], Any]:
+    """Returns one decision of the policy in torch, eager, from arrays to an array."""
+    deployed = Deployed(policy, spec.action_map, horizon).eval()
+    obs, noise = _inputs(policy, spec)
 
     def call() -> None:
         with torch.inference_mode():
@@ -108,8 +108,16 @@ def _torch_call(deployed: nn.Module, obs: np.ndarray, noise: np.ndarray) -> Call
     return call
 
 
-def _call(act: ActsFn, obs: np.ndarray, noise: np.ndarray) -> Callable[[], Any]:
+def onnx_call(policy: nn.Module, spec: TaskSpec, horizon: int, make: Callable[[bytes], ActsFn]) -> Callable[[], Any]:
+    """Returns one decision of the policy's graph in the runtime that `make` makes."""
+    act, (obs, noise) = make(to_onnx(policy, spec, horizon)), _inputs(policy, spec)
     return lambda: act(obs, noise)
+
+
+def _inputs(policy: nn.Module, spec: TaskSpec) -> tuple[np.ndarray, np.ndarray]:
+    """Returns an obs (1, obs_dim) and noise (1, latent_dim): what they hold does not matter to the time."""
+    n = int(policy.latent_dim)  # type: ignore[arg-type]
+    return np.zeros((1, spec.obs_dim), np.float32), np.random.default_rng(0).standard_normal((1, n), np.float32)
 
 
 def interleaved(contenders: dict[str, Callable[[], Any]], n: int, n_rounds: int = 20) -> dict[str, np.ndarray]:
