@@ -1,70 +1,108 @@
-"""Running a policy's ONNX graph: the only file that knows ONNX Runtime, imported when first needed.
+"""A policy's graph, ready to run: one interface over ONNX Runtime's CPU, CUDA and TensorRT (`policy_server.runtimes`).
 
 A provider that is asked for by name is used or refused, never replaced in silence.
 """
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 
-from policy_server.bundle import ONNX, Bundle
+from policy_server.bundle import Bundle, Precision, graph_name
+from policy_server.errors import BackendError
+from policy_server.runtimes import gpu
+from policy_server.runtimes.bound import BoundGraph
+from policy_server.runtimes.sessions import check_available, first_line, import_runtime, open_session
+
+__all__ = ["Backend", "BackendError", "OnnxPolicy", "Provider", "load"]
 
 Provider = Literal["auto", "cpu", "cuda", "tensorrt"]
-_ORT_NAMES = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
-
-
-class BackendError(RuntimeError):
-    """The runtime, a provider or the graph is not what was asked for; the message says what is there."""
+FP32_ATOL = 1e-4  # of the golden vectors, in physical units
 
 
 class OnnxPolicy:
-    """A raw ONNX policy: obs and noise in, action chunk out, float32.
+    """A raw ONNX policy: obs and noise in, action chunk out, float32. Not for several threads at once.
+
+    Each of `batch_sizes` gets a session of static shape with bound buffers; any other number of rows goes to the
+    smallest that holds it, or to the dynamic graph.
 
     Args:
         onnx: Path of the graph, or its bytes.
-        provider: cpu, cuda or tensorrt; auto takes cuda where it loads, else cpu.
-        n_threads: Threads inside one operator on the CPU.
+        provider: cpu, cuda or tensorrt; auto takes cuda where it runs, else cpu.
+        n_threads: Threads inside one operator on the CPU; of more than one, each is pinned to a core.
+        batch_sizes: Numbers of rows to be ready for.
 
     Raises:
         BackendError: The runtime or the provider is missing, or the graph is not a policy.
     """
 
-    def __init__(self, onnx: str | Path | bytes, provider: Provider = "cpu", n_threads: int = 1):
-        self.provider, self._session = _open_session(onnx, provider, n_threads)
-        inputs = {node.name: node.shape for node in self._session.get_inputs()}
-        outputs = {node.name: node.shape for node in self._session.get_outputs()}
-        types = {node.type for node in (*self._session.get_inputs(), *self._session.get_outputs())}
-        if set(inputs) not in ({"obs"}, {"obs", "noise"}) or set(outputs) != {"action"} or types != {"tensor(float)"}:
-            raise BackendError(
-                f"graph has inputs {inputs}, outputs {outputs}, types {sorted(types)}; expected float32 inputs obs and "
-                "noise (noise may be missing) and output action"
-            )
-        self.shapes = {**inputs, **outputs}
-        self._has_noise = "noise" in inputs
-        self._one_by_one = inputs["obs"][0] == 1
+    def __init__(
+        self,
+        onnx: str | Path | bytes,
+        provider: Provider = "cpu",
+        n_threads: int = 1,
+        batch_sizes: Sequence[int] = (1,),
+    ):
+        graph = onnx if isinstance(onnx, bytes) else Path(onnx).read_bytes()
+        runtime = import_runtime()
+        self.provider = _resolved(runtime, provider)
+        self._session = open_session(runtime, graph, self.provider, n_threads)
+        self.shapes = _ports(self._session)
+        self._has_noise, first = "noise" in self.shapes, self.shapes["obs"][0]
+        self._one_by_one = first == 1
+        dims = {name: self.shapes[name][-1] for name in ("obs", "noise") if name in self.shapes}
+        self._bound: dict[int, BoundGraph] = {}
+        if all(isinstance(dim, int) for dim in dims.values()) and (isinstance(first, str) or self._one_by_one):
+            for size in (1,) if self._one_by_one else sorted(set(batch_sizes)):
+                static = self._session
+                if not self._one_by_one:
+                    static = open_session(runtime, graph, self.provider, n_threads, (first, size))
+                device = "cpu" if self.provider == "cpu" else "cuda"
+                self._bound[size] = self._guarded(BoundGraph, runtime, static, dims, size, device)
 
-    def act(self, obs: np.ndarray, noise: np.ndarray) -> np.ndarray:
+    def act(self, obs: np.ndarray, noise: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
         """Returns action (n, horizon, act_dim) float32.
 
         Args:
             obs: (n, obs_dim) float32.
             noise: (n, latent_dim) float32; ignored where the graph has no noise input.
+            out: Where to write the action; then nothing is allocated. None for a new array.
 
         Raises:
             BackendError: The runtime refused, for instance because a shape is wrong.
         """
-        if self._one_by_one and len(obs) > 1:
-            rows = [self.act(obs[i : i + 1], noise[i : i + 1]) for i in range(len(obs))]
-            return np.concatenate(rows)
+        n = len(obs)
+        if self._one_by_one and n > 1:
+            rows = np.concatenate([self.act(obs[i : i + 1], noise[i : i + 1]) for i in range(n)])
+            return _written(rows, out)
+        for size, bound in self._bound.items():
+            if n <= size:
+                return self._guarded(self._act_bound, bound, obs, noise, out)
         feeds = {"obs": np.ascontiguousarray(obs, dtype=np.float32)}
         if self._has_noise:
             feeds["noise"] = np.ascontiguousarray(noise, dtype=np.float32)
+        return _written(self._guarded(self._session.run, ("action",), feeds)[0], out)
+
+    def _act_bound(self, bound: BoundGraph, obs: np.ndarray, noise: np.ndarray, out: np.ndarray | None) -> np.ndarray:
+        """Returns the action of n rows through buffers for as many or more; what lies in the others is of no matter."""
+        n = len(obs)
+        bound.inputs["obs"][:n] = obs
+        if self._has_noise:
+            bound.inputs["noise"][:n] = noise
+        bound.run()
+        if out is None:
+            return bound.output[:n].copy()
+        np.copyto(out, bound.output[:n])
+        return out
+
+    def _guarded(self, work, *args):
+        """Returns what `work` returns. Raises BackendError for whatever it raises: ONNX Runtime has private types."""
         try:
-            return self._session.run(("action",), feeds)[0]
-        except Exception as error:  # ONNX Runtime raises several private types
-            raise BackendError(f"inference failed on {self.provider}: {_first_line(error)}") from error
+            return work(*args)
+        except Exception as error:
+            raise BackendError(f"inference failed on {self.provider}: {first_line(error)}") from error
 
 
 class Backend:
@@ -79,24 +117,31 @@ class Backend:
         bundle: The bundle.
         provider: cpu, cuda, tensorrt, or auto: of cpu and cuda, the one that is faster here for one obs.
         n_threads: Threads inside one operator on the CPU.
+        precision: fp32, or fp16 or int8 where the bundle has it.
     """
 
-    def __init__(self, bundle: Bundle, provider: Provider = "auto", n_threads: int = 1):
-        self.manifest = bundle.manifest
+    def __init__(self, bundle: Bundle, provider: Provider = "auto", n_threads: int = 1, precision: Precision = "fp32"):
+        if precision not in bundle.precisions:
+            raise BackendError(
+                f"precision {precision!r} is not in the bundle; it has {', '.join(bundle.precisions)}; "
+                "`edp calibrate quant` makes others"
+            )
+        self.manifest, self.precision = bundle.manifest, precision
         self.golden = bundle.golden()
-        onnx = bundle.read(ONNX)
-        self._policy = OnnxPolicy(onnx, "cpu" if provider == "auto" else provider, n_threads)
+        onnx, sizes = bundle.read(graph_name(precision)), batch_sizes(bundle)
+        self._policy = OnnxPolicy(onnx, "cpu" if provider == "auto" else provider, n_threads, sizes)
         self._check_graph()
-        if provider == "auto" and _gpu_present():
-            self._policy = self._faster(onnx, n_threads)
+        if provider == "auto" and gpu.present():
+            self._policy = self._faster(onnx, n_threads, sizes)
         self.provider = self._policy.provider
 
-    def act(self, obs: np.ndarray, noise: np.ndarray) -> np.ndarray:
+    def act(self, obs: np.ndarray, noise: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
         """Returns action (n, horizon, act_dim) float32.
 
         Args:
             obs: (n, obs_dim).
             noise: (n, latent_dim), standard normal.
+            out: Where to write the action; then nothing is allocated. None for a new array.
 
         Raises:
             BackendError: A shape differs from the manifest, or the runtime failed.
@@ -107,18 +152,25 @@ class Backend:
                 f"obs {obs.shape}, noise {noise.shape}: expected ({n}, {manifest.obs_dim}) "
                 f"and ({n}, {manifest.latent_dim})"
             )
-        action = self._policy.act(obs, noise)
+        action = self._policy.act(obs, noise, out)
         if action.shape != (n, manifest.horizon, manifest.act_dim):
             expected = (n, manifest.horizon, manifest.act_dim)
             raise BackendError(f"graph answered action {action.shape}, manifest says {expected}; export it again")
         return action
 
-    def self_test(self, atol: float = 1e-4) -> float:
+    def self_test(self, atol: float | None = None) -> float:
         """Returns the largest difference between the golden actions and what this machine computes.
+
+        Args:
+            atol: Allowed; None for FP32_ATOL, and of another precision half as much again as it differed when it was
+                made.
 
         Raises:
             BackendError: The difference is above `atol`, or not a number: this machine must not serve the policy.
         """
+        if atol is None:
+            made = self.manifest.parity.get(self.precision, {}) if self.precision != "fp32" else {}
+            atol = FP32_ATOL + 1.5 * float(made.get("golden_max_abs_error", 0.0))
         action = self.act(self.golden["obs"], self.golden["noise"])
         error = float(np.abs(action - self.golden["action"]).max())
         if not error <= atol:
@@ -150,10 +202,10 @@ class Backend:
                     f"manifest says {['batch', *shape]} (batch free or 1)"
                 )
 
-    def _faster(self, onnx: bytes, n_threads: int) -> OnnxPolicy:
+    def _faster(self, onnx: bytes, n_threads: int, sizes: Sequence[int]) -> OnnxPolicy:
         """Returns the policy on CUDA where that loads and answers one obs faster than the CPU, else on the CPU."""
         try:
-            cuda = OnnxPolicy(onnx, "cuda", n_threads)
+            cuda = OnnxPolicy(onnx, "cuda", n_threads, sizes)
             return min((self._policy, cuda), key=self._median_s)
         except BackendError:
             return self._policy
@@ -168,73 +220,63 @@ class Backend:
         return float(np.median(times[10:]))
 
 
-def load(bundle: Bundle | str | Path, provider: Provider = "auto", n_threads: int = 1) -> Backend:
+def batch_sizes(bundle: Bundle) -> list[int]:
+    """Returns the batch sizes that the bundle wants to be ready for. Raises BackendError where that is no such list."""
+    sizes = bundle.manifest.sampler.get("batch_sizes", [1])
+    if not isinstance(sizes, list) or not all(type(size) is int and 1 <= size <= 1024 for size in sizes):
+        raise BackendError(f"sampler.batch_sizes {sizes!r}: expected a list of whole numbers from 1 to 1024")
+    return sizes
+
+
+def load(
+    bundle: Bundle | str | Path, provider: Provider = "auto", n_threads: int = 1, precision: Precision = "fp32"
+) -> Backend:
     """Returns the bundle's policy, ready to run on `provider`.
 
     Args:
         bundle: A bundle, or its path.
         provider: auto, cpu, cuda or tensorrt.
         n_threads: Threads inside one operator on the CPU.
+        precision: fp32, fp16 or int8.
 
     Raises:
         BundleError: The bundle is refused.
-        BackendError: Runtime, provider or graph are not what is needed.
+        BackendError: Runtime, provider, precision or graph are not what is needed.
     """
-    return Backend(bundle if isinstance(bundle, Bundle) else Bundle.load(bundle), provider, n_threads)
+    return Backend(bundle if isinstance(bundle, Bundle) else Bundle.load(bundle), provider, n_threads, precision)
 
 
-def _import_runtime() -> Any:
-    """Returns the onnxruntime module, its log quiet. Raises BackendError where it is not installed."""
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise BackendError("ONNX Runtime is not installed; expected: pip install 'edp-robot[serve]'") from error
-    onnxruntime.set_default_logger_severity(4)
-    return onnxruntime
+def _written(action: np.ndarray, out: np.ndarray | None) -> np.ndarray:
+    """Returns `out` with the action in it, or the action itself where there is none."""
+    if out is None:
+        return action
+    np.copyto(out, action)
+    return out
 
 
-def _open_session(onnx: str | Path | bytes, provider: Provider, n_threads: int) -> tuple[str, Any]:
-    """Returns the provider in use and a session on it."""
+def _resolved(runtime, provider: Provider) -> str:
+    """Returns the provider to use. Raises BackendError for one that does not exist or cannot run here."""
     if provider not in get_args(Provider):
         raise BackendError(f"provider {provider!r}: expected one of {', '.join(get_args(Provider))}")
     if provider == "auto":
         try:
-            return _open_session(onnx, "cuda", n_threads) if _gpu_present() else _open_session(onnx, "cpu", n_threads)
+            check_available(runtime, "cuda")
+            return "cuda"
         except BackendError:
-            return _open_session(onnx, "cpu", n_threads)
-    runtime = _import_runtime()
-    built_in = [name for name, ort_name in _ORT_NAMES.items() if ort_name in runtime.get_available_providers()]
-    if provider not in built_in:
-        raise BackendError(f"provider {provider} is not in this ONNX Runtime {runtime.__version__}; it has {built_in}")
-    if provider != "cpu" and not _gpu_present():
-        raise BackendError(f"provider {provider} needs an NVIDIA GPU and this machine shows none; available: cpu")
-    return provider, _create(runtime, onnx, provider, n_threads)
+            return "cpu"
+    check_available(runtime, provider)
+    return provider
 
 
-def _create(runtime: Any, onnx: str | Path | bytes, provider: str, n_threads: int) -> Any:
-    """Returns a session on exactly `provider` (other operators may fall to the CPU)."""
-    options = runtime.SessionOptions()
-    options.intra_op_num_threads = n_threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 4
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    if provider != "cpu" and hasattr(runtime, "preload_dlls"):
-        runtime.preload_dlls()
-    source = onnx if isinstance(onnx, bytes) else str(onnx)
-    try:
-        session = runtime.InferenceSession(source, options, providers=[_ORT_NAMES[provider]])
-    except Exception as error:  # ONNX Runtime raises several private types
-        raise BackendError(f"ONNX Runtime refused the graph on {provider}: {_first_line(error)}") from error
-    if session.get_providers()[0] != _ORT_NAMES[provider]:
+def _ports(session) -> dict[str, list]:
+    """Returns the shapes of inputs and output by name. Raises BackendError where they are not a policy's."""
+    nodes = (*session.get_inputs(), *session.get_outputs())
+    inputs = {node.name: node.shape for node in session.get_inputs()}
+    outputs = {node.name: node.shape for node in session.get_outputs()}
+    types = {node.type for node in nodes}
+    if set(inputs) not in ({"obs"}, {"obs", "noise"}) or set(outputs) != {"action"} or types != {"tensor(float)"}:
         raise BackendError(
-            f"provider {provider} did not load (its libraries are missing or do not fit the driver); available: cpu"
+            f"graph has inputs {inputs}, outputs {outputs}, types {sorted(types)}; expected float32 inputs obs and "
+            "noise (noise may be missing) and output action"
         )
-    return session
-
-
-def _gpu_present() -> bool:
-    return Path("/dev/nvidiactl").exists() or Path("/dev/nvhost-gpu").exists() or Path("/dev/dxg").exists()
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:400]
+    return {**inputs, **outputs}

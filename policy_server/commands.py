@@ -8,7 +8,7 @@ from typing import Any
 
 from policy_server import bench
 from policy_server.backends import BackendError, Provider, load
-from policy_server.bundle import BundleError
+from policy_server.bundle import BundleError, Precision
 from policy_server.endpoint import ServerError
 from policy_server.errors import PolicyError, PolicyTimeout
 from policy_server.stats import summary
@@ -16,7 +16,13 @@ from policy_server.stats import summary
 _FAILURES = (BundleError, BackendError, ServerError, PolicyError, PolicyTimeout, OSError, ValueError)
 
 
-def serve(bundle: str, bind: str = "tcp://127.0.0.1:5599", provider: Provider = "auto", seed: int = 0) -> int:
+def serve(
+    bundle: str,
+    bind: str = "tcp://127.0.0.1:5599",
+    provider: Provider = "auto",
+    seed: int = 0,
+    precision: Precision = "fp32",
+) -> int:
     """Serve a policy to robots until Ctrl-C.
 
     Example: edp serve runs/demo/bundle --bind tcp://127.0.0.1:5599
@@ -24,19 +30,26 @@ def serve(bundle: str, bind: str = "tcp://127.0.0.1:5599", provider: Provider = 
     Args:
         bundle: Folder of the policy bundle.
         bind: Where to listen: tcp://127.0.0.1:PORT (* for a free port) or ipc://PATH; loopback only.
-        provider: What computes; auto takes the faster of CPU and CUDA.
+        provider: What computes; auto takes the faster of CPU and CUDA. One that is named is used or refused.
         seed: Seed of the noise that the policy samples with.
+        precision: fp32, or what `edp calibrate quant` has put into the bundle.
     """
 
     def work() -> None:
         from policy_server.server import PolicyServer
 
-        PolicyServer(bundle, bind, provider, seed).run()
+        PolicyServer(bundle, bind, provider, seed, precision).run()
 
     return _guarded("serve", work)
 
 
-def bench_latency(bundle: str, provider: Provider = "auto", n: int = 5000, json: Path | None = None) -> int:
+def bench_latency(
+    bundle: str,
+    provider: Provider = "auto",
+    n: int = 5000,
+    precision: Precision = "fp32",
+    json: Path | None = None,
+) -> int:
     """Measure a policy's latency in this process, one observation at a time.
 
     Example: edp bench latency runs/demo/bundle --provider cpu --json latency.json
@@ -45,11 +58,12 @@ def bench_latency(bundle: str, provider: Provider = "auto", n: int = 5000, json:
         bundle: Folder of the policy bundle.
         provider: What computes; auto takes the faster of CPU and CUDA.
         n: Queries to time, after 100 to warm up.
+        precision: fp32, or what `edp calibrate quant` has put into the bundle.
         json: File to write the result to.
     """
 
     def work() -> None:
-        backend = load(bundle, provider)
+        backend = load(bundle, provider, precision=precision)
         error, golden = backend.self_test(), backend.golden
         samples_us = bench.bench_backend(backend, golden["obs"][:1], golden["noise"][:1], n)
         result = {"inference_us": summary(samples_us), "provider": backend.provider, "self_test_error": error}

@@ -7,6 +7,10 @@ class PolicyTimeout(TimeoutError):
     """No answer came before the deadline; the message says how long was waited, for whom, and what to do."""
 
 
+class BackendError(RuntimeError):
+    """The runtime, a provider or the graph is not what was asked for; the message says what is there."""
+
+
 class PolicyError(RuntimeError):
     """The policy refused or failed.
 

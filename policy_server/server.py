@@ -17,7 +17,7 @@ import zmq
 
 from policy_server import wire
 from policy_server.backends import BackendError, Provider, load
-from policy_server.bundle import Bundle
+from policy_server.bundle import Bundle, Precision
 from policy_server.endpoint import ServerError, check_bind
 from policy_server.noise import NoiseStream
 from policy_server.stats import Histogram
@@ -50,6 +50,7 @@ class PolicyServer:
         endpoint: tcp://127.0.0.1:PORT (port * picks a free one) or ipc://PATH.
         provider: auto, cpu, cuda or tensorrt.
         seed: Seed of the sessions' noise.
+        precision: fp32, or fp16 or int8 where the bundle has it.
 
     Raises:
         BundleError: The bundle is refused.
@@ -58,12 +59,17 @@ class PolicyServer:
     """
 
     def __init__(
-        self, bundle_path: str | Path, endpoint: str = DEFAULT_ENDPOINT, provider: Provider = "auto", seed: int = 0
+        self,
+        bundle_path: str | Path,
+        endpoint: str = DEFAULT_ENDPOINT,
+        provider: Provider = "auto",
+        seed: int = 0,
+        precision: Precision = "fp32",
     ):
         check_bind(endpoint)
         self._bundle = Bundle.load(bundle_path)
         self._manifest = self._bundle.manifest
-        self._backend = load(self._bundle, provider)
+        self._backend = load(self._bundle, provider, precision=precision)
         self._self_test_error = self._backend.self_test()
         self.provider = self._backend.provider
         _check_sizes(self._bundle)
