@@ -1,4 +1,4 @@
-"""What `edp calibrate` runs, once the command line has made the robot."""
+"""What `edp calibrate` runs, once the command line has made the robot or named the bundle."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 from calibration import file
 from calibration.errors import CalibrationError
 from calibration.latency import LatencyResult, Robot, measure
+from policy_server.bundle import Bundle, Precision
 
 EXIT_REFUSED = 1
 
@@ -38,9 +39,7 @@ def latency(
         result = measure(robot, seconds, hz, seed, **kwargs)
         print(report(result))
         section = result.section()
-        if json:
-            Path(json).parent.mkdir(parents=True, exist_ok=True)
-            Path(json).write_text(json_module.dumps(section, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        _write(json, section)
         if out:
             sha256 = file.update(out, robot_name(robot), "latency", section)
             print(f"wrote section 'latency' of {out} (sha256 {sha256[:12]}...)")
@@ -48,6 +47,54 @@ def latency(
         print(f"latency was not measured: {error}", file=sys.stderr)
         return EXIT_REFUSED
     return 0
+
+
+def quant(
+    path: str | Path,
+    data: str | Path | None = None,
+    episodes: int = 200,
+    precisions: tuple[Precision, ...] = ("fp16", "int8"),
+    force: bool = False,
+    seed: int = 0,
+    json: str | Path | None = None,
+) -> int:
+    """Makes versions of a bundle in fewer bits, prints what they lose, and puts those that lose little into it.
+
+    Args:
+        path: folder of the bundle; its own files stay as they are.
+        data: .npz with obs (n, obs_dim); None to sample them in the bundle's simulated task.
+        episodes: of the closed loop.
+        precisions: fp16, int8.
+        force: keep a version that loses more than MAX_LOSS too.
+        seed: of starts and noise.
+        json: file for everything that was measured.
+
+    Returns:
+        The exit status: 0, or 1 where a version was refused.
+
+    Raises:
+        CalibrationError: no data, or a graph that cannot be converted.
+        BackendError, BundleError: the bundle is damaged or does not run here.
+    """
+    from calibration import precision, visited  # they load sim, which a robot's computer may lack
+    from policy_server import backends, bench
+
+    if episodes < 1 or not precisions or "fp32" in precisions:
+        raise CalibrationError(f"{episodes} episodes, precisions {precisions}: expected 1 or more, of fp16 and int8")
+    bundle = Bundle.load(path)
+    backend, spec = backends.load(bundle, "cpu"), visited.simulated_task(bundle.manifest)
+    backend.self_test()
+    rows = visited.collect(backend, bundle.manifest, spec, Path(data) if data else None, seed)
+    versions = precision.measure(bundle, spec, rows, precisions, episodes, seed)
+    said = precision.table(bundle.manifest.name, rows, versions)
+    print("\n".join([*said, *(precision.verdict(v, force) for v in versions[1:])]))
+    precision.keep(bundle, versions, force)
+    refused = [] if force else [v.precision for v in versions if v.refused]
+    about = {"policy": bundle.manifest.name, "task": bundle.manifest.task, "source": rows.source, "seed": seed}
+    decided = {"max_loss": precision.MAX_LOSS, "force": force, "refused": refused}
+    measured = {v.precision: v.to_json() for v in versions}
+    _write(json, {**about, **decided, "versions": measured, "host": bench.host()})
+    return EXIT_REFUSED if refused else 0
 
 
 def robot_name(robot: Robot) -> str:
@@ -76,3 +123,10 @@ def report(result: LatencyResult) -> str:
 def _interval(value: float, low: float, high: float) -> str:
     """Returns '30.1 [29.0, 31.2]' from seconds."""
     return f"{value * 1e3:.1f} [{low * 1e3:.1f}, {high * 1e3:.1f}]"
+
+
+def _write(path: str | Path | None, result: dict[str, Any]) -> None:
+    """Writes a result for other programs; nothing where no file was asked for."""
+    if path:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        Path(path).write_text(json_module.dumps(result, indent=2, allow_nan=False) + "\n", encoding="utf-8")

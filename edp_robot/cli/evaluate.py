@@ -45,7 +45,8 @@ def evaluate(
         item = load_policy(start)
         name, n_action_steps, act = item.source.spec.name, item.source.n_action_steps, torch_actor(item.policy, seed)
     else:
-        name, n_action_steps, act = _bundle_actor(bundle, seed) if bundle else _server_actor(str(server), seed)
+        found = _bundle_actor(bundle, task, seed) if bundle else _server_actor(str(server), task, seed)
+        name, n_action_steps, act = found
     result = run(act, task or name, episodes, seed, n_action_steps)
     print(
         f"{task or name}: success {result.success:.3f} [{result.success_low:.3f}, {result.success_high:.3f}], "
@@ -55,29 +56,26 @@ def evaluate(
     return 0
 
 
-def _bundle_actor(bundle: Path, seed: int):
+def _bundle_actor(bundle: Path, task: str | None, seed: int):
     """Returns (task, held steps, ActFn) of a bundle; commands go back to normalised actions by the action map."""
+    from calibration.visited import bundle_actor
     from policy_server.backends import load
     from sim.registry import task_spec
 
-    backend, rng = load(bundle), np.random.default_rng(seed)
-    manifest, amap = backend.manifest, task_spec(backend.manifest.task).action_map
-
-    def act(obs: np.ndarray) -> np.ndarray:
-        noise = rng.standard_normal((len(obs), manifest.latent_dim), dtype=np.float32)
-        return amap.action(obs, backend.act(obs, noise))
-
+    backend = load(bundle)
+    manifest = backend.manifest
+    act = bundle_actor(backend, task_spec(task or manifest.task), manifest.latent_dim, seed)
     return manifest.task, manifest.n_action_steps, act
 
 
-def _server_actor(endpoint: str, seed: int):
+def _server_actor(endpoint: str, task: str | None, seed: int):
     """Returns (task, held steps, ActFn) of a server, asked one observation at a time."""
     from policy_server.client import PolicyClient
     from sim.registry import task_spec
 
     client = PolicyClient(endpoint)
     manifest = client.manifest
-    amap = task_spec(manifest.task).action_map
+    amap = task_spec(task or manifest.task).action_map
     client.reset(seed)
 
     def act(obs: np.ndarray) -> np.ndarray:

@@ -1,7 +1,11 @@
-"""A second-order robot on a clock of its own: ten seconds of it take milliseconds."""
+"""A second-order robot on a clock of its own: ten seconds of it take milliseconds; and hand-made policy graphs."""
 
 import numpy as np
 import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from policy_server.backends import OnnxPolicy
+from policy_server.bundle import Field, save
 
 JOINTS = ("pan", "lift", "roll")
 
@@ -85,3 +89,75 @@ def plant():
 @pytest.fixture(scope="session")
 def FakeRobot():
     return _FakeRobot
+
+
+def _make_graph(nodes, constants, sizes=(2, 3, 3)):
+    """ONNX bytes of nodes (op, inputs, output); sizes: obs_dim, latent_dim, act_dim; horizon 1."""
+    obs_dim, latent_dim, act_dim = sizes
+    shaped = ("obs", obs_dim), ("noise", latent_dim)
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", n]) for name, n in shaped]
+    nodes = [helper.make_node(op, inputs.split(), [output]) for op, inputs, output in nodes]
+    nodes.append(helper.make_node("Unsqueeze", ["command", "axis"], ["action"]))
+    held = {k: np.asarray(v, np.float32) for k, v in constants.items()} | {"axis": np.array([1])}
+    graph = helper.make_graph(
+        nodes,
+        "hand-made",
+        values,
+        [helper.make_tensor_value_info("action", TensorProto.FLOAT, ["batch", 1, act_dim])],
+        [numpy_helper.from_array(value, name) for name, value in held.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    return model.SerializeToString()
+
+
+def _modes_graph(third=1.0):
+    """A policy that hits the first mode of task `modes` from every context, by sines; `third` is a dead channel.
+
+    It carries no information, but is in the input of the second layer, whose int8 levels it makes coarser.
+    """
+    nodes = [
+        ("Gemm", "obs first bias", "hidden"),
+        ("Gemm", "hidden second shift", "angle"),
+        ("Mul", "noise little", "jitter"),
+        ("Add", "angle jitter", "moved"),
+        ("Sin", "moved", "sine"),
+        ("Mul", "sine size", "command"),
+    ]
+    constants = {
+        "first": [[1, 0, 0], [0, 1, 0]],
+        "bias": [0, 0, third],
+        "second": [[0.8, 0.8, 0], [0, 0, 1], [0, 0, 0]],
+        "shift": [0.75 * np.pi, 0.25 * np.pi, 0],
+        "little": 0.01,
+        "size": [0.6, 0.6, 0.5],
+    }
+    return _make_graph(nodes, constants)
+
+
+@pytest.fixture(scope="session")
+def make_graph():
+    return _make_graph
+
+
+@pytest.fixture(scope="session")
+def modes_graph():
+    return _modes_graph
+
+
+@pytest.fixture
+def modes_bundle(tmp_path):
+    """Saves a bundle of task `modes` (or another name) around a graph; returns its folder."""
+
+    def make(graph, task="modes"):
+        rng, limits = np.random.default_rng(5), ((-1.0,) * 3, (1.0,) * 3)
+        golden = {"obs": rng.uniform(-1, 1, (8, 2)), "noise": rng.standard_normal((8, 3))}
+        golden = {k: v.astype(np.float32) for k, v in golden.items()}
+        golden["action"] = OnnxPolicy(graph, "cpu").act(**golden)
+        about = {"name": "hand-made", "task": task, "source_commit": "none", "config_hash": "0" * 64}
+        sizes = {"horizon": 1, "n_action_steps": 1, "control_period_s": 1.0, "latent_dim": 3}
+        fields = {"obs": (Field("context", 0, 2, "1", (-1.0,) * 2, (1.0,) * 2),)}
+        fields["action"] = (Field("choice", 0, 3, "1", *limits),)
+        free = {"sampler": {}, "metrics": {}, "parity": {"max_abs_error": 0.0}}
+        return save(tmp_path / "bundle", **about, **sizes, **fields, **free, onnx_bytes=graph, golden=golden).path
+
+    return make
