@@ -59,8 +59,7 @@ class OnnxPolicy:
                 static = self._session
                 if not self._one_by_one:
                     static = open_session(runtime, graph, self.provider, n_threads, (first, size))
-                device = "cpu" if self.provider == "cpu" else "cuda"
-                self._bound[size] = self._guarded(BoundGraph, runtime, static, dims, size, device)
+                self._bound[size] = _bind(runtime, static, dims, size, self.provider)
 
     def act(self, obs: np.ndarray, noise: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
         """Returns action (n, horizon, act_dim) float32.
@@ -74,34 +73,18 @@ class OnnxPolicy:
             BackendError: The runtime refused, for instance because a shape is wrong.
         """
         n = len(obs)
-        if self._one_by_one and n > 1:
-            rows = np.concatenate([self.act(obs[i : i + 1], noise[i : i + 1]) for i in range(n)])
-            return _written(rows, out)
-        for size, bound in self._bound.items():
-            if n <= size:
-                return self._guarded(self._act_bound, bound, obs, noise, out)
-        feeds = {"obs": np.ascontiguousarray(obs, dtype=np.float32)}
-        if self._has_noise:
-            feeds["noise"] = np.ascontiguousarray(noise, dtype=np.float32)
-        return _written(self._guarded(self._session.run, ("action",), feeds)[0], out)
-
-    def _act_bound(self, bound: BoundGraph, obs: np.ndarray, noise: np.ndarray, out: np.ndarray | None) -> np.ndarray:
-        """Returns the action of n rows through buffers for as many or more; what lies in the others is of no matter."""
-        n = len(obs)
-        bound.inputs["obs"][:n] = obs
-        if self._has_noise:
-            bound.inputs["noise"][:n] = noise
-        bound.run()
-        if out is None:
-            return bound.output[:n].copy()
-        np.copyto(out, bound.output[:n])
-        return out
-
-    def _guarded(self, work, *args):
-        """Returns what `work` returns. Raises BackendError for whatever it raises: ONNX Runtime has private types."""
+        bound = self._bound.get(n) or next((b for size, b in self._bound.items() if size > n), None)
         try:
-            return work(*args)
-        except Exception as error:
+            if bound is not None:
+                return bound.act(obs, noise, out)
+            if self._one_by_one and n > 1:
+                rows = np.concatenate([self.act(obs[i : i + 1], noise[i : i + 1]) for i in range(n)])
+                return _written(rows, out)
+            feeds = {"obs": np.ascontiguousarray(obs, dtype=np.float32)}
+            if self._has_noise:
+                feeds["noise"] = np.ascontiguousarray(noise, dtype=np.float32)
+            return _written(self._session.run(("action",), feeds)[0], out)
+        except Exception as error:  # ONNX Runtime raises several private types
             raise BackendError(f"inference failed on {self.provider}: {first_line(error)}") from error
 
 
@@ -128,6 +111,8 @@ class Backend:
             )
         self.manifest, self.precision = bundle.manifest, precision
         self.golden = bundle.golden()
+        self._obs_dim, self._latent_dim = self.manifest.obs_dim, self.manifest.latent_dim
+        self._action_shape = (self.manifest.horizon, self.manifest.act_dim)
         onnx, sizes = bundle.read(graph_name(precision)), batch_sizes(bundle)
         self._policy = OnnxPolicy(onnx, "cpu" if provider == "auto" else provider, n_threads, sizes)
         self._check_graph()
@@ -146,15 +131,14 @@ class Backend:
         Raises:
             BackendError: A shape differs from the manifest, or the runtime failed.
         """
-        n, manifest = len(obs), self.manifest
-        if obs.shape != (n, manifest.obs_dim) or noise.shape != (n, manifest.latent_dim):
+        n = len(obs)
+        if obs.shape != (n, self._obs_dim) or noise.shape != (n, self._latent_dim):
             raise BackendError(
-                f"obs {obs.shape}, noise {noise.shape}: expected ({n}, {manifest.obs_dim}) "
-                f"and ({n}, {manifest.latent_dim})"
+                f"obs {obs.shape}, noise {noise.shape}: expected ({n}, {self._obs_dim}) and ({n}, {self._latent_dim})"
             )
         action = self._policy.act(obs, noise, out)
-        if action.shape != (n, manifest.horizon, manifest.act_dim):
-            expected = (n, manifest.horizon, manifest.act_dim)
+        if action.shape[1:] != self._action_shape:
+            expected = (n, *self._action_shape)
             raise BackendError(f"graph answered action {action.shape}, manifest says {expected}; export it again")
         return action
 
@@ -244,6 +228,14 @@ def load(
         BackendError: Runtime, provider, precision or graph are not what is needed.
     """
     return Backend(bundle if isinstance(bundle, Bundle) else Bundle.load(bundle), provider, n_threads, precision)
+
+
+def _bind(runtime, session, dims: dict[str, int], size: int, provider: str) -> BoundGraph:
+    """Returns the session with buffers for `size` rows. Raises BackendError where it does not run."""
+    try:
+        return BoundGraph(runtime, session, dims, size, "cpu" if provider == "cpu" else "cuda")
+    except Exception as error:  # ONNX Runtime raises several private types
+        raise BackendError(f"inference failed on {provider}: {first_line(error)}") from error
 
 
 def _written(action: np.ndarray, out: np.ndarray | None) -> np.ndarray:
