@@ -170,7 +170,7 @@ def clone(preset: str, task: str, **changes: Any) -> CloneConfig:
 def distill(preset: str, start: str, **changes: Any) -> DistillConfig:
     """Returns a distillation configuration of run `start`."""
     check(preset)
-    demo = DistillConfig(start=start, learning_rate=2e-3, pairs_per_chunk=8_192, passes_per_chunk=4)
+    demo = DistillConfig(start=start, learning_rate=2e-3, n_chunks=20, pairs_per_chunk=8_192, passes_per_chunk=4)
     smoke = replace(demo, n_chunks=4, pairs_per_chunk=2_048, rollout_episodes=1)
     return _changed({"demo": demo, "smoke": smoke, "paper": DistillConfig(start=start)}[preset], changes)
 

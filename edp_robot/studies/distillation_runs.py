@@ -35,9 +35,9 @@ TEACHERS: dict[str, tuple[tuple[str, str], ...]] = {
     FETCH: ((f"{FETCH}/teacher", f"clone --task {FETCH}"),),
 }
 STUDENTS = {  # name: arguments; of 2 and 4 calls they are made from the same network, which is trained once
-    "paired": "--method paired",
-    "consistency": "--method consistency",
-    "paired-small": "--method paired --width 64 --n-layers 2",
+    "paired": "--method paired --set n_chunks=60",
+    "consistency": "--method consistency --set n_chunks=60",
+    "paired-small": "--method paired --width 64 --n-layers 2 --set n_chunks=60",
 }
 SMALL = "paired-small"
 

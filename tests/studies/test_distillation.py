@@ -105,7 +105,7 @@ def test_the_whole_study_small(tmp_path, monkeypatch):
     small = ("modes/teacher", "clone --task modes --preset smoke")
     monkeypatch.setitem(TEACHERS, "modes", (small,))
     for name, words in list(STUDENTS.items()):
-        monkeypatch.setitem(STUDENTS, name, f"{words} --preset smoke")
+        monkeypatch.setitem(STUDENTS, name, f"{words.split(' --set')[0]} --preset smoke")
     options = study.Options(("modes",), 50, 20, 0, tmp_path / "runs", tmp_path / "out")
     runtimes = {"ONNX Runtime": lambda graph: OnnxPolicy(graph).act}
     for _ in range(2):
