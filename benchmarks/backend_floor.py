@@ -27,7 +27,7 @@ from edp_robot.config import DistillConfig
 from edp_robot.stages.export import to_onnx
 from edp_robot.stages.models import normaliser
 from edp_robot.students import PairedStudent
-from edp_robot.studies.distillation_measures import interleaved
+from edp_robot.studies.distillation_measures import interleaved, products_call
 from policy_server.backends import Backend
 from policy_server.bench import host
 from policy_server.bundle import Bundle, Field, save
@@ -104,18 +104,6 @@ def bound_call(graph: bytes, dim: int) -> Any:
     return BoundGraph(runtime, open_session(runtime, graph, "cpu", 1, ("batch", 1)), {"obs": dim}, 1, "cpu").run
 
 
-def numpy_call(weights: list[np.ndarray]) -> Any:
-    """Returns the products in NumPy, without allocation."""
-    rows = [np.zeros((1, w.shape[0]), np.float32) for w in weights]
-    outs = [np.zeros((1, w.shape[1]), np.float32) for w in weights]
-
-    def call() -> None:
-        for x, w, out in zip(rows, weights, outs, strict=True):
-            np.dot(x, w, out=out)
-
-    return call
-
-
 def contenders(bundle: Bundle, backend: Backend) -> dict[str, Any]:
     """Returns what is timed, by name."""
     graph, golden = bundle.read("policy.onnx"), backend.golden
@@ -125,7 +113,7 @@ def contenders(bundle: Bundle, backend: Backend) -> dict[str, Any]:
     runtime = import_runtime()
     plain = open_session(runtime, graph, "cpu", 1)
     return {
-        "numpy products": numpy_call(weights),
+        "numpy products": products_call(weights),
         "onnx identity": bound_call(bare([]), 28),
         "onnx products": bound_call(bare(weights), weights[0].shape[0]),
         "session.run": lambda: plain.run(("action",), {"obs": obs, "noise": noise}),

@@ -26,6 +26,8 @@ class PairedStudent(nn.Module):
     prediction from there is no mean of several modes. Fresh noise would need a smaller tau (docs/distillation.md).
     """
 
+    teacher: NoiseModel | None
+
     def __init__(
         self,
         normaliser: Normaliser,

@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
-
 from .train import FROM, write_json
 
 
@@ -48,9 +46,11 @@ def _contenders(start: Path | None, student: Path | None) -> dict[str, Any]:
     """Returns what is timed, by name: functions without arguments."""
     from policy_server.backends import OnnxPolicy
 
-    from ..studies.distillation_measures import onnx_call, torch_call
+    from ..studies.distillation_measures import onnx_call, products_call, torch_call
 
     teacher_policy, student_policy, spec, horizon = _policies(start, student)
+
+    matrices = [w for w in student_policy.net.parameters() if w.dim() == 2]  # the floor: these products, nothing else
 
     def runtime(graph: bytes):
         return OnnxPolicy(graph).act
@@ -59,21 +59,8 @@ def _contenders(start: Path | None, student: Path | None) -> dict[str, Any]:
         "torch_teacher": torch_call(teacher_policy, spec, horizon),
         "onnx_teacher": onnx_call(teacher_policy, spec, horizon, runtime),
         "onnx_student": onnx_call(student_policy, spec, horizon, runtime),
-        "numpy_matmul_floor": _floor(student_policy),
+        "numpy_matmul_floor": products_call([w.detach().numpy() for w in matrices]),
     }
-
-
-def _floor(student: Any) -> Any:
-    """Returns a function that multiplies by the student's matrices and does nothing else."""
-    weights = [w.detach().numpy() for w in student.net.parameters() if w.dim() == 2]
-    inputs = [np.zeros((1, w.shape[0]), np.float32) for w in weights]
-    outputs = [np.zeros((1, w.shape[1]), np.float32) for w in weights]
-
-    def floor() -> None:
-        for x, w, out in zip(inputs, weights, outputs, strict=True):
-            np.dot(x, w, out=out)
-
-    return floor
 
 
 def _policies(start: Path | None, student: Path | None):

@@ -105,7 +105,7 @@ def distillation(
     from ..studies import distillation as study
 
     options = study.Options(tasks, episodes, n_latency, seed, runs, out, processes)
-    runtimes = {"ONNX Runtime": lambda graph: OnnxPolicy(graph).act}
+    runtimes: dict[str, Any] = {"ONNX Runtime": lambda graph: OnnxPolicy(graph).act}
     made = study.DistillationStudy(options, _machine(), runtimes, summary)
     if made():
         print(out / "table.md")

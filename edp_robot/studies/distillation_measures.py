@@ -114,6 +114,18 @@ def onnx_call(policy: nn.Module, spec: TaskSpec, horizon: int, make: Callable[[b
     return lambda: act(obs, noise)
 
 
+def products_call(weights: list[np.ndarray]) -> Callable[[], None]:
+    """Returns the products of single rows with these matrices (n_in, n_out) in NumPy, without allocation: the floor."""
+    rows = [np.zeros((1, w.shape[0]), np.float32) for w in weights]
+    outs = [np.zeros((1, w.shape[1]), np.float32) for w in weights]
+
+    def call() -> None:
+        for x, w, out in zip(rows, weights, outs, strict=True):
+            np.dot(x, w, out=out)
+
+    return call
+
+
 def _inputs(policy: nn.Module, spec: TaskSpec) -> tuple[np.ndarray, np.ndarray]:
     """Returns an obs (1, obs_dim) and noise (1, latent_dim): what they hold does not matter to the time."""
     n = int(policy.latent_dim)  # type: ignore[arg-type]
