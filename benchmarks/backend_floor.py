@@ -98,10 +98,11 @@ def bare(weights: list[np.ndarray]) -> bytes:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9).SerializeToString()
 
 
-def bound_call(graph: bytes, dim: int) -> Any:
+def bound_call(graph: bytes, n_in: int, n_out: int) -> Any:
     """Returns the graph, batch 1, through the same buffers as a policy's."""
     runtime = import_runtime()
-    return BoundGraph(runtime, open_session(runtime, graph, "cpu", 1, ("batch", 1)), {"obs": dim}, 1, "cpu").run
+    session = open_session(runtime, graph, "cpu", 1, ("batch", 1))
+    return BoundGraph(runtime, session, {"obs": (1, n_in), "action": (1, n_out)}, "cpu").run
 
 
 def contenders(bundle: Bundle, backend: Backend) -> dict[str, Any]:
@@ -114,8 +115,8 @@ def contenders(bundle: Bundle, backend: Backend) -> dict[str, Any]:
     plain = open_session(runtime, graph, "cpu", 1)
     return {
         "numpy products": products_call(weights),
-        "onnx identity": bound_call(bare([]), 28),
-        "onnx products": bound_call(bare(weights), weights[0].shape[0]),
+        "onnx identity": bound_call(bare([]), 28, 28),
+        "onnx products": bound_call(bare(weights), weights[0].shape[0], weights[-1].shape[1]),
         "session.run": lambda: plain.run(("action",), {"obs": obs, "noise": noise}),
         "act": lambda: backend.act(obs, noise),
         "act(out=)": lambda: backend.act(obs, noise, out=out),

@@ -1,64 +1,81 @@
 """A graph of one batch size whose inputs and output never move: nothing is allocated, looked up or copied twice."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+
+WARMUP = 3  # ONNX Runtime captures a CUDA graph in the first run, of the buffers that are bound then
 
 
 class BoundGraph:
     """One session with its buffers; not for several threads at once.
 
-    Attributes:
-        inputs: by name, (batch, dim) float32; what is written here is what `run` reads.
-        output: (batch, horizon, act_dim) float32; where `run` puts its answer.
-
     Args:
         runtime: The onnxruntime module.
-        session: Of a graph whose batch size is fixed.
-        dims: Length of each input, by name.
-        batch: The batch size.
+        session: Of this batch size. It must not have run: what a CUDA graph has captured is where it reads for ever.
+        shapes: Of each input and of action, batch first, by name.
         device: cpu, or cuda: buffers on the GPU too, copied from and to the arrays; a CUDA graph needs them to stay.
+        staged: Whether the session has buffers of its own; None for only on the GPU.
     """
 
-    def __init__(self, runtime: Any, session: Any, dims: dict[str, int], batch: int, device: str):
-        self.inputs = {name: np.zeros((batch, dim), np.float32) for name, dim in dims.items()}
-        self._obs, self._noise = self.inputs["obs"], self.inputs.get("noise")
-        self.output = np.ascontiguousarray(session.run(["action"], self.inputs)[0])
-        value = runtime.OrtValue.ortvalue_from_numpy
-        on_gpu = device != "cpu"
-        self._values = {k: value(v, device, 0) if on_gpu else value(v) for k, v in self.inputs.items()}
-        self._answer = value(self.output, device, 0) if on_gpu else value(self.output)
-        self._binding, self._on_gpu = session.io_binding(), on_gpu
-        for name, bound in self._values.items():
-            self._binding.bind_ortvalue_input(name, bound)
-        self._binding.bind_ortvalue_output("action", self._answer)
+    def __init__(
+        self, runtime: Any, session: Any, shapes: Mapping[str, tuple[int, ...]], device: str, staged: bool | None = None
+    ):
+        arrays = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
+        self._obs, self._noise, self._action = arrays["obs"], arrays.get("noise"), arrays["action"]
+        self._batch = len(self._obs)
+        self._staged = device != "cpu" if staged is None else staged
+        make = runtime.OrtValue
+        self._values = {
+            name: make.ortvalue_from_shape_and_type(array.shape, np.float32, device, 0)
+            if self._staged
+            else make.ortvalue_from_numpy(array)
+            for name, array in arrays.items()
+        }
+        self._binding = session.io_binding()
+        for name, value in self._values.items():
+            bind = self._binding.bind_ortvalue_output if name == "action" else self._binding.bind_ortvalue_input
+            bind(name, value)
         self._call, self._options = session.run_with_iobinding, runtime.RunOptions()
         # unset, ONNX Runtime looks for it by an exception in each call, which costs more than a small graph
         self._options.add_run_config_entry("gpu_graph_id", "0")
+        for _ in range(WARMUP):
+            self.run()
 
-    def act(self, obs: np.ndarray, noise: np.ndarray, out: np.ndarray | None) -> np.ndarray:
-        """Returns the action (n, horizon, act_dim) of n rows, n at most the batch size, in `out` or a new array.
+    def act(self, obs: np.ndarray, noise: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        """Returns action (n, horizon, act_dim): `out` where given, else a new array; rows to spare are zeros.
 
-        What lies in rows that are not used is of no matter: rows do not mix.
+        Args:
+            obs: (n, obs_dim), n at most the batch size.
+            noise: (n, latent_dim); ignored where the graph has no noise input.
+            out: (n, horizon, act_dim) to write to.
         """
         n = len(obs)
-        whole = n == len(self._obs)  # slices would take a microsecond each
-        np.copyto(self._obs if whole else self._obs[:n], obs)
-        if self._noise is not None:
-            np.copyto(self._noise if whole else self._noise[:n], noise)
-        self.run()
-        answer = self.output if whole else self.output[:n]
+        if n == self._batch:  # slices would take a microsecond each
+            self._obs[...] = obs
+            if self._noise is not None:
+                self._noise[...] = noise
+            self.run()
+            action = self._action
+        else:
+            self._obs[:n], self._obs[n:] = obs, 0
+            if self._noise is not None:
+                self._noise[:n], self._noise[n:] = noise, 0
+            self.run()
+            action = self._action[:n]
         if out is None:
-            return answer.copy()
-        np.copyto(out, answer)
+            return action.copy()
+        out[...] = action
         return out
 
     def run(self) -> None:
-        """Computes `output` from `inputs`."""
-        if not self._on_gpu:
+        """Computes the answer to what the inputs hold."""
+        if not self._staged:
             self._call(self._binding, self._options)
             return
-        for name, bound in self._values.items():
-            bound.update_inplace(self.inputs[name])
+        self._values["obs"].update_inplace(self._obs)
+        if self._noise is not None:
+            self._values["noise"].update_inplace(self._noise)
         self._call(self._binding, self._options)
-        np.copyto(self.output, self._answer.numpy())
+        np.copyto(self._action, self._values["action"].numpy())

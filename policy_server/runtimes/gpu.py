@@ -1,6 +1,8 @@
 """What a machine has for CUDA and TensorRT, asked of the drivers themselves: no torch, no ONNX Runtime."""
 
+import contextlib
 import ctypes
+import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,6 +29,31 @@ def missing_libraries(provider: str, load: Load = ctypes.CDLL) -> list[str]:
     """Returns what `provider` (cuda or tensorrt, which needs cuda's too) cannot load, each with how to get it."""
     wanted = LIBRARIES["cuda"] + (LIBRARIES["tensorrt"] if provider == "tensorrt" else ())
     return [f"{' or '.join(names)} ({how})" for names, how in wanted if not _any_loads(names, load)]
+
+
+def complaint(folder: Path, provider: str, load: Load = ctypes.CDLL) -> str:
+    """Returns what the loader says of a provider's own library in `folder`, like the name of one it lacks; '' for good.
+
+    It alone knows which versions ONNX Runtime was built with. The library that it shares with ONNX Runtime goes first.
+    """
+    for name in ("shared", provider):
+        path = folder / f"libonnxruntime_providers_{name}.so"
+        try:
+            if path.exists():
+                load(str(path))
+        except OSError as error:
+            return " ".join(str(error).split())
+    return ""
+
+
+def preload_tensorrt(load: Callable[..., object] = ctypes.CDLL) -> None:
+    """Loads the libraries of pip's tensorrt, which lie where no loader looks; the later ones need the earlier."""
+    spec = importlib.util.find_spec("tensorrt_libs")
+    for folder in (spec.submodule_search_locations or []) if spec else []:
+        for stem in ("libnvinfer", "libnvinfer_plugin", "libnvonnxparser"):
+            for path in sorted(Path(folder).glob(f"{stem}.so.*")):
+                with contextlib.suppress(OSError):
+                    load(str(path), ctypes.RTLD_GLOBAL)
 
 
 def _any_loads(names: tuple[str, ...], load: Load) -> bool:

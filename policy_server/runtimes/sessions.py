@@ -1,8 +1,12 @@
 """ONNX Runtime sessions on exactly the provider that was asked for."""
 
+import contextlib
+import io
 import os
+from pathlib import Path
 from typing import Any
 
+from policy_server.bundle import Precision
 from policy_server.errors import BackendError
 from policy_server.runtimes import engines, gpu
 
@@ -34,13 +38,26 @@ def check_available(runtime: Any, provider: str) -> None:
             f"provider {provider} needs an NVIDIA GPU and its driver, and none of {', '.join(gpu.DEVICES)} is here; "
             "available: cpu"
         )
-    if hasattr(runtime, "preload_dlls"):
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does not find
         runtime.preload_dlls()  # the libraries that pip installed
+    gpu.preload_tensorrt()
     if lacking := gpu.missing_libraries(provider):
         raise BackendError(f"provider {provider} cannot load {'; '.join(lacking)}; available: cpu")
+    if complaint := gpu.complaint(Path(runtime.__file__).parent / "capi", provider):
+        raise BackendError(
+            f"provider {provider} of this ONNX Runtime {runtime.__version__} does not load: {complaint}; expected the "
+            "versions it was built with; available: cpu"
+        )
 
 
-def open_session(runtime: Any, onnx: bytes, provider: str, n_threads: int, batch: tuple[str, int] | None = None) -> Any:
+def open_session(
+    runtime: Any,
+    onnx: bytes,
+    provider: str,
+    n_threads: int,
+    batch: tuple[str, int] | None = None,
+    precision: Precision = "fp32",
+) -> Any:
     """Returns a session on exactly `provider`.
 
     Args:
@@ -49,13 +66,15 @@ def open_session(runtime: Any, onnx: bytes, provider: str, n_threads: int, batch
         provider: cpu, cuda or tensorrt.
         n_threads: Inside one operator on the CPU; of more than one, each is pinned to a core.
         batch: Name and size of the batch dimension, to fix it; None leaves it as it is.
+        precision: Of the graph.
 
     Raises:
         BackendError: The graph is refused, or the provider did not load.
     """
     settings = session_options(runtime, n_threads, batch)
+    chosen = [provider_options(provider, onnx, batch, precision)]
     try:
-        session = runtime.InferenceSession(onnx, settings, providers=[provider_options(provider, onnx, batch)])
+        session = runtime.InferenceSession(onnx, settings, providers=chosen, enable_fallback=0)
     except Exception as error:  # ONNX Runtime raises several private types
         raise BackendError(f"ONNX Runtime refused the graph on {provider}: {first_line(error)}") from error
     if session.get_providers()[0] != ORT_NAMES[provider]:
@@ -85,14 +104,21 @@ def affinities(n_threads: int) -> str:
     return ";".join(str(core + 1) for core in cores[1:n_threads]) if len(cores) >= n_threads > 1 else ""
 
 
-def provider_options(provider: str, onnx: bytes, batch: tuple[str, int] | None) -> tuple[str, dict[str, str]]:
-    """Returns the provider and its options; TensorRT's engines get a folder of their own."""
+def provider_options(
+    provider: str, onnx: bytes, batch: tuple[str, int] | None, precision: Precision = "fp32"
+) -> tuple[str, dict[str, str]]:
+    """Returns the provider and its options; TensorRT's engines get a folder of their own.
+
+    Without TF32 on CUDA: that would round the factors of a float32 product to 10 bits, which no self-test would pass.
+    """
     if provider == "cuda":
-        return ORT_NAMES[provider], {"device_id": "0", "enable_cuda_graph": "0" if batch is None else "1"}
+        graph = "0" if batch is None else "1"
+        return ORT_NAMES[provider], {"device_id": "0", "enable_cuda_graph": graph, "use_tf32": "0"}
     if provider == "tensorrt":
-        folder = engines.cache_folder() / engines.key(gpu.name(), gpu.tensorrt_version(), onnx, batch and batch[1])
+        version = gpu.tensorrt_version()
+        folder = engines.cache_folder() / engines.key(gpu.name(), version, onnx, batch and batch[1])
         folder.mkdir(parents=True, exist_ok=True)
-        return ORT_NAMES[provider], engines.options(folder, batch is not None)
+        return ORT_NAMES[provider], engines.options(folder, batch is not None, precision, version)
     return ORT_NAMES[provider], {}
 
 

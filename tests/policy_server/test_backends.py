@@ -113,10 +113,11 @@ def test_a_provider_that_does_not_load_is_no_silent_fallback(bundle_path, monkey
     """All that was asked for seems to be there, and ONNX Runtime falls back to the CPU all the same."""
     monkeypatch.setattr(gpu, "present", lambda: True)
     monkeypatch.setattr(gpu, "missing_libraries", lambda provider: [])
+    monkeypatch.setattr(gpu, "complaint", lambda folder, provider: "")
     import onnxruntime
 
     class Fallen(onnxruntime.InferenceSession):
-        def __init__(self, graph, options, providers):
+        def __init__(self, graph, options, providers, enable_fallback):
             super().__init__(graph, options, providers=["CPUExecutionProvider"])
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", Fallen)
@@ -169,6 +170,38 @@ def test_act_with_out_allocates_nothing(bundle_path):
     now, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert now - before < 1024 and peak - before < 4096
+
+
+def test_the_self_test_goes_through_every_static_size(tiny, tmp_path):
+    """Five golden vectors are more than any size here: in one call they would pass by all of them."""
+    bundle = tiny.save(tmp_path / "b", sampler={"batch_sizes": [1, 4]})
+    for size in (1, 4):
+        backend = backends.load(bundle, "cpu")
+        graph = backend._policy._ready[size][0]
+        graph.run = lambda graph=graph: graph._action.fill(0.5)  # a captured graph that reads where nothing is written
+        with pytest.raises(BackendError, match="self-test failed"):
+            backend.self_test()
+
+
+def test_nothing_is_stretched_to_fit(tiny):
+    policy = OnnxPolicy(tiny.onnx_bytes())
+    obs, noise = np.zeros((1, 3), np.float32), np.zeros((1, 4), np.float32)
+    wrong = [(obs[:, :1], noise, None), (obs, noise[:, :1], None), (obs, noise[0], None)]
+    wrong += [(obs, noise, np.zeros((1, 2, 1), np.float32)), (obs, noise, np.zeros((3, 2, 2), np.float32))]
+    for each in wrong:
+        with pytest.raises(BackendError, match=r"expected \(1, 3\), \(1, 4\), \(1, 2, 2\)"):
+            policy.act(*each)
+
+
+def test_more_rows_than_buffers_go_in_chunks_where_the_batch_is_not_dynamic(tiny):
+    policy, golden = OnnxPolicy(tiny.onnx_bytes(), batch_sizes=(1, 2)), tiny.golden()
+    policy._dynamic, out = False, np.zeros((5, 2, 2), np.float32)
+    policy._session = None
+    assert policy.act(golden["obs"], golden["noise"], out) is out
+    np.testing.assert_allclose(out, golden["action"], atol=1e-6)
+    fixed = OnnxPolicy(tiny.onnx_bytes(batch=1))
+    np.testing.assert_allclose(fixed.act(golden["obs"], golden["noise"]), golden["action"], atol=1e-6)
+    assert fixed.act(golden["obs"][:0], golden["noise"][:0]).shape == (0, 2, 2)
 
 
 @pytest.mark.parametrize("sizes", ["1", [0], [1, 2000], [1.5], [True]])

@@ -1,7 +1,9 @@
 import ctypes
+from types import SimpleNamespace
 
 import pytest
 
+from policy_server.errors import BackendError
 from policy_server.runtimes import engines, gpu, sessions
 
 
@@ -45,6 +47,58 @@ def test_what_is_missing_is_listed_with_its_cure():
         gpu.tensorrt_version(absent)
 
 
+def test_a_provider_built_with_other_versions_is_told_by_its_loader(tmp_path, monkeypatch):
+    """TensorRT 11 is there and the provider wants 10: the list of libraries cannot know, the loader does."""
+    for name in ("shared", "tensorrt"):
+        (tmp_path / f"libonnxruntime_providers_{name}.so").touch()
+
+    def load(name):
+        if "tensorrt" in name.rsplit("/", 1)[1]:
+            raise OSError("libnvinfer.so.10: cannot open shared object file:\n  No such file or directory")
+
+    said = "libnvinfer.so.10: cannot open shared object file: No such file or directory"
+    assert gpu.complaint(tmp_path, "tensorrt", load) == said
+    assert gpu.complaint(tmp_path, "cuda", load) == ""
+    (tmp_path / "capi").mkdir()
+    monkeypatch.setattr(gpu, "present", lambda: True)
+    monkeypatch.setattr(gpu, "missing_libraries", lambda provider: [])
+    monkeypatch.setattr(gpu, "complaint", lambda folder, provider: said if folder == tmp_path / "capi" else "")
+    with pytest.raises(BackendError, match=r"of this ONNX Runtime 1\.31 does not load: libnvinfer\.so\.10"):
+        sessions.check_available(runtime_in(tmp_path), "tensorrt")
+
+
+def test_what_preloading_prints_is_not_seen(tmp_path, monkeypatch, capsys):
+    """The first line of a server says that it is ready."""
+    monkeypatch.setattr(gpu, "present", lambda: True)
+    monkeypatch.setattr(gpu, "missing_libraries", lambda provider: [])
+    sessions.check_available(runtime_in(tmp_path), "cuda")
+    assert capsys.readouterr().out == ""
+
+
+def runtime_in(folder):
+    """An ONNX Runtime with every provider, in `folder`, that prints when it preloads."""
+    return SimpleNamespace(
+        __file__=str(folder / "__init__.py"),
+        __version__="1.31",
+        get_available_providers=lambda: list(sessions.ORT_NAMES.values()),
+        preload_dlls=lambda: print("Failed to load libcudnn.so.9"),
+    )
+
+
+def test_libraries_of_pips_tensorrt_are_loaded_in_order(tmp_path, monkeypatch):
+    for name in ("libnvonnxparser.so.10", "libnvinfer.so.10", "libnvinfer_plugin.so.10", "libother.so.1"):
+        (tmp_path / name).touch()
+    monkeypatch.setattr(
+        gpu.importlib.util, "find_spec", lambda _: SimpleNamespace(submodule_search_locations=[tmp_path])
+    )
+    loaded = []
+    gpu.preload_tensorrt(lambda path, mode: loaded.append((path.rsplit("/", 1)[1], mode)))
+    names = ["libnvinfer.so.10", "libnvinfer_plugin.so.10", "libnvonnxparser.so.10"]
+    assert loaded == [(name, ctypes.RTLD_GLOBAL) for name in names]
+    monkeypatch.setattr(gpu.importlib.util, "find_spec", lambda _: None)
+    gpu.preload_tensorrt(absent)
+
+
 def test_an_older_library_will_do():
     class TensorRT:
         def getInferLibVersion(self):
@@ -77,9 +131,23 @@ def test_options_of_tensorrt(monkeypatch, tmp_path):
     assert sessions.provider_options("tensorrt", b"graph", None)[1]["trt_cuda_graph_enable"] == "0"
 
 
+def test_precision_is_a_flag_until_tensorrt_11(tmp_path):
+    def flags(precision, tensorrt):
+        options = engines.options(tmp_path, True, precision, tensorrt)
+        return {k: v for k, v in options.items() if "fp16" in k or "int8" in k}
+
+    assert [flags(p, 101303) for p in ("fp32", "fp16", "int8")] == [
+        {},
+        {"trt_fp16_enable": "1"},
+        {"trt_int8_enable": "1"},
+    ]
+    assert [flags(p, 110000) for p in ("fp32", "fp16", "int8")] == [{}, {}, {}]
+
+
 def test_options_of_the_others():
     assert sessions.provider_options("cpu", b"", None) == ("CPUExecutionProvider", {})
-    assert sessions.provider_options("cuda", b"", ("batch", 1))[1] == {"device_id": "0", "enable_cuda_graph": "1"}
+    exact = {"device_id": "0", "use_tf32": "0", "enable_cuda_graph": "1"}
+    assert sessions.provider_options("cuda", b"", ("batch", 1))[1] == exact
     assert sessions.provider_options("cuda", b"", None)[1]["enable_cuda_graph"] == "0"
 
 
