@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from ..runs import source_commit, write_atomic
+from ..stages.source import Source
 from . import distillation_report as report
 from .distillation_measures import ActsFn, Quality, latencies
 from .distillation_runs import TEACHERS, Policy, Training, policies, trainings
@@ -39,6 +40,11 @@ class Options:
                 raise ValueError(f"{name}={getattr(self, name)}: must be at least 1")
         if not self.tasks:
             raise ValueError(f"nothing to run: give --tasks of {', '.join(TEACHERS)}")
+
+    @property
+    def root(self) -> Path:
+        """Folder of what this seed made: no run or measurement of another passes for it."""
+        return self.runs / f"seed-{self.seed}"
 
 
 class DistillationStudy:
@@ -71,15 +77,15 @@ class DistillationStudy:
             return False
         torch.set_num_threads(1)
         measured = {task: self.quality(task) for task in self.options.tasks}
-        self.times(measured)
-        report.write(self.options.out, self.results(measured), self.about())
+        results = {task: self.timed(task, *found) for task, found in measured.items()}
+        report.write(self.options.out, results, self.about())
         return True
 
     def train(self) -> bool:
         """Makes the runs that are missing, wave after wave; returns whether all ended well."""
         o = self.options
         threads = max(1, (os.cpu_count() or 1) // o.processes)
-        for wave in trainings(o.runs, o.tasks, o.seed):
+        for wave in trainings(o.root, o.tasks, o.seed):
             missing = [t for t in wave if not t.finished()]
             run_all(missing, lambda t: t.start(threads), o.processes, self.ended)
             if self.failed:
@@ -96,34 +102,22 @@ class DistillationStudy:
 
     def folder(self, task: str) -> Path:
         """Returns where a task's measurements lie."""
-        return Training(self.options.runs, f"{task}/x", "", 0).folder.parent
+        return Training(self.options.root, f"{task}/x", "", 0).folder.parent
 
-    def quality(self, task: str) -> list[Policy]:
-        """Measures a task's policies where that is missing; returns them."""
+    def quality(self, task: str) -> tuple[list[Policy], Source, report.Numbers]:
+        """Measures a task's policies where that is missing; returns them, their source, and what was measured."""
         o = self.options
-        found, reference, source = policies(o.runs, task)
-        Quality(self.folder(task) / "quality.json", source, reference, o.episodes, o.seed).measure(found)
-        return found
+        found, reference, source = policies(o.root, task)
+        path = self.folder(task) / f"quality-{o.episodes}.json"
+        return found, source, Quality(path, source, reference, o.episodes, o.seed).measure(found)
 
-    def times(self, measured: dict[str, list[Policy]]) -> None:
-        """Times every policy on every runtime, all tasks one after the other, with nothing else running."""
-        for task, found in measured.items():
-            print(f"{task}: timing {len(found)} policies", flush=True)
-            _, _, source = policies(self.options.runs, task)
-            samples = latencies(found, source, self.runtimes, self.options.n_latency)
-            said = {name: self.summary(times) for name, times in samples.items()}
-            write_atomic(self.folder(task) / "latency.json", json.dumps(said, indent=1).encode())
-
-    def results(self, measured: dict[str, list[Policy]]) -> dict[str, report.TaskResult]:
-        """Returns what was measured, by task."""
-        read = {
-            task: [json.loads((self.folder(task) / f"{k}.json").read_text()) for k in ("quality", "latency")]
-            for task in measured
-        }
-        return {
-            task: report.TaskResult([(p.family, p.n_calls) for p in found], *read[task])
-            for task, found in measured.items()
-        }
+    def timed(self, task: str, found: list[Policy], source: Source, quality: report.Numbers) -> report.TaskResult:
+        """Times every policy on every runtime; all else is done by then, so that nothing else runs."""
+        print(f"{task}: timing {len(found)} policies", flush=True)
+        samples = latencies(found, source, self.runtimes, self.options.n_latency)
+        said = {name: self.summary(times) for name, times in samples.items()}
+        write_atomic(self.folder(task) / "latency.json", json.dumps(said, indent=1).encode())
+        return report.TaskResult([(p.family, p.n_calls) for p in found], quality, said)
 
     def about(self) -> str:
         """Returns command, machine and commit in words."""

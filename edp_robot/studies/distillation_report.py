@@ -12,6 +12,7 @@ from ..runs import write_atomic
 
 LOOKS = {"teacher": (GREY, "D"), "paired": (BLUE, "o"), "consistency": (ORANGE, "s"), "paired-small": (GREEN, "^")}
 BASE = "teacher-15"
+Numbers = Mapping[str, Mapping[str, Any]]  # by policy, or by policy and runtime
 
 
 @dataclass(frozen=True)
@@ -19,8 +20,8 @@ class TaskResult:
     """A task's policies (family, calls); measurements by `family-calls`, latency by `family-calls runtime`."""
 
     policies: list[tuple[str, int]]
-    quality: Mapping[str, Mapping[str, float]]
-    latency: Mapping[str, Mapping[str, Any]]
+    quality: Numbers
+    latency: Numbers
 
     def runtimes(self) -> list[str]:
         """Returns the runtimes that were timed, torch first."""
@@ -50,8 +51,8 @@ def _legend() -> str:
     return (
         "Retained: (return - random actions') / (15-step teacher's - random actions'), with the standard error of this "
         "policy's episodes. Energy distance: of the actions to those of the 64-step teacher, x 1000, mean over states; "
-        "0 is the same distribution, and -.3 to .3 cannot be told from it. Times: one action, batch 1, one thread, all "
-        "rows interleaved in one run [us]. Students of one kind share one network, trained once."
+        "0 is the same distribution; how far chance alone leads from it, the row of that teacher itself shows. Times: "
+        "one action, batch 1, one thread, all rows interleaved in one run [us]. Students of one kind share one network, trained once."
     )
 
 
@@ -83,7 +84,7 @@ def _quality_cells(label: str, n: int, result: TaskResult, name: str) -> list[st
     ]
 
 
-def _time(latency: Mapping[str, Mapping[str, Any]], policy: str, runtime: str) -> str:
+def _time(latency: Numbers, policy: str, runtime: str) -> str:
     row = latency.get(f"{policy} {runtime}")
     return f"{row['p50']:.1f} / {row['p99']:.1f}" if row else ""
 
