@@ -6,7 +6,9 @@ latent_dim): act_dim numbers, for consistency students as many again for each fu
 
 from __future__ import annotations
 
+import copy
 import math
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +20,26 @@ from .diffusion.solver import dpm_solver_pp, time_grid
 POLISH_TAU = {2: 0.1, 4: 0.25}  # where the teacher takes over from the first call's guess
 
 
-class PairedStudent(nn.Module):
+class Student(nn.Module):
+    """A normaliser and the network that is trained, whatever the number of calls it is then used for."""
+
+    def __init__(self, normaliser: Normaliser, act_dim: int, net: nn.Module) -> None:
+        super().__init__()
+        self.normaliser, self.act_dim, self.net, self.n_denoise_steps = normaliser, act_dim, net, 1
+
+    @property
+    def latent_dim(self) -> int:
+        """Numbers of noise a decision."""
+        return self.act_dim
+
+    def with_steps(self, n_denoise_steps: int) -> Self:
+        """Returns the student of so many network calls; it shares this one's network."""
+        other = copy.copy(self)
+        other.n_denoise_steps = n_denoise_steps
+        return other
+
+
+class PairedStudent(Student):
     """mu(s, z): the teacher's whole ODE in one network call; of more calls, the teacher's solver makes the others.
 
     These polish: mu is noised to t = tau, and the teacher's last n_denoise_steps - 1 steps lead back from there. The
@@ -37,21 +58,21 @@ class PairedStudent(nn.Module):
         n_layers: int = 3,
         activation: str = "relu",
         teacher: NoiseModel | None = None,
-        n_denoise_steps: int = 1,
         tau: float | None = None,
     ) -> None:
-        super().__init__()
-        self.normaliser, self.act_dim, self.latent_dim = normaliser, act_dim, act_dim
-        self.n_denoise_steps, self.tau = n_denoise_steps, tau
-        self.net = mlp([obs_dim + act_dim, *[width] * n_layers, act_dim], layer_norm=False, activation=activation)
+        sizes = [obs_dim + act_dim, *[width] * n_layers, act_dim]
+        super().__init__(normaliser, act_dim, mlp(sizes, layer_norm=False, activation=activation))
+        self.tau = tau
         self.register_module("teacher", teacher)
 
     def forward(self, obs: Tensor, noise: Tensor) -> Tensor:
         """Returns actions (batch, act_dim) in [-1, 1] for raw obs (batch, obs_dim), noise (batch, latent_dim)."""
         condition, teacher = self.normaliser(obs), self.teacher
         action = self.net(torch.cat([condition, noise], -1)).clamp(-1, 1)
-        if teacher is None:
+        if self.n_denoise_steps == 1:
             return action
+        if teacher is None:
+            raise ValueError(f"{self.n_denoise_steps} calls: all but the first are the teacher's; give one")
         tau = self.tau or POLISH_TAU[self.n_denoise_steps]
         alpha, sigma, _ = scalar_coefficients(tau)
         x = alpha * action + sigma * noise
@@ -92,22 +113,13 @@ class ConsistencyNet(nn.Module):
         return (d * d / ((e - self.e_min) ** 2 + d * d)) * x + ((e - self.e_min) * d / size) * net
 
 
-class ConsistencyStudent(nn.Module):
+class ConsistencyStudent(Student):
     """A = f(z, 1); then, for each further call, A is noised to an earlier time with fresh noise and f answers again."""
 
     def __init__(
-        self,
-        normaliser: Normaliser,
-        obs_dim: int,
-        act_dim: int,
-        width: int = 256,
-        n_layers: int = 3,
-        activation: str = "relu",
-        n_denoise_steps: int = 1,
+        self, normaliser: Normaliser, obs_dim: int, act_dim: int, width: int = 256, n_layers: int = 3, activation="relu"
     ) -> None:
-        super().__init__()
-        self.normaliser, self.act_dim, self.n_denoise_steps = normaliser, act_dim, n_denoise_steps
-        self.net = ConsistencyNet(act_dim, obs_dim, width, n_layers, activation)
+        super().__init__(normaliser, act_dim, ConsistencyNet(act_dim, obs_dim, width, n_layers, activation))
 
     @property
     def latent_dim(self) -> int:
@@ -123,6 +135,3 @@ class ConsistencyStudent(nn.Module):
             x_t = z if t == 1 else alpha * action + sigma * z
             action = self.net(x_t, torch.full((1, 1), t, device=z.device), condition).clamp(-1, 1)
         return action
-
-
-Student = PairedStudent | ConsistencyStudent

@@ -43,5 +43,5 @@ def load_student(run: str | Path) -> tuple[Student, Source]:
     config = from_dict(DistillConfig, held["config"])
     source = load_source(config.start, config.teacher_denoise_steps)
     student = make_student(source, config)
-    student.load_state_dict(load_tree(Path(run) / "checkpoint.safetensors")["student"])
+    student.net.load_state_dict(load_tree(Path(run) / "checkpoint.safetensors")["net"])
     return student.requires_grad_(False).eval(), source

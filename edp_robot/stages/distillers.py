@@ -61,14 +61,14 @@ class Distiller:
     def state(self) -> dict:
         """Returns everything that `load` needs to go on exactly from here."""
         return {
-            "student": self.student.state_dict(),
+            "net": self.student.net.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "n_done": self.n_done,
         }
 
     def load(self, saved: dict) -> None:
         """Goes back to what `state` returned."""
-        self.student.load_state_dict(saved["student"])
+        self.student.net.load_state_dict(saved["net"])
         self.optimizer.load_state_dict(saved["optimizer"])
         self.n_done = saved["n_done"]
 
@@ -150,17 +150,7 @@ DISTILLERS = {"paired": PairedRegression, "consistency": ConsistencyDistillation
 def make_student(source: Source, config: DistillConfig) -> Student:
     """Returns an untrained student for `source`."""
     sizes = (source.spec.obs_dim, source.spec.act_dim, config.width, config.n_layers, config.activation)
-    norm = source.teacher.normaliser
+    norm, teacher = source.teacher.normaliser, source.teacher.model
     if config.method == "consistency":
-        return ConsistencyStudent(norm, *sizes, n_denoise_steps=config.steps)
-    student = PairedStudent(norm, *sizes, tau=config.polish_tau)
-    return with_steps(student, config.steps, source)
-
-
-def with_steps(student: Student, n_calls: int, source: Source) -> Student:
-    """Returns a student of `n_calls` network calls that shares this one's network: its training is the same."""
-    other = copy.copy(student)
-    other.n_denoise_steps = n_calls
-    if isinstance(other, PairedStudent):
-        other._modules = {**student._modules, "teacher": source.teacher.model if n_calls > 1 else None}
-    return other
+        return ConsistencyStudent(norm, *sizes).with_steps(config.steps)
+    return PairedStudent(norm, *sizes, teacher=teacher, tau=config.polish_tau).with_steps(config.steps)

@@ -52,7 +52,8 @@ def _legend() -> str:
         "Retained: (return - random actions') / (15-step teacher's - random actions'), with the standard error of this "
         "policy's episodes. Energy distance: of the actions to those of the 64-step teacher, x 1000, mean over states; "
         "0 is the same distribution; how far chance alone leads from it, the row of that teacher itself shows. Times: "
-        "one action, batch 1, one thread, all rows interleaved in one run [us]. Students of one kind share one network, trained once."
+        "one action, batch 1, one thread, all rows interleaved in one run [us]. Students of one "
+        "kind share one network, trained once."
     )
 
 

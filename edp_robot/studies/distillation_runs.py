@@ -12,7 +12,6 @@ from torch import nn
 
 from ..policies import DiffusionPolicy
 from ..stages.distill import load_student
-from ..stages.distillers import with_steps
 from ..stages.source import load_source
 from .processes import Child, start_logged
 from .study import EDP
@@ -119,7 +118,7 @@ def policies(runs: Path, task: str) -> tuple[list[Policy], DiffusionPolicy, Any]
     for name in STUDENTS:
         student, _ = load_student(Training(runs, f"{task}/{name}", "", 0).folder)
         for n in STUDENT_STEPS[:1] if name == SMALL else STUDENT_STEPS:
-            found.append(Policy(name, n, with_steps(student, n, source)))
+            found.append(Policy(name, n, student.with_steps(n)))
     return found, load_source(folder, REFERENCE_STEPS).teacher, source
 
 

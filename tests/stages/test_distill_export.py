@@ -13,7 +13,7 @@ from edp_robot.diffusion.schedule import alpha_sigma
 from edp_robot.policies import BestOfK, Deployed
 from edp_robot.stages import export as export_module
 from edp_robot.stages.distill import distill, load_student
-from edp_robot.stages.distillers import ConsistencyDistillation, PairedRegression, distance, with_steps
+from edp_robot.stages.distillers import ConsistencyDistillation, PairedRegression, distance
 from edp_robot.stages.evaluate import torch_actor
 from edp_robot.stages.export import ParityError, export, load_policy, parity, to_onnx
 from edp_robot.stages.finetune import finetune
@@ -60,8 +60,8 @@ def test_the_student_learns_the_teachers_map(tuned):
 def test_polish_is_the_teachers_own_last_steps(tuned):
     """mu noised to tau with the same noise, then a DPM-Solver++ step of the teacher from there."""
     source = load_source(tuned)
-    student = PairedStudent(source.teacher.normaliser, 22, 6, 32, 2, tau=0.15)
-    polished = with_steps(student, 2, source)
+    student = PairedStudent(source.teacher.normaliser, 22, 6, 32, 2, teacher=source.teacher.model, tau=0.15)
+    polished = student.with_steps(2)
     obs, z = torch.zeros(3, 22), torch.randn(3, 6)
     alpha = np.exp(-(0.15**2) * 19.9 / 4 - 0.15 * 0.05)
     sigma = np.sqrt(1 - alpha**2)
@@ -74,7 +74,9 @@ def test_polish_is_the_teachers_own_last_steps(tuned):
         s_end = np.sqrt(1 - a_end**2)
         expected = s_end / sigma * x + (a_end - s_end / sigma * alpha) * x0
         assert torch.allclose(polished(obs, z), expected.clamp(-1, 1), atol=1e-5)
-    assert (student.latent_dim, polished.latent_dim, polished.n_denoise_steps) == (6, 6, 2)
+    assert (student.latent_dim, polished.latent_dim, polished.n_denoise_steps, student.n_denoise_steps) == (6, 6, 2, 1)
+    with pytest.raises(ValueError, match="2 calls: all but the first are the teacher's"):
+        PairedStudent(source.teacher.normaliser, 22, 6).with_steps(2)(obs, z)
 
 
 @pytest.mark.parametrize("method", ["paired", "consistency"])
@@ -83,12 +85,12 @@ def test_students_of_more_calls_share_one_training(tuned, tmp_path, method):
     for steps in (1, 4):
         student = distill(tiny_distill(tuned, steps=steps, method=method), str(tmp_path / str(steps)))
         nets[steps] = student.net.state_dict()
-        again, source = load_student(tmp_path / str(steps))
+        again, _ = load_student(tmp_path / str(steps))
         obs, noise = torch.zeros(3, 22), torch.randn(3, student.latent_dim)
         with torch.no_grad():
             action = again(obs, noise)
             assert torch.equal(action, student(obs, noise))
-            assert torch.equal(action, with_steps(load_student(tmp_path / "1")[0], steps, source)(obs, noise))
+            assert torch.equal(action, load_student(tmp_path / "1")[0].with_steps(steps)(obs, noise))
         assert action.shape == (3, 6) and action.abs().max() <= 1
     assert all(torch.equal(nets[1][k], nets[4][k]) for k in nets[1])
 

@@ -11,7 +11,7 @@ from edp_robot.config import DistillConfig
 from edp_robot.diffusion.networks import Normaliser
 from edp_robot.diffusion.schedule import alpha_sigma
 from edp_robot.policies import DiffusionPolicy
-from edp_robot.stages.distillers import DISTILLERS, make_student, with_steps
+from edp_robot.stages.distillers import DISTILLERS, make_student
 from sim.registry import task_spec
 
 MODES, STD, SHARE = torch.tensor([-0.7, 0.7]), 0.05, torch.tensor([0.3, 0.7])
@@ -62,6 +62,6 @@ def test_students_keep_both_modes(source, method, least):
     for _ in range(config.n_chunks):
         trainer.chunk()
     for n_calls in (1, 2, 4):
-        near, right = shares(with_steps(student, n_calls, source))
+        near, right = shares(student.with_steps(n_calls))
         assert near > least and right == pytest.approx(0.7, abs=0.06), (n_calls, near, right)
     assert np.abs((SHARE * MODES).sum().item() - MODES.numpy()).min() > 8 * STD
