@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from torch import nn
 from ..policies import DiffusionPolicy
 from ..stages.distill import load_student
 from ..stages.source import load_source
-from .processes import Child, start_logged
+from .processes import Child, read_result, start_logged
 from .study import EDP
 
 TEACHER_STEPS = (1, 2, 4, 8, 15)
@@ -73,10 +72,7 @@ class Training:
 
     def finished(self) -> bool:
         """Returns whether the result is there, and whole."""
-        try:
-            return bool(json.loads(self.result_path.read_text()))
-        except (OSError, json.JSONDecodeError):
-            return False
+        return bool(read_result(self.result_path))
 
     def start(self, threads: int) -> Child:
         """Returns the started process."""

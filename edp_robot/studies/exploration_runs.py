@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..runs import read_config, read_metrics, write_atomic
+from .processes import read_result
 
 ARM = "arm"
 MAZE_PREFIX = "maze-square-"
@@ -80,7 +81,7 @@ class Job:
 
     def finished(self) -> bool:
         """Returns whether the result is there, and whole."""
-        return bool(_read(self.result_path))
+        return bool(read_result(self.result_path))
 
     def note(self, machine: str) -> None:
         """Writes down how the run is made, before it is."""
@@ -90,7 +91,7 @@ class Job:
 
     def check(self) -> None:
         """Raises ValueError where a run lies here that was made with other options."""
-        made, wanted = _read(self.made_path), self.options()
+        made, wanted = read_result(self.made_path), self.options()
         exists = self.folder.exists() or self.result_path.exists()
         if exists and (other := {k: made[k] for k, v in wanted.items() if made.get(k, v) != v}):
             asked = {k: wanted[k] for k in other}
@@ -123,7 +124,7 @@ def collect(job: Job) -> Result:
     Raises:
         ValueError, OSError: the run folder lacks what the result promises.
     """
-    said, made = _read(job.result_path), _read(job.made_path)
+    said, made = read_result(job.result_path), read_result(job.made_path)
     if job.method == "random":  # learns nothing
         said.setdefault("grad_steps", 0)
     missing = [k for k in ("env_steps", "grad_steps", "wall_s", "n_seeds") if k not in said]
@@ -155,14 +156,6 @@ def _curves(folder: Path, name: str, seeds: range) -> tuple[np.ndarray, np.ndarr
     env_step = rows[0][0]
     last = np.append(np.diff(env_step) > 0, True)  # the end of a run may be logged twice
     return env_step[last], np.array([values for _, values in rows])[:, last]
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """Returns a JSON file's object; empty where there is none, or a kill left a part of it."""
-    try:
-        return json.loads(path.read_text())
-    except (OSError, json.JSONDecodeError):
-        return {}
 
 
 def _said(options: dict[str, Any]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import signal
 import subprocess
@@ -10,7 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from ..stages.loop import asked_to_stop
 
@@ -97,3 +98,11 @@ def interrupt(children: Collection[Child]) -> None:
         for child in children:
             child.send_signal(signal.SIGINT)
         raise
+
+
+def read_result(path: Path) -> dict[str, Any]:
+    """Returns a JSON file's object; empty where there is none, or a kill left a part of it."""
+    try:
+        return json.loads(path.read_text())
+    except (OSError, json.JSONDecodeError):
+        return {}
