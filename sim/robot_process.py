@@ -64,7 +64,8 @@ class Ring:
         number = self._newest() + 1
         body = struct.pack("q", number) + row.tobytes()
         self._memory[self._slot(number)] = body + struct.pack("I", zlib.crc32(body))
-        struct.pack_into("q", self._memory, self._start, number)
+        # not struct.pack_into, which writes zeros first: a reader would see a ring that was never written to
+        self._memory[self._start : self._start + 8] = struct.pack("q", number)
 
     def read(self) -> np.ndarray | None:
         """Returns the newest row (), or None before the first.

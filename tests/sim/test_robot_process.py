@@ -143,6 +143,7 @@ def test_rows_from_another_process_are_whole_and_in_order(tmp_path):
     seen, last = 0, 0
     while writer.poll() is None:
         row = ring.read()
+        assert row is not None or not last  # a ring that was written to never seems empty again
         if row is not None and row["sent_ns"] != last:
             assert (row["target"] == row["sent_ns"]).all() and row["sent_ns"] > last
             seen, last = seen + 1, int(row["sent_ns"])
