@@ -200,7 +200,8 @@ def distill(
     config = presets.distill(preset, str(start), steps=steps, method=method, seed=seed, **sizes)
     run(changed(config, settings), str(out), resume)
     loss = float(read_metrics(out, "loss")[1][-1])
-    print(f"{method} loss {loss:.2g} (mean square, actions in [-1, 1])")
+    what = "distance of actions" if method == "paired" else "mean square along the teacher's steps"
+    print(f"{method} loss {loss:.2g} ({what} in [-1, 1])")
     write_json(json, {"loss": loss, "wall_s": time.monotonic() - began})
     return 0
 
