@@ -64,7 +64,8 @@ def prepare(out: Path, resume: bool) -> None:
         for stage in STAGES:
             shutil.rmtree(out / stage, ignore_errors=True)
     out.mkdir(parents=True, exist_ok=True)
-    mark.write_text("{}\n")
+    if not (resume and mark.exists()):
+        mark.write_text("{}\n")
 
 
 class Road:
@@ -76,7 +77,8 @@ class Road:
         self.out, self.seed, self.resume = out, seed, resume
         self.preset: Preset = preset
         self.episodes, self.control_seconds = episodes, control_seconds
-        self.started = time.monotonic()
+        self.mark = out / "demo.json"
+        self.started = time.monotonic() - json_module.loads(self.mark.read_text()).get("elapsed_s", 0.0)
         self.numbers: dict[str, Any] = {"wall_s": {}, "success": {}, "preset": preset, "seed": seed}
         self.data: dict[str, Any] = {}
 
@@ -87,6 +89,7 @@ class Road:
         print(f"\n[{began - self.started:4.0f} s] {text}", flush=True)
         yield
         self.numbers["wall_s"][name] = round(time.monotonic() - began, 2)
+        self.mark.write_text(json_module.dumps({"elapsed_s": time.monotonic() - self.started}) + "\n")
 
     def explore(self) -> None:
         """Pre-trains without reward, and acts randomly for the same number of env_steps."""
