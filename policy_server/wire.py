@@ -1,4 +1,4 @@
-"""The bytes on the wire: one ZeroMQ frame a message, a 48-byte little-endian header and a payload.
+"""The bytes on the wire: one ZeroMQ frame a message, a 56-byte little-endian header and a payload.
 
 docs/wire.md is the specification; a test holds its example against this file.
 """
@@ -12,11 +12,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 MAGIC = b"EDP1"
-VERSION = 1
+VERSION = 2
 MAX_FRAME_BYTES = 1 << 20
-_HEADER = struct.Struct("<4sBBHQqIIIIII")
+_HEADER = struct.Struct("<4sBBHQqIIIIII8s")
 HEADER_BYTES = _HEADER.size
 _U32_MAX = 2**32 - 1
+NO_POLICY = bytes(8)
 _FLOAT32 = np.dtype("<f4")
 
 
@@ -46,6 +47,8 @@ class Status(IntEnum):
     UNSUPPORTED = 7
     INTERNAL = 8
     OVERLOADED = 9
+    SUPERSEDED = 10
+    REFUSED = 11
 
 
 class WireError(ValueError):
@@ -76,6 +79,7 @@ class Header(NamedTuple):
         inference_us: Reply: time in the policy [us].
         server_us: Reply: arrival to reply [us].
         valid_us: Reply: how long the chunk is meant to be executed, from client_time_ns on [us].
+        policy: Reply: which policy answered, the first 8 bytes of its bundle's sha256; zeros in requests.
     """
 
     kind: int
@@ -88,6 +92,7 @@ class Header(NamedTuple):
     inference_us: int = 0
     server_us: int = 0
     valid_us: int = 0
+    policy: bytes = NO_POLICY
 
 
 def encode(header: Header, payload: bytes) -> bytes:
@@ -95,10 +100,13 @@ def encode(header: Header, payload: bytes) -> bytes:
     size = HEADER_BYTES + len(payload)
     if size > MAX_FRAME_BYTES:
         raise WireError(Status.BAD_LENGTH, f"message of {size} bytes, expected at most {MAX_FRAME_BYTES}")
-    times = (header.queue_us, header.inference_us, header.server_us, header.valid_us)
-    budget_us, *times = (min(max(value, 0), _U32_MAX) for value in (header.budget_us, *times))
-    head = (MAGIC, VERSION, header.kind, header.status, header.sequence, header.client_time_ns)
-    return _HEADER.pack(*head, budget_us, len(payload), *times) + payload
+    kind, status, sequence, client_time_ns, budget_us, _, *times, policy = header
+    head = (MAGIC, VERSION, kind, status, sequence, client_time_ns, _u32(budget_us), len(payload))
+    return _HEADER.pack(*head, *map(_u32, times), policy) + payload
+
+
+def _u32(value: int) -> int:
+    return value if 0 <= value <= _U32_MAX else 0 if value < 0 else _U32_MAX
 
 
 def decode(frame: bytes) -> tuple[Header, memoryview]:
@@ -144,10 +152,15 @@ def floats(payload: memoryview | bytes, shape: tuple[int, ...], sequence: int = 
             sequence,
         )
     array = np.frombuffer(payload, dtype=_FLOAT32).reshape(shape)
-    if not np.isfinite(array).all():
+    if not all_finite(array):
         where = np.flatnonzero(~np.isfinite(array)).tolist()
         raise WireError(Status.NOT_FINITE, f"NaN or infinity at index {where[:8]}, expected finite numbers", sequence)
     return array
+
+
+def all_finite(array: np.ndarray) -> bool:
+    """Returns whether no number of the array is NaN or infinite."""
+    return bool(np.isfinite(array).all())
 
 
 def float_bytes(array: np.ndarray) -> bytes:

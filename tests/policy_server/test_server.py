@@ -163,7 +163,7 @@ def test_control_requests_that_do_not_exist(client):
         ([wire.encode(Header(Kind.ACT, 0, 3), bytes(12))[:-1]], Status.BAD_LENGTH),
         ([wire.encode(Header(Kind.ACT_REPLY, 0, 3), b"")], Status.UNKNOWN_TYPE),
         ([wire.encode(Header(Kind.CONTROL, 0, 3), b"[]")], Status.MALFORMED),
-        ([b"EDP1\x07" + bytes(43)], Status.BAD_VERSION),
+        ([b"EDP1\x07" + bytes(51)], Status.BAD_VERSION),
     ],
 )
 def test_malformed_messages_get_a_typed_reply_and_serving_goes_on(raw, client, frames, status):

@@ -13,7 +13,7 @@ DOC = Path(__file__).parents[2] / "docs" / "wire.md"
 
 
 def test_round_trip_of_every_field():
-    header = Header(Kind.ACT_REPLY, Status.OK, 2**64 - 1, -(2**63), 7, 8, 1, 2, 3, 4)
+    header = Header(Kind.ACT_REPLY, Status.OK, 2**64 - 1, -(2**63), 7, 8, 1, 2, 3, 4, b"policyid")
     decoded, payload = wire.decode(wire.encode(header, b"12345678"))
     assert decoded == header
     assert bytes(payload) == b"12345678"
@@ -30,18 +30,18 @@ def test_floats_are_little_endian_float32():
 
 
 def frame(**changes):
-    values = {"magic": b"EDP1", "version": 1, "kind": 1, "payload": b"\0" * 12, "length": 12, **changes}
+    values = {"magic": b"EDP1", "version": 2, "kind": 1, "payload": b"\0" * 12, "length": 12, **changes}
     head = values["magic"] + bytes([values["version"], values["kind"], 0, 0]) + (9).to_bytes(8, "little")
-    return head + bytes(12) + values["length"].to_bytes(4, "little") + bytes(20 - 4) + values["payload"]
+    return head + bytes(12) + values["length"].to_bytes(4, "little") + bytes(24) + values["payload"]
 
 
 @pytest.mark.parametrize(
     ("bad", "status", "sequence"),
     [
         (b"", Status.MALFORMED, 0),
-        (frame()[:47], Status.MALFORMED, 0),
+        (frame()[:55], Status.MALFORMED, 0),
         (frame(magic=b"HTTP"), Status.MALFORMED, 0),
-        (frame(version=2), Status.BAD_VERSION, 9),
+        (frame(version=1), Status.BAD_VERSION, 9),
         (frame(kind=0), Status.UNKNOWN_TYPE, 9),
         (frame(kind=6), Status.UNKNOWN_TYPE, 9),
         (frame(length=11), Status.BAD_LENGTH, 9),
@@ -82,7 +82,7 @@ def test_control_payloads_must_be_objects(payload):
 @settings(max_examples=300, deadline=None)
 @given(st.binary(max_size=200), st.booleans())
 def test_any_bytes_decode_or_are_refused(data, with_magic):
-    data = b"EDP1\x01" + data if with_magic else data
+    data = b"EDP1\x02" + data if with_magic else data
     try:
         header, payload = wire.decode(data)
     except WireError as error:
@@ -109,6 +109,7 @@ def test_the_document_shows_what_the_code_sends():
         inference_us=12,
         server_us=40,
         valid_us=10_000,
+        policy=bytes.fromhex("0f1e2d3c4b5a6978"),
     )
     assert doc_bytes("### Example: ACT_REPLY") == wire.encode(reply, wire.float_bytes(np.array([0.5, 0.25])))
 

@@ -1,0 +1,92 @@
+"""The C++ client, compiled once, and servers of the tiny policy for it."""
+
+import ctypes.util
+import importlib.util
+import shutil
+import subprocess
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import zmq
+
+ROOT = Path(__file__).parents[2]
+CLIENT = ROOT / "examples/cpp_client"
+COMPILER = shutil.which("c++") or shutil.which("g++")
+SHARED = ("OBS_DIM", "ACT_DIM", "HORIZON", "running_server", "read_line")
+FLAGS = ["-std=c++17", "-Wall", "-Wextra", "-Werror", "-O2"]
+
+
+def load(path):
+    spec = importlib.util.spec_from_file_location("serving", path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+serving = load(ROOT / "tests/policy_server/conftest.py")
+
+
+def link_flags():
+    """How to link libzmq: the one that pyzmq brought, else the system's; nothing where there is neither."""
+    shipped = sorted((Path(zmq.__file__).parents[1] / "pyzmq.libs").glob("libzmq-*.so*"))
+    if shipped:
+        return [str(shipped[0]), f"-Wl,-rpath,{shipped[0].parent}"]
+    return ["-lzmq"] if ctypes.util.find_library("zmq") else []
+
+
+def compiled(source, path):
+    """The program made of `source`. Skips where there is no compiler or no libzmq."""
+    if not COMPILER or not link_flags():
+        pytest.skip("needs a C++ compiler and libzmq")
+    command = [COMPILER, *FLAGS, f"-I{CLIENT}", str(source), "-o", str(path), *link_flags()]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return str(path)
+
+
+def values(lines):
+    """The actions of printed lines: sequence, then hex floats."""
+    return np.array([[float.fromhex(word) for word in line.split()[1:]] for line in lines], np.float32)
+
+
+@pytest.fixture(scope="session")
+def cpp():
+    """What the tests share: the client's folder, functions, and the sizes and servers of the tiny policy."""
+    return SimpleNamespace(
+        folder=CLIENT,
+        compiled=compiled,
+        link_flags=link_flags,
+        values=values,
+        **{n: getattr(serving, n) for n in SHARED},
+    )
+
+
+@pytest.fixture(scope="session")
+def program(tmp_path_factory):
+    return compiled(Path(__file__).with_name("test_client.cpp"), tmp_path_factory.mktemp("cpp") / "test_client")
+
+
+@pytest.fixture(scope="session")
+def bundle_path(tmp_path_factory):
+    return serving.save_bundle(tmp_path_factory.mktemp("cpp") / "bundle").path
+
+
+@pytest.fixture(scope="module")
+def served(bundle_path):
+    with serving.running_server(bundle_path) as server:
+        yield server.endpoint
+
+
+@pytest.fixture
+def run(program):
+    """Runs a command of test_client.cpp and returns the lines that it printed."""
+
+    def run(*arguments):
+        done = subprocess.run([program, *map(str, arguments)], capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.splitlines()
+
+    return run

@@ -1,0 +1,194 @@
+"""The C++ client against impostors: servers that keep silent, answer in disorder or send what is no answer."""
+
+import subprocess
+import threading
+
+import numpy as np
+import pytest
+import zmq
+
+from policy_server import wire
+from policy_server.wire import Header, Kind, Status
+
+
+class Impostor:
+    """A ROUTER that answers each message with what `reply(header) -> list of messages (lists of frames)` says."""
+
+    def __init__(self, reply, **options):
+        self.socket = zmq.Context.instance().socket(zmq.ROUTER)
+        self.socket.linger = 0
+        for name, value in options.items():
+            setattr(self.socket, name, value)
+        self.endpoint = f"tcp://127.0.0.1:{self.socket.bind_to_random_port('tcp://127.0.0.1')}"
+        self.reply, self.seen, self.done = reply, [], threading.Event()
+        self.thread = threading.Thread(target=self.loop, daemon=True)
+
+    def loop(self):
+        while not self.done.is_set():
+            if self.socket.poll(20):
+                identity, frame = self.socket.recv_multipart()
+                self.seen.append((identity, frame))
+                for answer in self.reply(wire.decode(frame)[0]):
+                    self.socket.send_multipart([identity, *answer])
+
+    def __enter__(self):
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.done.set()
+        self.thread.join()
+        self.socket.close()
+
+
+def action(header, *values, **changes):
+    header = header._replace(kind=Kind.ACT_REPLY, budget_us=0, **changes)
+    return wire.encode(header, np.array(values, "<f4").tobytes())
+
+
+def error(header, status, sequence=None):
+    return wire.encode(Header(Kind.ERROR, status, header.sequence if sequence is None else sequence), b"because")
+
+
+def control_reply(header):
+    return wire.encode(header._replace(kind=Kind.CONTROL_REPLY), b"{}")
+
+
+def test_the_times_and_the_policy_arrive(run):
+    times = {"queue_us": 1, "inference_us": 2, "server_us": 3, "valid_us": 4}
+
+    def reply(header):
+        return [[action(header, 1, 2, **times, policy=b"\1\2\3\4\5\6\7\xff")]]
+
+    with Impostor(reply) as server:
+        assert run("times", server.endpoint, 1) == ["1 2 3 4 1 01020304050607ff"]
+
+
+def test_what_it_sends(run):
+    with Impostor(lambda header: [[action(header, 0.5)]]) as server:
+        run("times", server.endpoint, 3)
+    identity, frame = server.seen[0]
+    header, payload = wire.decode(frame)
+    assert len(identity) == 17 and identity[:1] == b"c"
+    assert header.client_time_ns > 0
+    assert header._replace(client_time_ns=0) == Header(Kind.ACT, 0, 1, 0, 5_000_000, 12)
+    np.testing.assert_array_equal(np.frombuffer(payload, "<f4"), np.arange(3) / 8)
+
+
+def test_identities_differ(run):
+    with Impostor(lambda header: [[action(header, 0.5)]]) as server:
+        run("times", server.endpoint, 1)
+        run("times", server.endpoint, 1)
+    assert len({identity for identity, _ in server.seen}) == 2
+
+
+@pytest.mark.parametrize("deadline_us", [900, 33_500])
+def test_silence_ends_at_the_deadline(run, deadline_us):
+    with Impostor(lambda header: []) as server:
+        waited_us, message = run("silence", server.endpoint, deadline_us)[0].split(" ", 1)
+    assert deadline_us <= int(waited_us) < deadline_us + 500_000
+    assert server.endpoint in message and "is the server running there" in message
+
+
+def test_stale_replies_are_dropped(cpp, run):
+    """Each answer, and an error before it, is kept back until the next request: what is read first is stale."""
+    kept = []
+
+    def reply(header):
+        kept.append([[error(header, Status.LATE)], [action(header, header.sequence)]])
+        return [*kept[-2], [action(header, header.sequence)]] if len(kept) > 1 else []
+
+    with Impostor(reply) as server:
+        lines = run("stale", server.endpoint)
+    assert lines[:2] == ["timeout", "1"]
+    np.testing.assert_array_equal(cpp.values(lines[2:]).ravel(), [2, 3, 4, 5, 6])
+
+
+def test_what_was_given_up_is_dropped_later_too(run):
+    asked = []
+
+    def reply(header):
+        asked.append(header)
+        return [[action(asked[0], 1, 2)], [error(header, Status.LATE)]] if len(asked) > 1 else []
+
+    with Impostor(reply) as server:
+        assert run("overdue", server.endpoint) == ["timeout", "refused 5, holds 0"]
+
+
+def test_act_gives_up_what_was_sent_before(cpp, run):
+    asked = []
+
+    def reply(header):
+        if header.kind == Kind.CONTROL:
+            return [[control_reply(header)]]
+        asked.append(header)
+        return [[action(one, one.sequence)] for one in asked] if len(asked) > 1 else []
+
+    with Impostor(reply) as server:
+        assert cpp.values(run("overtake", server.endpoint)).tolist() == [[3]]
+
+
+def test_a_burst_never_goes_back(cpp, run):
+    """Answers in disorder, a superseded one among them: only newer ones are taken, up to the newest."""
+    first = []
+
+    def reply(header):
+        if header.kind == Kind.CONTROL:
+            return [[control_reply(header)]]
+        first.append(header)
+        if len(first) < 6:
+            return []
+        order = [first[1], first[0], first[3], first[2], first[5]]
+        return [[error(first[4], Status.SUPERSEDED)], *[[action(one, one.sequence)] for one in order]]
+
+    with Impostor(reply) as server:
+        taken = cpp.values(run("burst", server.endpoint, 6)).ravel().tolist()
+    assert taken == sorted(set(taken)) and set(taken) <= {3.0, 5.0, 7.0} and taken[-1] == 7.0
+
+
+@pytest.mark.parametrize(
+    ("reply", "status"),
+    [
+        (lambda header: [action(header, np.nan, 0)], Status.NOT_FINITE),
+        (lambda header: [action(header, 0, -np.inf)], Status.NOT_FINITE),
+        (lambda header: [action(header, 1, 2, 3)], Status.BAD_LENGTH),
+        (lambda header: [wire.encode(header._replace(kind=Kind.ACT_REPLY), bytes(9))], Status.BAD_LENGTH),
+        (lambda header: [action(header, 1, 2) + b"more"], Status.BAD_LENGTH),
+        (lambda header: [action(header, 1, 2)[:-1]], Status.BAD_LENGTH),
+        (lambda header: [b"garbage"], Status.MALFORMED),
+        (lambda header: [b""], Status.MALFORMED),
+        (lambda header: [b"EDP2" + action(header, 1, 2)[4:]], Status.MALFORMED),
+        (lambda header: [action(header, 1, 2), action(header, 1, 2)], Status.MALFORMED),
+        (lambda header: [action(header, 1, 2)[:4] + b"\x01" + action(header, 1, 2)[5:]], Status.BAD_VERSION),
+        (lambda header: [error(header, Status.LATE)], Status.LATE),
+        (lambda header: [error(header, Status.SUPERSEDED)], Status.SUPERSEDED),
+        (lambda header: [error(header, Status.MALFORMED, sequence=0)], Status.MALFORMED),
+        (lambda header: [error(header, 999)], 999),
+    ],
+)
+def test_unusable_answers_are_typed(run, reply, status):
+    with Impostor(lambda header: [reply(header)]) as server:
+        assert run("once", server.endpoint)[0].startswith(f"refused {int(status)} ")
+
+
+def test_answers_to_what_was_never_asked_are_dropped(cpp, run):
+    with Impostor(lambda header: [[action(header, 9, 9, sequence=99)], [action(header, 1, 2)]]) as server:
+        assert cpp.values(run("once", server.endpoint)).tolist() == [[1, 2]]
+
+
+@pytest.mark.skipif(not zmq.has("curve"), reason="this libzmq has no CURVE")
+def test_keys(cpp, run, program):
+    public, secret = zmq.curve_keypair()
+    own = [key.decode() for key in zmq.curve_keypair()]
+    options = {"curve_server": True, "curve_secretkey": secret}
+    with Impostor(lambda header: [[action(header, 1, 2)]], **options) as server:
+        assert cpp.values(run("once", server.endpoint, public.decode(), *own)).tolist() == [[1, 2]]
+        for wrong in ([own[0], *own], []):
+            assert run("once", server.endpoint, *wrong)[0].startswith("timeout not connected")
+        for mistyped in (["", *own], [public.decode()[1:], *own]):
+            done = subprocess.run([program, "once", server.endpoint, *mistyped], capture_output=True, text=True)
+            assert done.returncode == 1 and "characters, expected three of 40" in done.stderr
+
+
+def test_an_absent_server_is_a_timeout(run):
+    assert "not connected within the deadline: tcp://127.0.0.1:9" in run("silence", "tcp://127.0.0.1:9", 20_000)[0]
