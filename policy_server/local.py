@@ -9,7 +9,7 @@ from policy_server.backends import BackendError, Provider, load
 from policy_server.bundle import Bundle
 from policy_server.errors import PolicyError
 from policy_server.noise import NoiseStream
-from policy_server.wire import Status
+from policy_server.wire import Status, all_finite
 
 
 class LocalPolicy:
@@ -35,7 +35,8 @@ class LocalPolicy:
         self._backend.self_test()
         self.manifest, self.provider = self._backend.manifest, self._backend.provider
         self.last_times: dict[str, float] = {}
-        self._noise = NoiseStream(self.manifest.latent_dim, seed)
+        self._noise = NoiseStream(seed)
+        self._latent = np.zeros((1, self.manifest.latent_dim), np.float32)
 
     def reset(self, seed: int | None = None) -> None:
         """Restarts the noise at `seed`; None goes on with fresh noise. Raises PolicyError for a bad seed."""
@@ -58,13 +59,13 @@ class LocalPolicy:
         obs = np.asarray(obs, dtype=np.float32)
         if obs.shape != (self.manifest.obs_dim,):
             raise PolicyError(Status.BAD_LENGTH, f"obs {obs.shape}, expected ({self.manifest.obs_dim},)")
-        if not np.isfinite(obs).all():
+        if not all_finite(obs):
             raise PolicyError(Status.NOT_FINITE, f"obs holds NaN or infinity: {obs.tolist()}")
         try:
-            action = self._backend.act(obs[None], self._noise.draw())[0]
+            action = self._backend.act(obs[None], self._noise.draw(self._latent))[0]
         except BackendError as error:
             raise PolicyError(Status.INTERNAL, str(error)) from error
-        if not np.isfinite(action).all():
+        if not all_finite(action):
             raise PolicyError(Status.INTERNAL, "the policy answered NaN or infinity to a finite obs")
         elapsed_us = (time.monotonic_ns() - start_ns) / 1000
         self.last_times = {"inference_us": elapsed_us, "roundtrip_us": elapsed_us}

@@ -14,13 +14,11 @@ class NoiseStream:
     """The noise of one session.
 
     Args:
-        latent_dim: Normals per draw.
         server_seed: Seed of the server.
         ordinal: Which session of that server this is, from 0.
     """
 
-    def __init__(self, latent_dim: int, server_seed: int, ordinal: int = 0):
-        self.latent_dim = latent_dim
+    def __init__(self, server_seed: int, ordinal: int = 0):
         self._generator = np.random.Generator(np.random.PCG64([check_seed(server_seed), ordinal]))
 
     def reset(self, seed: int | None) -> None:
@@ -28,9 +26,9 @@ class NoiseStream:
         if seed is not None:
             self._generator = np.random.Generator(np.random.PCG64(check_seed(seed)))
 
-    def draw(self) -> np.ndarray:
-        """Returns the noise of the next act request, (1, latent_dim) float32."""
-        return self._generator.standard_normal((1, self.latent_dim), dtype=np.float32)
+    def draw(self, out: np.ndarray) -> np.ndarray:
+        """Returns `out`, any shape, float32, filled with the noise of the next act request."""
+        return self._generator.standard_normal(dtype=np.float32, out=out)
 
 
 def check_seed(seed: int) -> int:

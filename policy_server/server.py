@@ -1,41 +1,40 @@
 """A server that answers robots with a bundle's policy over ZeroMQ.
 
-One thread: it takes every message that waits, stamps its arrival, and answers in that order. Each client
-(ZeroMQ routing id) has a session with noise of its own, see `policy_server.noise`.
+One thread takes what has come, checks it, and computes what waited longest in one batch. Each client (ZeroMQ
+routing id) has a session with noise of its own and room for one waiting observation; see `policy_server.sessions`,
+`policy_server.scheduler` and docs/wire.md.
 """
 
 import contextlib
 import signal
 import threading
 import time
-from collections import Counter, OrderedDict, deque
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import zmq
 
-from policy_server import wire
-from policy_server.backends import BackendError, Provider, load
-from policy_server.bundle import Bundle, Precision
-from policy_server.endpoint import ServerError, check_bind
-from policy_server.noise import NoiseStream
-from policy_server.stats import Histogram
+from policy_server import sockets, wire
+from policy_server.backends import Provider
+from policy_server.bundle import Precision
+from policy_server.counters import Counters
+from policy_server.endpoint import check_bind
+from policy_server.noise import check_seed
+from policy_server.operations import Operations
+from policy_server.scheduler import Scheduler
+from policy_server.served import ServedPolicy
+from policy_server.sessions import Request, Session, Sessions
 from policy_server.wire import Header, Kind, Status, WireError
 
 DEFAULT_ENDPOINT = "tcp://127.0.0.1:5599"
-MAX_SESSIONS = 1024
-MAX_QUEUE = 256
-_POLL_MS = 100
-_TIMES = ("queue_us", "inference_us", "server_us")
-
-
-class _Session:
-    """One client: its number on this server and its noise."""
-
-    def __init__(self, ordinal: int, noise: NoiseStream):
-        self.ordinal = ordinal
-        self.noise = noise
+DRAIN_S = 1.0
+_RECEIVE = 64  # messages taken in before the next batch is computed
+_MESSAGES = {
+    Status.LATE: "waited longer than its budget and was not computed; lower the load or allow more time",
+    Status.SUPERSEDED: "a newer observation or a reset of this session came while this one waited; not computed",
+    Status.OVERLOADED: "too many sessions wait; not computed; ask again later, or less often",
+}
 
 
 class PolicyServer:
@@ -43,7 +42,9 @@ class PolicyServer:
 
     Attributes:
         endpoint: Where it listens, the real port included.
-        provider: Provider in use.
+        policy: In service; a reload replaces it.
+        sessions, counters: Of the clients, and what happened.
+        draining: Whether it answers what waits and then ends.
 
     Args:
         bundle_path: Folder of the bundle; it must pass its self-test on this machine.
@@ -56,6 +57,7 @@ class PolicyServer:
         BundleError: The bundle is refused.
         BackendError: The provider is missing, or the golden vectors come out differently.
         ServerError: The endpoint is in use or not allowed.
+        ValueError: The seed is not a whole number in [0, 2^63).
     """
 
     def __init__(
@@ -67,195 +69,183 @@ class PolicyServer:
         precision: Precision = "fp32",
     ):
         check_bind(endpoint)
-        self._bundle = Bundle.load(bundle_path)
-        self._manifest = self._bundle.manifest
-        self._backend = load(self._bundle, provider, precision=precision)
-        self._self_test_error = self._backend.self_test()
-        self.provider = self._backend.provider
-        _check_sizes(self._bundle)
-        self._seed = seed
-        self._valid_us = round(self._manifest.n_action_steps * self._manifest.control_period_s * 1e6)
-        self._sessions: OrderedDict[bytes, _Session] = OrderedDict()
-        self._n_sessions = 0
-        self._counts: Counter[str] = Counter()
-        self._times = {name: Histogram() for name in _TIMES}
-        self._queue: deque[tuple[list[bytes], int]] = deque()
-        self._started_ns = time.monotonic_ns()
+        load = partial(ServedPolicy, bundle_path, provider, precision)
+        self.policy = load()
+        self.provider = self.policy.provider
+        self.sessions = Sessions(check_seed(seed))
+        self.counters = Counters()
+        self.scheduler = Scheduler(self.policy.batch)
+        self.started_ns = self.ticked_ns = time.monotonic_ns()
+        self.draining = False
+        self.operations = Operations(self, seed, load)
         self._stop = threading.Event()
-        self._socket = _bind(endpoint)
+        self._socket = sockets.router(endpoint)
         self.endpoint = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
 
     def run(self) -> None:
-        """Serves until SIGTERM, SIGINT or `stop`, then closes the socket. Prints one line when ready."""
-        previous = {}
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
-                previous[number] = signal.signal(number, lambda *_: self._stop.set())
-        name, short_hash = self._manifest.name, self._bundle.hash[:12]
+        """Serves until SIGTERM, SIGINT or `stop`, answers what waits, and closes. Prints one line when ready.
+
+        SIGHUP loads the bundle again.
+        """
+        name, short_hash = self.policy.manifest.name, self.policy.bundle.hash[:12]
         print(f"serving {name} ({short_hash}) on {self.endpoint}, provider {self.provider}", flush=True)
         try:
-            while not self._stop.is_set():
-                if self._queue or self._socket.poll(_POLL_MS):
-                    self._receive()
-                    if self._queue:
-                        self._answer(*self._queue.popleft())
+            with self._signals():
+                while not self._stop.is_set():
+                    self._turn(wait=not self.scheduler)
+                self._drain()
         finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
             self.close()
 
     def stop(self) -> None:
-        """Makes `run` return within 100 ms; may be called from another thread."""
+        """Makes `run` end; may be called from another thread."""
         self._stop.set()
 
     def close(self) -> None:
-        """Closes the socket; messages not yet sent are dropped."""
-        self._socket.close(linger=0)
+        """Closes the socket; replies have a moment to leave."""
+        self._socket.close(linger=200)
 
-    def _receive(self) -> None:
-        """Moves every waiting message to the queue, with its time of arrival."""
+    def use(self, policy: ServedPolicy) -> None:
+        """Answers with another policy from the next batch on."""
+        self.policy, self.provider = policy, policy.provider
+        self.scheduler.batch = policy.batch
+
+    def send(self, identity: bytes, frame: bytes) -> None:
+        """Sends without waiting: a client that is gone, or does not read, loses its reply."""
+        try:
+            self._socket.send(identity, zmq.SNDMORE | zmq.NOBLOCK)
+            self._socket.send(frame, zmq.NOBLOCK)
+        except zmq.ZMQError:
+            self.counters.statuses["undeliverable"] += 1
+
+    def refuse(self, identity: bytes, status: Status, message: str, sequence: int) -> None:
+        """Sends a typed error."""
+        self.counters.statuses[status.name] += 1
+        self.send(identity, wire.encode(Header(Kind.ERROR, status, sequence), message[:1000].encode(errors="replace")))
+
+    @contextlib.contextmanager
+    def _signals(self):
+        """Ends on SIGTERM and SIGINT and reloads on SIGHUP, inside the block and in the main thread."""
+        handlers = {number: lambda *_: self._stop.set() for number in (signal.SIGTERM, signal.SIGINT)}
+        if hasattr(signal, "SIGHUP"):
+            handlers[signal.SIGHUP] = lambda *_: self.operations.ask_reload()
+        if threading.current_thread() is not threading.main_thread():
+            handlers = {}
+        previous = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+    def _turn(self, wait: bool) -> bool:
+        """Takes in what has come and computes one batch; returns whether there was something to do."""
+        n = self._receive(wait)
+        self.ticked_ns = time.monotonic_ns()
+        self._compute()
+        self.operations.poll()
+        return n > 0 or bool(self.scheduler)
+
+    def _drain(self) -> None:
+        """Answers everything that has come before the end, for DRAIN_S at most."""
+        self.draining = True
+        until_ns = time.monotonic_ns() + int(DRAIN_S * 1e9)
+        while self._turn(wait=False) and time.monotonic_ns() < until_ns:
+            pass
+
+    def _receive(self, wait: bool) -> int:
+        """Takes in what has come, some messages at most; returns their number. Waits for the first one if asked."""
+        n = 0
         with contextlib.suppress(zmq.Again):
-            while len(self._queue) < MAX_QUEUE:
-                self._queue.append((self._socket.recv_multipart(zmq.NOBLOCK), time.monotonic_ns()))
+            while n < _RECEIVE:
+                parts = self._socket.recv_multipart(0 if wait and not n else zmq.NOBLOCK)
+                self._take(parts, time.monotonic_ns())
+                n += 1
+                if not self._socket.getsockopt(zmq.EVENTS) & zmq.POLLIN:
+                    break
+        return n
 
-    def _answer(self, parts: list[bytes], arrival_ns: int) -> None:
-        """Answers one message; whatever it holds, the answer is a reply or a typed error."""
+    def _take(self, parts: list[bytes], arrival_ns: int) -> None:
+        """Queues or answers one message; whatever it holds, the answer is a reply or a typed error."""
         identity, sequence = parts[0], 0
         try:
             if len(parts) != 2:
                 raise WireError(Status.MALFORMED, f"message of {len(parts) - 1} frames, expected one")
             header, payload = wire.decode(parts[1])
             sequence = header.sequence
-            session = self._session(identity)
             if header.kind == Kind.ACT:
-                reply = self._act(session, header, payload, arrival_ns)
+                obs = wire.floats(payload, (self.policy.manifest.obs_dim,), sequence)
+                request = Request(sequence, header.client_time_ns, header.budget_us, obs, arrival_ns)
+                self._queue(self.sessions.get(identity, arrival_ns), request)
             elif header.kind == Kind.CONTROL:
-                reply = self._control(session, header, payload)
+                self.operations.answer(self.sessions.get(identity, arrival_ns), header, payload)
             else:
                 raise WireError(Status.UNKNOWN_TYPE, f"{Kind(header.kind).name} is what a server sends", sequence)
-            self._counts[Status.OK.name] += 1
         except WireError as error:
-            reply = self._error(error.status, str(error), sequence or error.sequence)
+            self._bad(identity, error, sequence or error.sequence)
         except Exception as error:  # a bug here must not stop the robots of the other sessions
-            reply = self._error(Status.INTERNAL, f"{type(error).__name__}: {error}", sequence)
-        self._send(identity, reply)
+            self._failed(identity, error, sequence)
 
-    def _act(self, session: _Session, header: Header, payload: memoryview, arrival_ns: int) -> bytes:
-        """Returns the frame that answers an observation. Raises WireError for a bad or late one."""
-        start_ns = time.monotonic_ns()
-        queue_us = (start_ns - arrival_ns) // 1000
-        if 0 < header.budget_us < queue_us:
-            raise WireError(
-                Status.LATE, f"waited {queue_us} us, budget was {header.budget_us} us: not computed; lower the load"
-            )
-        obs = wire.floats(payload, (1, self._manifest.obs_dim), header.sequence)
+    def _bad(self, identity: bytes, error: WireError, sequence: int) -> None:
+        session = self.sessions.find(identity)
+        if session is not None:
+            session.n_errors += 1
+        self.refuse(identity, error.status, str(error), sequence)
+
+    def _failed(self, identity: bytes, error: Exception, sequence: int) -> None:
+        self.refuse(identity, Status.INTERNAL, "the server failed at this request; its log says why", sequence)
+
+    def _queue(self, session: Session, request: Request) -> None:
+        """Lets an observation wait; what it replaces, or the observation itself where too many wait, is answered."""
+        taken, replaced = self.scheduler.put(session, request)
+        if not taken:
+            self._give_up(session, request, Status.OVERLOADED)
+        elif replaced is not None:
+            self._give_up(session, replaced, Status.SUPERSEDED)
+
+    def _give_up(self, session: Session, request: Request, status: Status) -> None:
+        self.refuse(session.identity, status, _MESSAGES[status], request.sequence)
+
+    def superseded(self, session: Session) -> None:
+        """Drops the session's waiting observation, if there is one, and says so."""
+        dropped = self.scheduler.drop(session)
+        if dropped is not None:
+            self._give_up(session, dropped, Status.SUPERSEDED)
+
+    def _compute(self) -> None:
+        """Answers the next batch, and what is too late for one."""
+        if not self.scheduler:
+            return
+        start_ns, policy = time.monotonic_ns(), self.policy
+        batch, late = self.scheduler.take(start_ns)
+        for session, request in late:
+            session.n_late += 1
+            self._give_up(session, request, Status.LATE)
+        if not batch:
+            return
+        for row, (session, request) in enumerate(batch):
+            policy.obs[row] = request.obs
+            session.noise.draw(policy.noise[row])
         try:
-            action = self._backend.act(obs, session.noise.draw())
-        except BackendError as error:
-            raise WireError(Status.INTERNAL, str(error)) from error
+            actions = policy.act(len(batch))
+        except Exception as error:  # the runtime failed, or a bug: the other robots must go on
+            for session, request in batch:
+                self._failed(session.identity, error, request.sequence)
+            return
+        self.counters.batches[len(batch)] += 1
         end_ns = time.monotonic_ns()
-        if not np.isfinite(action).all():
-            raise WireError(Status.INTERNAL, "the policy answered NaN or infinity to a finite obs; not sent")
-        inference_us, server_us = (end_ns - start_ns) // 1000, (end_ns - arrival_ns) // 1000
-        for name, value_us in zip(_TIMES, (queue_us, inference_us, server_us), strict=True):
-            self._times[name].add(value_us)
-        reply = header._replace(kind=Kind.ACT_REPLY, status=Status.OK, budget_us=0, queue_us=queue_us)
-        reply = reply._replace(inference_us=inference_us, server_us=server_us, valid_us=self._valid_us)
-        return wire.encode(reply, wire.float_bytes(action))
+        for (session, request), action in zip(batch, actions, strict=True):
+            self._reply(session, request, action, start_ns, end_ns)
 
-    def _control(self, session: _Session, header: Header, payload: memoryview) -> bytes:
-        """Returns the frame that answers a control request. Raises WireError for an unknown one."""
-        request = wire.parse_object(payload, header.sequence)
-        op = request.get("op")
-        if op == "hello":
-            answer = self._hello(session)
-        elif op == "reset":
-            answer = self._reset(session, request)
-        elif op == "health":
-            answer = {"status": "ok", "uptime_s": (time.monotonic_ns() - self._started_ns) * 1e-9}
-        elif op == "stats":
-            answer = self._stats()
-        elif op == "reload":
-            raise WireError(Status.UNSUPPORTED, "reload is not supported by this version; restart the server")
-        else:
-            raise WireError(Status.UNSUPPORTED, f"op {op!r}: expected hello, reset, health or stats")
-        reply = header._replace(kind=Kind.CONTROL_REPLY, status=Status.OK, budget_us=0)
-        return wire.encode(reply, wire.json_bytes(answer))
-
-    def _hello(self, session: _Session) -> dict[str, Any]:
-        return {
-            "wire_version": wire.VERSION,
-            "bundle_hash": self._bundle.hash,
-            "manifest": self._manifest.to_dict(),
-            "provider": self.provider,
-            "self_test_error": self._self_test_error,
-            "seed": self._seed,
-            "session": session.ordinal,
-        }
-
-    def _reset(self, session: _Session, request: dict[str, Any]) -> dict[str, Any]:
-        seed = request.get("seed")
-        try:
-            session.noise.reset(seed)
-        except ValueError as error:
-            raise WireError(Status.MALFORMED, str(error)) from error
-        return {"seed": seed}
-
-    def _stats(self) -> dict[str, Any]:
-        """Returns counts by status and summaries of the served requests' times."""
-        times = {name: histogram.to_json() for name, histogram in self._times.items()}
-        return {"counts": dict(self._counts), "n_sessions": len(self._sessions), **times}
-
-    def _session(self, identity: bytes) -> _Session:
-        """Returns the client's session, a new one for a new client; the longest silent one makes room."""
-        if identity not in self._sessions:
-            noise = NoiseStream(self._manifest.latent_dim, self._seed, self._n_sessions)
-            self._sessions[identity] = _Session(self._n_sessions, noise)
-            self._n_sessions += 1
-            if len(self._sessions) > MAX_SESSIONS:
-                self._sessions.popitem(last=False)
-        self._sessions.move_to_end(identity)
-        return self._sessions[identity]
-
-    def _error(self, status: Status, message: str, sequence: int) -> bytes:
-        self._counts[status.name] += 1
-        return wire.encode(Header(Kind.ERROR, status, sequence), message[:1000].encode(errors="replace"))
-
-    def _send(self, identity: bytes, frame: bytes) -> None:
-        """Sends without waiting: a client that is gone, or does not read, loses its reply."""
-        try:
-            self._socket.send_multipart([identity, frame], zmq.NOBLOCK)
-        except zmq.ZMQError:
-            self._counts["undeliverable"] += 1
-
-
-def _bind(endpoint: str) -> zmq.Socket:
-    """Returns a ROUTER bound to `endpoint`. Raises ServerError where that fails."""
-    socket = zmq.Context.instance().socket(zmq.ROUTER)
-    socket.linger = 0
-    socket.setsockopt(zmq.MAXMSGSIZE, wire.MAX_FRAME_BYTES)
-    socket.setsockopt(zmq.ROUTER_MANDATORY, 1)  # an undeliverable reply is an error to count, not lost in silence
-    socket.setsockopt(zmq.ROUTER_HANDOVER, 1)  # a client that reconnects before its old connection is seen dead
-    socket.setsockopt(zmq.HEARTBEAT_IVL, 1000)
-    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 3000)
-    socket.setsockopt(zmq.IPV6, "[" in endpoint)
-    try:
-        socket.bind(endpoint)
-    except zmq.ZMQError as error:
-        socket.close()
-        hint = "; stop the other process or choose another --bind" if error.errno == zmq.EADDRINUSE else ""
-        raise ServerError(f"cannot listen on {endpoint}: {zmq.strerror(error.errno or 0)}{hint}") from error
-    return socket
-
-
-def _check_sizes(bundle: Bundle) -> None:
-    """Raises ServerError where a message of this policy would be longer than the wire allows."""
-    manifest = bundle.manifest
-    sizes = {
-        "obs": 4 * manifest.obs_dim,
-        "action": 4 * manifest.horizon * manifest.act_dim,
-        "manifest": len(wire.json_bytes(manifest.to_dict())) + 1024,
-    }
-    for name, n_bytes in sizes.items():
-        if n_bytes + wire.HEADER_BYTES > wire.MAX_FRAME_BYTES:
-            raise ServerError(f"{name} needs {n_bytes} bytes, a message holds at most {wire.MAX_FRAME_BYTES}")
+    def _reply(self, session: Session, request: Request, action: np.ndarray, start_ns: int, end_ns: int) -> None:
+        """Sends an action, and remembers how long it took."""
+        sequence, client_time_ns, _, _, arrival_ns = request
+        if not wire.all_finite(action):
+            return self.refuse(session.identity, Status.INTERNAL, "the policy answered NaN or infinity", sequence)
+        times = (start_ns - arrival_ns) // 1000, (end_ns - start_ns) // 1000, (end_ns - arrival_ns) // 1000
+        header = Header(Kind.ACT_REPLY, 0, sequence, client_time_ns, 0, 0, *times, self.policy.valid_us, self.policy.id)
+        self.send(session.identity, wire.encode(header, action.tobytes()))
+        session.n_acts += 1
+        session.recent.append((arrival_ns, times[2]))
+        self.counters.statuses["OK"] += 1
+        self.counters.add(*times)

@@ -1,10 +1,12 @@
 """Latency statistics: percentiles with their sample size and confidence interval, and a small histogram."""
 
 import math
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 
+PERCENTILES = (("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("p999", 0.999))
 _BUCKETS_PER_OCTAVE = 8
 _N_BUCKETS = 32 * _BUCKETS_PER_OCTAVE
 
@@ -37,24 +39,53 @@ def confidence_ranks(n: int, p: float, confidence: float = 0.95) -> tuple[int | 
     return (low if low >= 1 else None), (high if high <= n else None)
 
 
-def summary(samples_us: np.ndarray) -> dict[str, Any]:
-    """Returns n, p50, p99, p999, max, mean [us], and 95 % intervals p50_ci, p99_ci, p999_ci as [low, high].
+def wilson(n_hits: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Returns the Wilson score interval (low, high) of a probability, of which `n_hits` of `n` trials were seen.
+
+    Unlike the normal approximation it stays inside [0, 1] and says something where there was no hit: 0 of n
+    trials leave up to z^2 / (n + z^2).
+
+    Raises:
+        ValueError: n < 1, or n_hits outside [0, n].
+    """
+    if n < 1 or not 0 <= n_hits <= n:
+        raise ValueError(f"{n_hits} hits of {n} trials: expected 0 <= hits <= trials and at least one trial")
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    share = n_hits / n
+    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / (1 + z * z / n)
+    return (0.0 if n_hits == 0 else centre - half), (1.0 if n_hits == n else centre + half)
+
+
+def summary(samples_us: np.ndarray, n_missing: int = 0) -> dict[str, Any]:
+    """Returns n, max, mean, p50, p90, p99, p999 [us], and 95 % intervals p50_ci, ..., p999_ci as [low, high].
 
     A bound is None where the sample is too small to give it (p99 needs n >= 368, p999 n >= 3688).
 
     Args:
         samples_us: (n,) [us]; for n = 0 only {"n": 0} is returned.
+        n_missing: How many more there were that have no finite value: they count as larger than every sample, so
+            that whoever drops his slowest cannot look fast. n includes them, n_missing tells them, a percentile
+            among them is None; max and mean are of the others.
     """
-    samples = np.sort(np.asarray(samples_us, dtype=np.float64))
+    finite = np.sort(np.asarray(samples_us, dtype=np.float64))
+    samples = np.concatenate([finite, np.full(n_missing, np.inf)])
     n = len(samples)
     if n == 0:
         return {"n": 0}
-    result: dict[str, Any] = {"n": n, "max": float(samples[-1]), "mean": float(samples.mean())}
-    for name, p in (("p50", 0.5), ("p99", 0.99), ("p999", 0.999)):
-        result[name] = percentile(samples, p)
-        ranks = confidence_ranks(n, p)
-        result[f"{name}_ci"] = [None if rank is None else float(samples[rank - 1]) for rank in ranks]
+    result: dict[str, Any] = {"n": n, "max": None, "mean": None}
+    if n_missing:
+        result["n_missing"] = n_missing
+    if len(finite):
+        result.update(max=float(finite[-1]), mean=float(finite.mean()))
+    for name, p in PERCENTILES:
+        result[name] = _finite(percentile(samples, p))
+        result[f"{name}_ci"] = [None if k is None else _finite(samples[k - 1]) for k in confidence_ranks(n, p)]
     return result
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
 
 
 class Histogram:
@@ -73,6 +104,16 @@ class Histogram:
         self.n += 1
         self.sum_us += value_us
         self.max_us = max(self.max_us, value_us)
+
+    def add_many(self, values_us: np.ndarray) -> None:
+        """Counts latencies (n,) [us] at once; n >= 1."""
+        logs = np.log2(np.maximum(values_us, 1)) * _BUCKETS_PER_OCTAVE
+        buckets = np.where(values_us > 1, logs.astype(int) + 1, 0)
+        for index, count in zip(*np.unique(np.minimum(buckets, _N_BUCKETS - 1), return_counts=True), strict=True):
+            self._counts[index] += int(count)
+        self.n += len(values_us)
+        self.sum_us += float(values_us.sum())
+        self.max_us = max(self.max_us, float(values_us.max()))
 
     def percentile_us(self, p: float) -> float:
         """Returns an upper bound of the p-quantile, at most 9 % too high [us]; 0 where nothing was counted."""

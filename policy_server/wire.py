@@ -159,8 +159,9 @@ def floats(payload: memoryview | bytes, shape: tuple[int, ...], sequence: int = 
 
 
 def all_finite(array: np.ndarray) -> bool:
-    """Returns whether no number of the array is NaN or infinite."""
-    return bool(np.isfinite(array).all())
+    """Returns whether no number of the array is NaN or infinite; it is contiguous."""
+    flat = array.reshape(-1)  # a sum of squares is finite, or too large, or of such numbers: one call where three were
+    return math.isfinite(flat.dot(flat)) or bool(np.isfinite(array).all())
 
 
 def float_bytes(array: np.ndarray) -> bytes:

@@ -14,9 +14,11 @@ from hypothesis import strategies as st
 
 from policy_server import server as servers
 from policy_server import wire
+from policy_server.backends import BackendError
 from policy_server.client import PolicyClient, PolicyError
 from policy_server.endpoint import ServerError, check_bind
 from policy_server.local import LocalPolicy
+from policy_server.scheduler import MAX_WAITING
 from policy_server.server import PolicyServer
 from policy_server.wire import Header, Kind, Status
 
@@ -150,7 +152,7 @@ def test_bad_seeds_are_refused(client, seed):
 
 
 def test_control_requests_that_do_not_exist(client):
-    for op in ("reload", "shutdown", None, ["hello"]):
+    for op in ("kill", "shutdown", None, ["hello"]):
         assert refusal(lambda op=op: client._control({"op": op})) == Status.UNSUPPORTED
 
 
@@ -217,70 +219,129 @@ def test_stats_count_what_happened(client):
     assert 0 < after["server_us"]["p50_us"] <= after["server_us"]["max_us"]
 
 
-def test_what_waited_longer_than_its_budget_is_late(bundle_path):
-    server = PolicyServer(bundle_path, "tcp://127.0.0.1:*", "cpu")
-    try:
-        frame = wire.encode(Header(Kind.ACT, 0, 1, 0, 5000), wire.float_bytes(OBS))
-        sent = []
-        server._send = lambda identity, reply: sent.append(wire.decode(reply)[0])
-        now_ns = servers.time.monotonic_ns()
-        server._answer([b"me", frame], now_ns - 6_000_000)
-        server._answer([b"me", frame], now_ns)
-        unlimited = wire.encode(Header(Kind.ACT, 0, 1, 0, 0), wire.float_bytes(OBS))
-        server._answer([b"me", unlimited], now_ns - 10**10)
-    finally:
-        server.close()
-    assert [header.status for header in sent] == [Status.LATE, Status.OK, Status.OK]
+class Bench:
+    """A server whose socket is replaced by lists: `give` messages in, `sent` replies out."""
+
+    def __init__(self, bundle_path):
+        self.server = PolicyServer(bundle_path, "tcp://127.0.0.1:*", "cpu")
+        self.server.close()
+        self.sent = []
+        self.server.send = lambda identity, frame: self.sent.append((identity, *wire.decode(frame)))
+        self.now_ns = servers.time.monotonic_ns()
+
+    def give(self, identity, sequence, budget_us=0, age_us=0, obs=OBS):
+        frame = wire.encode(Header(Kind.ACT, 0, sequence, 0, budget_us), wire.float_bytes(obs))
+        self.server._take([identity, frame], servers.time.monotonic_ns() - age_us * 1000)
+
+    def answers(self):
+        self.server._compute()
+        sent, self.sent[:] = list(self.sent), []
+        return [(identity, header.sequence, Status(header.status)) for identity, header, _ in sent]
 
 
-def test_a_request_behind_a_slow_one_is_late(bundle_path):
-    """Two requests arrive together; the first takes 50 ms, the budget of the second is 20 ms."""
-    server = PolicyServer(bundle_path, "tcp://127.0.0.1:*", "cpu")
-    backend_act = server._backend.act
-    server._backend.act = lambda *args: (servers.time.sleep(0.05), backend_act(*args))[1]
-    with zmq.Context.instance().socket(zmq.DEALER) as socket:
-        socket.linger, socket.rcvtimeo = 0, 10_000
-        socket.connect(server.endpoint)
-        for sequence, budget_us in ((1, 0), (2, 20_000)):
-            socket.send(wire.encode(Header(Kind.ACT, 0, sequence, 0, budget_us), wire.float_bytes(OBS)))
-        while len(server._queue) < 2:
-            server._socket.poll(1000)
-            server._receive()
-        while server._queue:
-            server._answer(*server._queue.popleft())
-        replies = [wire.decode(socket.recv())[0] for _ in range(2)]
-    server.close()
-    assert [(reply.sequence, reply.status) for reply in replies] == [(1, Status.OK), (2, Status.LATE)]
+@pytest.fixture
+def bench(bundle_path):
+    return Bench(bundle_path)
 
 
-def test_the_policys_nan_is_not_sent(bundle_path):
-    server = PolicyServer(bundle_path, "tcp://127.0.0.1:*", "cpu")
-    sent = []
-    server._send = lambda identity, reply: sent.append(wire.decode(reply))
-    server._backend.act = lambda *args: np.full((1, 2, 2), np.nan, np.float32)
-    server._answer([b"me", wire.encode(Header(Kind.ACT, 0, 1), wire.float_bytes(OBS))], 0)
-    server.close()
-    header, payload = sent[0]
+def test_what_waited_longer_than_its_budget_is_late(bench):
+    bench.give(b"a", 1, budget_us=5000, age_us=6000)
+    assert bench.answers() == [(b"a", 1, Status.LATE)]
+    bench.give(b"a", 2, budget_us=500_000)
+    bench.give(b"b", 3, budget_us=0, age_us=10_000_000)
+    assert bench.answers() == [(b"a", 2, Status.OK)]
+    assert bench.answers() == [(b"b", 3, Status.OK)]
+
+
+def test_late_requests_are_told_at_once_and_not_when_their_turn_comes(bench):
+    for k in range(4):
+        bench.give(bytes([k]), k, budget_us=5000 if k == 3 else 0, age_us=6000)
+    assert bench.answers() == [(b"\3", 3, Status.LATE), (b"\0", 0, Status.OK)]
+
+
+def test_a_late_request_takes_no_noise(bench, tiny):
+    bench.give(b"a", 1, budget_us=1, age_us=10)
+    bench.answers()
+    bench.give(b"a", 2)
+    bench.server._compute()
+    action = np.frombuffer(bench.sent[-1][2], np.float32)
+    noise = np.random.Generator(np.random.PCG64([0, 0])).standard_normal((1, 4), dtype=np.float32)
+    np.testing.assert_allclose(action.reshape(1, 2, 2), tiny.expected_action(OBS[None], noise), atol=1e-6)
+
+
+def test_the_newest_observation_of_a_session_replaces_its_queued_one(bench):
+    bench.give(b"a", 1)
+    bench.give(b"b", 2)
+    bench.give(b"a", 3)
+    bench.give(b"a", 4)
+    assert bench.answers() == [(b"a", 1, Status.SUPERSEDED), (b"a", 3, Status.SUPERSEDED), (b"a", 4, Status.OK)]
+    assert bench.answers() == [(b"b", 2, Status.OK)]
+    assert bench.answers() == []
+
+
+def test_a_reset_drops_the_observation_of_the_episode_before(bench):
+    bench.give(b"a", 1)
+    bench.server._take([b"a", wire.encode(Header(Kind.CONTROL, 0, 2), b'{"op": "reset", "seed": 1}')], 0)
+    assert bench.answers() == [(b"a", 1, Status.SUPERSEDED), (b"a", 2, Status.OK)]
+    assert not bench.server.scheduler
+
+
+def test_a_full_queue_says_so(bench):
+    for k in range(MAX_WAITING + 1):
+        bench.give(b"%d" % k, k)
+    assert bench.answers()[0] == (b"%d" % MAX_WAITING, MAX_WAITING, Status.OVERLOADED)
+    bench.give(b"%d" % MAX_WAITING, 999)
+    assert [bench.answers()[0][1] for _ in range(MAX_WAITING)][-1] == 999
+
+
+def test_the_policys_nan_is_not_sent(bench):
+    bench.server.policy.act = lambda n: np.full((n, 2, 2), np.nan, np.float32)
+    bench.give(b"a", 1)
+    bench.server._compute()
+    _, header, payload = bench.sent[0]
     assert (header.status, b"NaN" in bytes(payload)) == (Status.INTERNAL, True)
 
 
-def test_a_bug_in_one_request_is_an_internal_error_not_the_end(bundle_path):
-    server = PolicyServer(bundle_path, "tcp://127.0.0.1:*", "cpu")
-    sent = []
-    server._send = lambda identity, reply: sent.append(wire.decode(reply)[0])
-    server._backend.act = lambda *args: 1 / 0
-    server._answer([b"me", wire.encode(Header(Kind.ACT, 0, 8), wire.float_bytes(OBS))], 0)
-    server.close()
-    assert (sent[0].status, sent[0].sequence) == (Status.INTERNAL, 8)
+@pytest.mark.parametrize("error", [ZeroDivisionError("/home/secret"), BackendError("secret")])
+def test_a_failure_is_an_internal_error_not_the_end_and_its_text_stays_here(bench, error):
+    def fail(n):
+        raise error
+
+    act, bench.server.policy.act = bench.server.policy.act, fail
+    bench.give(b"a", 8)
+    bench.server._compute()
+    _, header, payload = bench.sent.pop()
+    assert (header.status, header.sequence, b"secret" in bytes(payload)) == (Status.INTERNAL, 8, False)
+    bench.server.policy.act = act
+    bench.give(b"a", 9)
+    assert bench.answers() == [(b"a", 9, Status.OK)]
 
 
-def test_sessions_are_bounded_and_the_longest_silent_goes(bundle_path, monkeypatch):
-    monkeypatch.setattr(servers, "MAX_SESSIONS", 2)
-    server = PolicyServer(bundle_path, "tcp://127.0.0.1:*", "cpu")
-    server.close()
-    ordinals = [server._session(name).ordinal for name in (b"a", b"b", b"a", b"c", b"a", b"b")]
-    assert ordinals == [0, 1, 0, 2, 0, 3]
-    assert len(server._sessions) == 2
+def test_what_waits_is_computed_in_one_batch(tiny, tmp_path):
+    bench = Bench(tiny.save(tmp_path / "b", sampler={"batch_sizes": [1, 4]}).path)
+    rows = np.random.default_rng(0).normal(size=(6, 3)).astype(np.float32)
+    for k, obs in enumerate(rows):
+        bench.give(b"%d" % k, k, obs=obs)
+    bench.server._compute()
+    assert [header.sequence for _, header, _ in bench.sent] == [0, 1, 2, 3]
+    bench.server._compute()
+    assert bench.server.counters.batches == {4: 1, 2: 1}
+    for k, (_, _, payload) in enumerate(bench.sent):
+        noise = np.random.Generator(np.random.PCG64([0, k])).standard_normal((1, 4), dtype=np.float32)
+        action = np.frombuffer(payload, np.float32).reshape(1, 2, 2)
+        np.testing.assert_allclose(action, tiny.expected_action(rows[k : k + 1], noise), atol=1e-6)
+
+
+def test_no_session_takes_more_turns_than_another(bench):
+    served = []
+    bench.give(b"slow", 0)
+    for k in range(1, 30):
+        bench.give(b"eager", k)
+        bench.give(b"eager", k + 100)
+        served += [identity for identity, _, status in bench.answers() if status == Status.OK]
+        if served[-1] == b"slow":
+            bench.give(b"slow", k)
+    assert abs(served.count(b"slow") - served.count(b"eager")) <= 1
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

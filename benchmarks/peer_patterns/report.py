@@ -1,0 +1,143 @@
+"""From raw samples to numbers, ratios against the targets, a table and a figure."""
+
+from __future__ import annotations
+
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from peer_patterns import OURS, PEERS
+from policy_server.stats import percentile, summary
+
+P50_TARGETS = {"openpi": 0.8, "gr00t": 0.45, "lerobot": 0.25}
+P999_TARGET, RATE_TARGET = 0.5, 3.0
+PERCENTILES = {"p50": 0.5, "p99": 0.99, "p999": 0.999}
+TITLES = {
+    "edp-tcp": "`edp serve`, tcp",
+    "edp-ipc": "`edp serve`, ipc",
+    "openpi": "openpi: websocket + msgpack",
+    "gr00t": "GR00T pattern: REQ/REP + msgpack",
+    "lerobot": "LeRobot pattern: gRPC + pickle",
+}
+
+
+def medians(rounds_us: list[np.ndarray]) -> dict[str, Any]:
+    """Returns medians over rounds of p50, p99, p999 [us], each round's own, n of all, and the pooled summary.
+
+    Args:
+        rounds_us: A round's latencies each, (n,) [us]; none may be empty.
+    """
+    each = {name: [percentile(np.sort(row), p) for row in rounds_us] for name, p in PERCENTILES.items()}
+    pooled = summary(np.concatenate(rounds_us))
+    return {**{k: float(np.median(v)) for k, v in each.items()}, "n": pooled["n"], "rounds": each, "pooled": pooled}
+
+
+def rates(rounds_us: list[np.ndarray], seconds: float) -> dict[str, Any]:
+    """Returns `medians` and requests_hz, the median over rounds of answers a second.
+
+    Args:
+        rounds_us: See `medians`.
+        seconds: Length of a round [s].
+    """
+    each = [len(row) / seconds for row in rounds_us]
+    return {"requests_hz": float(np.median(each)), "rounds_hz": each, **medians(rounds_us)}
+
+
+def ratios(one: dict[str, Any], many: dict[str, Any]) -> list[dict[str, Any]]:
+    """Returns each target that can be judged: what, value, target and whether it is met.
+
+    Args:
+        one: `medians` by pattern, one client.
+        many: `rates` by pattern, many clients.
+    """
+    rows = []
+    for ours in (name for name in OURS if name in one):
+        for peer in (name for name in P50_TARGETS if name in one):
+            rows.append(_at_most(f"{ours} / {peer}: p50", one[ours]["p50"] / one[peer]["p50"], P50_TARGETS[peer]))
+        if best := min((one[peer]["p999"] for peer in PEERS if peer in one), default=None):
+            rows.append(_at_most(f"{ours} / best peer: p99.9", one[ours]["p999"] / best, P999_TARGET))
+    peers = [many[peer] for peer in PEERS if peer in many]
+    for ours in (name for name in OURS if name in many and peers):
+        rate = many[ours]["requests_hz"] / max(peer["requests_hz"] for peer in peers)
+        rows.append(
+            {"what": f"{ours} / best peer: req/s", "value": rate, "target": RATE_TARGET, "met": rate >= RATE_TARGET}
+        )
+        p99 = many[ours]["p99"] / min(peer["p99"] for peer in peers)
+        rows.append(_at_most(f"{ours} / best peer: p99, many clients", p99, 1.0))
+    return rows
+
+
+def _at_most(what: str, value: float, target: float) -> dict[str, Any]:
+    return {"what": what, "value": value, "target": target, "met": value <= target}
+
+
+def table(result: dict[str, Any]) -> str:
+    """Returns the result of `peers.py` as Markdown."""
+    one, many, settings = result["one_client"], result["many_clients"], result["settings"]
+    many_rounds = f"{settings['rounds_many']} of {settings['seconds']:g} s of {settings['clients']} clients"
+    lines = [
+        f"One bundle ({result['bundle']}), one run on {result['host']['cpu']}, {result['host']['n_cores']} cores: "
+        f"{settings['rounds']} rounds of {settings['n']:,} requests of one client, {many_rounds}, patterns by turns. "
+        "Medians over rounds; server and clients on the same machine, inference included.",
+        "",
+        "| | p50 [us] | p99 [us] | p99.9 [us] | n | req/s, many clients | p99 [us], many | n, many |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|",
+    ]
+    for name, row in one.items():
+        load = many.get(name)
+        last = f"{load['requests_hz']:,.0f} | {load['p99']:,.0f} | {load['n']:,}" if load else "| |"
+        values = " | ".join(f"{row[key]:,.0f}" for key in PERCENTILES)
+        lines.append(f"| {TITLES[name]} | {values} | {row['n']:,} | {last} |")
+    lines += ["", "| ratio | value | target | |", "|---|--:|--:|---|"]
+    for row in result["ratios"]:
+        sign = ">=" if row["target"] == RATE_TARGET else "<="
+        lines.append(
+            f"| {row['what']} | {row['value']:.2f} | {sign} {row['target']:g} | {'met' if row['met'] else 'missed'} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def figure(path: Path, one: dict[str, np.ndarray], many: dict[str, np.ndarray], n_clients: int) -> None:
+    """Draws the share of requests that took longer than t, both axes logarithmic, which shows the tail.
+
+    Args:
+        path: File to write.
+        one: Latencies by pattern, one client, (n,) [us].
+        many: The same of `n_clients` clients; may be empty.
+        n_clients: For the title.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    panels = [("one client", one)] + ([(f"{n_clients} clients, closed loop", many)] if many else [])
+    fig, axes = plt.subplots(1, len(panels), figsize=(5.6 * len(panels), 4.6), squeeze=False, layout="constrained")
+    for axis, (title, samples) in zip(axes[0], panels, strict=True):
+        for name, times_us in samples.items():
+            x = np.sort(times_us)
+            axis.step(x, 1 - np.arange(len(x)) / len(x), where="post", label=TITLES[name].replace("`", ""))
+        for name, p in (("p50", 0.5), ("p99", 0.99), ("p99.9", 0.999)):
+            axis.axhline(1 - p, color="0.8", linewidth=0.8, zorder=0)
+            axis.annotate(name, (1, 1 - p), xycoords=("axes fraction", "data"), ha="left", va="center", color="0.45")
+        axis.set(xscale="log", yscale="log", xlabel="round trip t [us]", ylabel="share of requests slower than t")
+        axis.set_title(title)
+        axis.minorticks_off()
+        axis.set_xticks(*_ticks(axis.get_xlim()))
+    fig.legend(*axes[0, 0].get_legend_handles_labels(), fontsize=8, loc="outside lower center", ncols=3)
+    fig.savefig(path, dpi=150)
+    plt.close(fig)
+
+
+def _ticks(limits: tuple[float, float]) -> tuple[list[float], list[str]]:
+    """Returns 1, 2, 5, 10, ... within the limits, powers of 10 only where they are far apart, and their labels."""
+    steps = (1, 2, 5) if limits[1] < 300 * limits[0] else (1,)
+    ticks = [m * 10.0**e for e in range(8) for m in steps if limits[0] <= m * 10.0**e <= limits[1]]
+    return ticks, [f"{tick:,.0f}" for tick in ticks]
+
+
+def versions() -> dict[str, str]:
+    """Returns the versions of what the peers' patterns run on."""
+    return {name: metadata.version(name) for name in ("grpcio", "msgpack", "websockets")}

@@ -1,0 +1,156 @@
+"""The same policy behind the patterns in use elsewhere, in one run, side by side.
+
+    python benchmarks/peers.py [--bundle BUNDLE] [--rounds 5] [--n 4000] [--only edp-tcp openpi] [--json FILE]
+
+`edp serve` over tcp and ipc, openpi's websocket, GR00T's REQ/REP with msgpack, LeRobot's gRPC with pickle (see
+`peer_patterns`): each server a process, each client a process, one bundle behind all of them, on the CPU, batch 1 for
+the peers. First one client, then many, who ask again as soon as they are answered. The patterns take turns in rounds,
+and in each round server and clients start anew, so that nothing else runs beside the pattern under measurement.
+Without --bundle, a student-sized policy with random weights. Writes table.md, samples.npz, peers.json and latency.png
+to --out. It wants the extra `bench` and a quiet machine; openpi's client gets an environment of its own (.venv-peers,
+or $VENV_PEERS), which is built where it is missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from peer_patterns import PATTERNS, report
+from peer_patterns.processes import OBS_FILE, build_openpi, clients, openpi_built, server
+from peer_patterns.student import student
+
+from policy_server.bench import host
+from policy_server.bundle import Bundle
+
+ROOT = Path(__file__).parents[1]
+WARMUP = 500
+Samples = dict[str, list[np.ndarray]]
+
+
+def measure_one(bundle: Path, folder: Path, args: argparse.Namespace) -> Samples:
+    """Returns each round's latencies by pattern, (n,) [us], of one client that asks again as soon as it is answered."""
+    samples: Samples = {name: [] for name in args.only}
+    for i in range(args.rounds):
+        for name in _turned(args.only, i):
+            with server(name, bundle, folder) as endpoint, clients(name, endpoint, folder) as (worker,):
+                times_ns = worker.ask(op="timed", n=args.n, warmup=WARMUP, timeout_s=60 + 0.1 * args.n)
+            samples[name].append(np.array(times_ns) / 1000)
+        _progress(f"one client, round {i + 1} of {args.rounds}", samples)
+    return samples
+
+
+def measure_many(bundle: Path, folder: Path, args: argparse.Namespace) -> Samples:
+    """Returns each round's latencies by pattern, (n,) [us], of many clients in a closed loop for --seconds."""
+    samples: Samples = {name: [] for name in args.only}
+    for i in range(args.rounds_many if args.seconds > 0 else 0):
+        for name in _turned(args.only, i):
+            with (
+                server(name, bundle, folder) as endpoint,
+                clients(name, endpoint, folder, args.processes, args.threads) as workers,
+            ):
+                start_ns = time.monotonic_ns() + 200_000_000
+                for worker in workers:
+                    worker.tell(op="load", start_ns=start_ns, seconds=args.seconds)
+                parts = [json.loads(worker.line(args.seconds + 60)) for worker in workers]
+            if not any(parts):
+                raise RuntimeError(f"{name} answered nobody within {args.seconds:g} s; give more with --seconds")
+            samples[name].append(np.array([value for part in parts for value in part]) / 1000)
+        _progress(f"{args.processes * args.threads} clients, round {i + 1} of {args.rounds_many}", samples)
+    return samples
+
+
+def _turned(names: list[str], i: int) -> list[str]:
+    """Returns the names in an order that starts elsewhere in each round."""
+    return names[i % len(names) :] + names[: i % len(names)]
+
+
+def _progress(title: str, samples: Samples) -> None:
+    medians = ", ".join(f"{name} {np.median(rows[-1]):.0f}" for name, rows in samples.items())
+    print(f"{title}: median [us] {medians}", flush=True)
+
+
+def run(args: argparse.Namespace, folder: Path) -> tuple[dict[str, Any], Samples, Samples]:
+    """Returns (result, samples of one client, samples of many)."""
+    bundle = Bundle.load(args.bundle) if args.bundle else student(folder / "student")
+    np.save(folder / OBS_FILE, bundle.golden()["obs"].astype(np.float32))
+    one, many = measure_one(bundle.path, folder, args), measure_many(bundle.path, folder, args)
+    one_rows = {name: report.medians(rows) for name, rows in one.items()}
+    many_rows = {name: report.rates(rows, args.seconds) for name, rows in many.items() if rows}
+    settings = {key: getattr(args, key) for key in ("rounds", "n", "rounds_many", "seconds", "processes", "threads")}
+    result = {
+        "bundle": bundle.manifest.name,
+        "bundle_hash": bundle.hash,
+        "settings": {**settings, "clients": args.processes * args.threads, "warmup": WARMUP},
+        "one_client": one_rows,
+        "many_clients": many_rows,
+        "ratios": report.ratios(one_rows, many_rows),
+        "host": {**host(), **report.versions()},
+    }
+    return result, one, many
+
+
+def write(out: Path, result: dict[str, Any], one: Samples, many: Samples) -> None:
+    """Writes table.md, peers.json, latency.png and samples.npz ({one,many}/PATTERN/ROUND, (n,) float32 [us])."""
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "table.md").write_text(report.table(result))
+    (out / "peers.json").write_text(json.dumps(result, indent=1) + "\n")
+    arrays: dict[str, Any] = {
+        f"{kind}/{name}/{i}": row.round(1).astype(np.float32)
+        for kind, samples in (("one", one), ("many", many))
+        for name, rows in samples.items()
+        for i, row in enumerate(rows)
+    }
+    np.savez_compressed(out / "samples.npz", **arrays)
+    pooled = [{name: np.concatenate(rows) for name, rows in samples.items() if rows} for samples in (one, many)]
+    report.figure(out / "latency.png", pooled[0], pooled[1], result["settings"]["clients"])
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """Returns the options."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--bundle", type=Path, help="policy to serve; default: student-sized, random weights")
+    parser.add_argument("--out", type=Path, default=ROOT / "results" / "peers", help="folder for the results")
+    parser.add_argument("--json", type=Path, help="one more copy of peers.json")
+    parser.add_argument("--only", nargs="+", choices=PATTERNS, default=list(PATTERNS), help="patterns to run")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds of one client")
+    parser.add_argument("--n", type=int, default=4000, help="requests of each pattern in a round")
+    parser.add_argument("--rounds-many", type=int, default=3, help="rounds of many clients")
+    parser.add_argument("--seconds", type=float, default=5.0, help="length of a round of many clients [s]; 0: none")
+    parser.add_argument("--processes", type=int, default=4, help="processes of the many clients")
+    parser.add_argument("--threads", type=int, default=4, help="clients in each of them, a thread each")
+    args = parser.parse_args(argv)
+    counts = {key: getattr(args, key) for key in ("rounds", "n", "rounds_many", "processes", "threads")}
+    if bad := [f"--{key.replace('_', '-')} {value}" for key, value in counts.items() if value < 1]:
+        parser.error(f"{', '.join(bad)}: expected 1 or more")
+    args.only = list(dict.fromkeys(args.only))
+    return args
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Measures, prints the table and writes the results."""
+    args = parse(argv)
+    try:
+        if "openpi" in args.only and not openpi_built():
+            print("building the environment of openpi's client, once", flush=True)
+            build_openpi()
+        with tempfile.TemporaryDirectory(prefix="peers-") as folder:
+            result, one, many = run(args, Path(folder))
+    except (RuntimeError, OSError, ValueError) as error:
+        print(f"peers: {error}", file=sys.stderr)
+        return 1
+    write(args.out, result, one, many)
+    if args.json:
+        args.json.write_text(json.dumps(result, indent=1) + "\n")
+    print(f"\n{report.table(result)}\nwritten to {args.out}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,93 @@
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("grpc", reason="needs the extra `bench`: pip install -e '.[bench]'")
+pytest.importorskip("msgpack", reason="needs the extra `bench`: pip install -e '.[bench]'")
+pytest.importorskip("websockets", reason="needs the extra `bench`: pip install -e '.[bench]'")
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+
+import peers
+from peer_patterns import PATTERNS, SEED, processes, report, student
+
+from policy_server.backends import load
+
+
+@pytest.fixture(scope="module")
+def setup(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("peers")
+    bundle = student.student(folder / "bundle")
+    backend = load(bundle, "cpu")
+    obs = backend.golden["obs"][:5]
+    np.save(folder / processes.OBS_FILE, obs)
+    noise = np.random.Generator(np.random.PCG64(SEED))
+    expected = [
+        backend.act(row[None], noise.standard_normal((1, student.LATENT_DIM), dtype=np.float32))[0] for row in obs
+    ]
+    return folder, bundle.path, np.array(expected)
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_every_pattern_answers_with_the_backends_numbers(setup, pattern):
+    folder, bundle, expected = setup
+    if pattern == "openpi" and not processes.openpi_built():
+        pytest.skip(f"openpi's environment is not built at {processes.openpi_python()}; benchmarks/peers.py builds it")
+    with (
+        processes.server(pattern, bundle, folder) as endpoint,
+        processes.clients(pattern, endpoint, folder) as (worker,),
+    ):
+        actions = np.array(worker.ask(op="actions"), np.float32)
+        times_ns = worker.ask(op="timed", n=3, warmup=1)
+    np.testing.assert_array_equal(actions, expected)
+    assert len(times_ns) == 3 and min(times_ns) > 0
+
+
+def test_a_run_writes_what_it_measured(tmp_path):
+    options = ["--rounds", "2", "--n", "20", "--rounds-many", "1", "--seconds", "0.3", "--processes", "2"]
+    names = ["edp-tcp", "gr00t"]
+    assert peers.main([*options, "--threads", "2", "--only", *names, "--out", str(tmp_path)]) == 0
+    result = json.loads((tmp_path / "peers.json").read_text())
+    samples = np.load(tmp_path / "samples.npz", allow_pickle=False)
+    assert set(samples) == {f"one/{name}/{i}" for name in names for i in (0, 1)} | {f"many/{name}/0" for name in names}
+    for name in names:
+        assert [len(samples[f"one/{name}/{i}"]) for i in (0, 1)] == [20, 20]
+        p50 = np.mean([np.sort(samples[f"one/{name}/{i}"])[9] for i in (0, 1)])  # nearest rank, median of two rounds
+        assert result["one_client"][name]["p50"] == pytest.approx(p50, abs=0.11)
+        assert result["many_clients"][name]["requests_hz"] == pytest.approx(len(samples[f"many/{name}/0"]) / 0.3)
+    assert (tmp_path / "latency.png").read_bytes().startswith(b"\x89PNG")
+    table = (tmp_path / "table.md").read_text()
+    assert all(report.TITLES[name] in table for name in names) and report.TITLES["lerobot"] not in table
+
+
+def test_medians_are_taken_over_rounds_and_ratios_against_the_best_peer():
+    def one(p50, p999):
+        return report.medians([np.full(9, p50), np.array([p50] * 8 + [p999]), np.array([p50] * 8 + [p999])])
+
+    def many(n, time_us):
+        return report.rates([np.full(n, time_us), np.full(3 * n, time_us), np.full(2 * n, time_us)], 2.0)
+
+    row = one(100.0, 300.0)
+    assert (row["p50"], row["p99"], row["n"], row["rounds"]["p999"]) == (100, 300, 27, [100, 300, 300])
+    assert many(10, 5.0)["requests_hz"] == 10  # 20 answers in 2 s, the median round
+    ones = {"edp-tcp": one(100.0, 300.0), "openpi": one(200.0, 400.0), "lerobot": one(250.0, 900.0)}
+    manys = {"edp-tcp": many(60, 9.0), "openpi": many(20, 8.0), "lerobot": many(10, 30.0)}
+    found = {row["what"]: (row["value"], row["met"]) for row in report.ratios(ones, manys)}
+    assert found == {
+        "edp-tcp / openpi: p50": (0.5, True),
+        "edp-tcp / lerobot: p50": (0.4, False),
+        "edp-tcp / best peer: p99.9": (0.75, False),
+        "edp-tcp / best peer: req/s": (3.0, True),
+        "edp-tcp / best peer: p99, many clients": (9 / 8, False),
+    }
+
+
+def test_a_server_that_does_not_start_says_why(tmp_path):
+    with (
+        pytest.raises(RuntimeError, match=r"gr00t's server did not answer; its log ends:\n(.|\n)*no-bundle"),
+        processes.server("gr00t", tmp_path / "no-bundle", tmp_path),
+    ):
+        pass
