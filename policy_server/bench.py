@@ -1,17 +1,18 @@
 """Measuring latency: a policy in this process, and the round trip to a running server."""
 
-import os
-import platform
 import time
-from importlib import metadata
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
+from policy_server.bench_compare import compare
+from policy_server.bench_host import host
 from policy_server.client import PolicyClient
 from policy_server.clock import quiet
+from policy_server.manifest import Manifest
 from policy_server.stats import summary
+
+__all__ = ["ActsOnBatches", "bench_backend", "bench_roundtrip", "compare", "host", "middle_obs"]
 
 
 class ActsOnBatches(Protocol):
@@ -80,63 +81,18 @@ def bench_roundtrip(
     return {**about, "provider": hello["provider"], **result, "network_us": network_us, "samples_us": samples[0]}
 
 
-def compare(before: dict[str, Any], after: dict[str, Any]) -> str:
-    """Returns one line for each number that two results have in common: before, after and their ratio.
+def middle_obs(manifest: Manifest) -> np.ndarray:
+    """Returns an obs in the middle of its limits, 0 where there are none, (obs_dim,) float32.
 
     Args:
-        before: JSON of an earlier measurement.
-        after: JSON of a later one.
+        manifest: Of the policy that is asked.
     """
-    old, new = _numbers(before), _numbers(after)
-    common = [name for name in old if name in new]
-    if not common:
-        return "nothing to compare: the two files have no number in common"
-    width = max(map(len, common))
-    lines = [f"{'':{width}}  {'before':>12}  {'after':>12}  after/before"]
-    for name in common:
-        ratio = f"{new[name] / old[name]:.3f}" if old[name] else "-"
-        lines.append(f"{name:{width}}  {old[name]:12.6g}  {new[name]:12.6g}  {ratio:>12}")
-    return "\n".join(lines)
-
-
-def host() -> dict[str, Any]:
-    """Returns what a latency depends on: cpu, n_cores, kernel, python and library versions."""
-    versions = {name: _version(name) for name in ("numpy", "pyzmq", "onnxruntime-gpu", "onnxruntime")}
-    return {
-        "cpu": _cpu_model(),
-        "n_cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "kernel": f"{platform.system()} {platform.release()}",
-        "python": platform.python_version(),
-        **{name: version for name, version in versions.items() if version},
-    }
-
-
-def _middle_obs(client: PolicyClient) -> np.ndarray:
-    """Returns an obs in the middle of its limits, 0 where there are none, (obs_dim,) float32."""
-    low = np.array([value for field in client.manifest.obs for value in field.low])
-    high = np.array([value for field in client.manifest.obs for value in field.high])
+    low = np.array([value for field in manifest.obs for value in field.low])
+    high = np.array([value for field in manifest.obs for value in field.high])
     bounded = np.isfinite(low) & np.isfinite(high)
     middle = np.where(bounded, low, 0) / 2 + np.where(bounded, high, 0) / 2
     return np.clip(middle, low, high).astype(np.float32)
 
 
-def _numbers(value: Any, prefix: str = "") -> dict[str, float]:
-    """Returns every number of nested dictionaries, by dotted name."""
-    if isinstance(value, dict):
-        parts = [_numbers(item, f"{prefix}.{key}" if prefix else str(key)) for key, item in value.items()]
-        return {name: number for part in parts for name, number in part.items()}
-    return {prefix: float(value)} if isinstance(value, (int, float)) and not isinstance(value, bool) else {}
-
-
-def _cpu_model() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
-
-
-def _version(distribution: str) -> str | None:
-    try:
-        return metadata.version(distribution)
-    except metadata.PackageNotFoundError:
-        return None
+def _middle_obs(client: PolicyClient) -> np.ndarray:
+    return middle_obs(client.manifest)

@@ -1,18 +1,19 @@
 """A client of the policy server, for the robot's computer: numpy and ZeroMQ, no runtime, no simulator."""
 
 import time
-import uuid
 from typing import Any
 
 import numpy as np
-import zmq
 
-from policy_server import wire
+from policy_server import links, wire
 from policy_server.bundle import Manifest
 from policy_server.errors import PolicyError, PolicyTimeout
+from policy_server.security import ClientKeys
 from policy_server.wire import Header, Kind, Status, WireError
 
 __all__ = ["PolicyClient", "PolicyError", "PolicyTimeout"]
+
+_NOT_WAITED = Status.SUPERSEDED  # of a request whose newer one is under way
 
 
 class PolicyClient:
@@ -21,27 +22,32 @@ class PolicyClient:
     It reconnects by itself and keeps its session on the server while doing so; a restarted server starts a
     new session. Replies that come after their deadline are dropped by sequence number.
 
+    `act` asks and waits. `send` and `receive` do it apart: send at this tick, use the answer at the next.
+
     Attributes:
         endpoint: Of the server.
-        last_times: Of the last act: queue_us, inference_us, server_us, valid_us (server), roundtrip_us (here) [us].
+        last_times: Of the last action: queue_us, inference_us, server_us, valid_us (server), roundtrip_us (here) [us].
+        last_policy: Of the last action: the first 8 bytes of its bundle's hash; another one after a reload.
 
     Args:
         endpoint: Like tcp://127.0.0.1:5599 or ipc:///run/policy.
         timeout_s: How long every call but `act` with a deadline waits [s].
+        keys: For a server with keys.
 
     Raises:
-        ValueError: ZeroMQ does not understand the endpoint.
+        ValueError: The endpoint cannot be understood.
     """
 
-    def __init__(self, endpoint: str, timeout_s: float = 1.0):
+    def __init__(self, endpoint: str, timeout_s: float = 1.0, keys: ClientKeys | None = None):
         self.endpoint = endpoint
-        self.last_times: dict[str, float] = {}
+        self.last_policy = wire.NO_POLICY
+        self._last: tuple[Header, int] | None = None
         self._timeout_s = timeout_s
         self._sequence = 0
+        self._oldest = 1  # replies below this sequence are of requests that were given up
         self._manifest: Manifest | None = None
-        self._socket = _connect(endpoint)
-        self._poller = zmq.Poller()
-        self._poller.register(self._socket, zmq.POLLIN)
+        self._shape: tuple[int, int] = (0, 0)
+        self._link = links.connect(endpoint, keys)
 
     @property
     def manifest(self) -> Manifest:
@@ -51,6 +57,15 @@ class PolicyClient:
         assert self._manifest is not None
         return self._manifest
 
+    @property
+    def last_times(self) -> dict[str, float]:
+        """See the class; empty before the first action."""
+        if self._last is None:
+            return {}
+        header, received_ns = self._last
+        times = {name: getattr(header, name) for name in ("queue_us", "inference_us", "server_us", "valid_us")}
+        return {**times, "roundtrip_us": (received_ns - header.client_time_ns) / 1000}
+
     def hello(self) -> dict[str, Any]:
         """Returns wire_version, bundle_hash, manifest, provider, self_test_error, seed and session (an ordinal).
 
@@ -59,11 +74,11 @@ class PolicyClient:
             BundleError: The server's manifest is of another schema.
         """
         answer = self._control({"op": "hello"})
-        self._manifest = Manifest.from_dict(answer.get("manifest"))
+        self._learn(Manifest.from_dict(answer.get("manifest")))
         return answer
 
     def reset(self, seed: int | None = None) -> None:
-        """Restarts the session's noise at `seed`; None goes on with fresh noise.
+        """Begins an episode: restarts the session's noise at `seed`, None goes on with fresh noise.
 
         Raises:
             PolicyTimeout: No answer.
@@ -72,12 +87,28 @@ class PolicyClient:
         self._control({"op": "reset", "seed": seed})
 
     def health(self) -> dict[str, Any]:
-        """Returns status and uptime_s. Raises PolicyTimeout."""
+        """Returns status, ready, reloading, bundle_hash and uptime_s. Raises PolicyTimeout."""
         return self._control({"op": "health"})
 
     def stats(self) -> dict[str, Any]:
-        """Returns counts by status, n_sessions and the server's times. Raises PolicyTimeout."""
+        """Returns counts by status, the server's times and its sessions. Raises PolicyTimeout."""
         return self._control({"op": "stats"})
+
+    def reload(self, timeout_s: float = 60.0) -> dict[str, Any]:
+        """Lets the server load its bundle again; returns bundle_hash and previous_bundle_hash.
+
+        Args:
+            timeout_s: How long to wait for its self-test to end [s].
+
+        Raises:
+            PolicyTimeout: No answer.
+            PolicyError: REFUSED: not allowed, or the new bundle failed its checks; the old one serves on.
+        """
+        return self._control({"op": "reload"}, timeout_s)
+
+    def rollback(self) -> dict[str, Any]:
+        """Lets the server go back to the policy before the last reload; returns and raises like `reload`."""
+        return self._control({"op": "rollback"})
 
     def act(self, obs: np.ndarray, deadline_s: float | None = None) -> np.ndarray:
         """Returns the action chunk (horizon, act_dim) float32, read-only.
@@ -88,30 +119,55 @@ class PolicyClient:
 
         Raises:
             PolicyTimeout: No answer in time.
-            PolicyError: The server refused the obs (BAD_LENGTH, NOT_FINITE), dropped it (LATE) or failed
+            PolicyError: The server refused the obs (BAD_LENGTH, NOT_FINITE), dropped it (LATE, OVERLOADED) or failed
                 (INTERNAL), or its answer has the wrong size or is not finite.
         """
-        manifest = self.manifest
         wait_s = self._timeout_s if deadline_s is None else deadline_s
         start_ns = time.monotonic_ns()
-        # a budget of 0 would mean "for ever"
-        header, payload = self._request(Kind.ACT, wire.float_bytes(obs), wait_s, budget_us=max(int(wait_s * 1e6), 1))
-        try:
-            action = wire.floats(payload, (manifest.horizon, manifest.act_dim))
-        except WireError as error:
-            raise PolicyError(error.status, f"the server's action is unusable: {error}") from error
-        self.last_times = {
-            "queue_us": header.queue_us,
-            "inference_us": header.inference_us,
-            "server_us": header.server_us,
-            "valid_us": header.valid_us,
-            "roundtrip_us": (time.monotonic_ns() - start_ns) / 1000,
-        }
-        return action
+        deadline_ns = start_ns + int(wait_s * 1e9)
+        self._oldest = self._send_obs(obs, wait_s, start_ns, deadline_ns)
+        return self._action(*self._receive(Kind.ACT_REPLY, start_ns, deadline_ns))
+
+    def send(self, obs: np.ndarray, deadline_s: float | None = None) -> int:
+        """Sends an observation and returns its sequence number; `receive` gives the answer.
+
+        Args:
+            obs: (obs_dim,).
+            deadline_s: How old the observation may be when its action is computed [s]; None for timeout_s.
+
+        Raises:
+            PolicyTimeout: There is no connection to the server, and none came within `deadline_s`.
+        """
+        wait_s = self._timeout_s if deadline_s is None else deadline_s
+        start_ns = time.monotonic_ns()
+        return self._send_obs(obs, wait_s, start_ns, start_ns + int(wait_s * 1e9))
+
+    def receive(self, wait_s: float = 0.0) -> np.ndarray | None:
+        """Returns the newest action that has come since the last call, or None after `wait_s` without one.
+
+        An older request's action is dropped where a newer one's is here; an action older than one that was returned
+        never comes.
+
+        Args:
+            wait_s: How long to wait for one [s]; 0 looks what is here.
+
+        Raises:
+            PolicyError: As of `act`; of the newest answer.
+        """
+        start_ns = time.monotonic_ns()
+        deadline_ns = start_ns + int(wait_s * 1e9)
+        newest: tuple[Header, memoryview] | None = None
+        while True:
+            found = self._next(Kind.ACT_REPLY, 0 if newest is not None else deadline_ns)
+            if found is None:
+                break
+            if found[0].status != _NOT_WAITED:
+                newest, self._oldest = found, found[0].sequence + 1
+        return None if newest is None else self._action(*self._checked(newest))
 
     def close(self) -> None:
         """Closes the connection; what was not sent yet is dropped."""
-        self._socket.close(linger=0)
+        self._link.close()
 
     def __enter__(self) -> "PolicyClient":
         return self
@@ -119,51 +175,72 @@ class PolicyClient:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _control(self, request: dict[str, Any]) -> dict[str, Any]:
+    def _learn(self, manifest: Manifest) -> None:
+        self._manifest, self._shape = manifest, (manifest.horizon, manifest.act_dim)
+
+    def _send_obs(self, obs: np.ndarray, wait_s: float, start_ns: int, deadline_ns: int) -> int:
+        if self._manifest is None:
+            self.hello()
+        # a budget of 0 would mean "for ever"
+        self._send(Kind.ACT, wire.float_bytes(obs), start_ns, deadline_ns, budget_us=max(int(wait_s * 1e6), 1))
+        return self._sequence
+
+    def _action(self, header: Header, payload: memoryview) -> np.ndarray:
+        """Returns the chunk of a reply."""
+        try:
+            action = wire.floats(payload, self._shape)
+        except WireError as error:
+            raise PolicyError(error.status, f"the server's action is unusable: {error}") from error
+        self._last, self.last_policy = (header, time.monotonic_ns()), header.policy
+        return action
+
+    def _control(self, request: dict[str, Any], timeout_s: float | None = None) -> dict[str, Any]:
         """Returns the server's answer to a control request."""
-        _, payload = self._request(Kind.CONTROL, wire.json_bytes(request), self._timeout_s)
+        start_ns = time.monotonic_ns()
+        deadline_ns = start_ns + int((self._timeout_s if timeout_s is None else timeout_s) * 1e9)
+        self._oldest = self._send(Kind.CONTROL, wire.json_bytes(request), start_ns, deadline_ns)
+        _, payload = self._receive(Kind.CONTROL_REPLY, start_ns, deadline_ns)
         try:
             return wire.parse_object(payload)
         except WireError as error:
             raise PolicyError(error.status, f"the server's answer is unusable: {error}") from error
 
-    def _request(self, kind: Kind, payload: bytes, wait_s: float, budget_us: int = 0) -> tuple[Header, memoryview]:
-        """Returns header and payload of the reply. Raises PolicyTimeout, or PolicyError for an error reply."""
-        start_ns = time.monotonic_ns()
-        deadline_ns = start_ns + int(wait_s * 1e9)
+    def _send(self, kind: Kind, payload: bytes, start_ns: int, deadline_ns: int, budget_us: int = 0) -> int:
+        """Sends a request and returns its sequence number. Raises PolicyTimeout without a connection."""
         self._sequence += 1
-        self._send(wire.encode(Header(kind, 0, self._sequence, start_ns, budget_us), payload), start_ns, deadline_ns)
+        if not self._link.send(wire.encode(Header(kind, 0, self._sequence, start_ns, budget_us), payload), deadline_ns):
+            raise self._timeout(start_ns, "not connected")
+        return self._sequence
+
+    def _receive(self, kind: Kind, start_ns: int, deadline_ns: int) -> tuple[Header, memoryview]:
+        """Returns header and payload of the reply. Raises PolicyTimeout, or PolicyError for an error reply."""
+        found = self._next(kind, deadline_ns)
+        if found is None:
+            raise self._timeout(start_ns, "no reply")
+        return self._checked(found)
+
+    def _next(self, kind: Kind, deadline_ns: int) -> tuple[Header, memoryview] | None:
+        """Returns the next reply of that kind, or error, that is not of a request that was given up."""
         while True:
+            data = self._link.receive(deadline_ns)
+            if data is None:
+                return None
             try:
-                header, content = wire.decode(self._receive(start_ns, deadline_ns))
+                header, payload = wire.decode(data)
             except WireError as error:
                 raise PolicyError(error.status, f"{self.endpoint} sent what is not this protocol: {error}") from error
-            if header.kind == Kind.ERROR and header.sequence in (self._sequence, 0):
-                raise PolicyError(_status(header.status), bytes(content).decode(errors="replace"))
-            if header.sequence == self._sequence and header.kind == kind + 1:
-                return header, content
+            if header.kind == Kind.ERROR and (header.sequence >= self._oldest or header.sequence == 0):
+                return header, payload
+            if header.kind == kind and self._oldest <= header.sequence <= self._sequence:
+                return header, payload
 
-    def _send(self, frame: bytes, start_ns: int, deadline_ns: int) -> None:
-        """Sends, waiting for a connection until the deadline (nothing is stored for an absent server)."""
-        while True:
-            try:
-                return self._socket.send(frame, zmq.NOBLOCK)
-            except zmq.Again:
-                left_ns = deadline_ns - time.monotonic_ns()
-                if left_ns <= 0:
-                    raise self._timeout(start_ns, "not connected") from None
-                self._socket.poll(min(-(-left_ns // 1_000_000), 50), zmq.POLLOUT)
-
-    def _receive(self, start_ns: int, deadline_ns: int) -> bytes:
-        """Returns the next frame. Raises PolicyTimeout at the deadline."""
-        while True:
-            left_ns = deadline_ns - time.monotonic_ns()
-            if self._poller.poll(max(left_ns // 1_000_000, 0)):
-                return b"".join(self._socket.recv_multipart(zmq.NOBLOCK))
-            if left_ns <= 0:
-                raise self._timeout(start_ns, "no reply")
-            if left_ns < 1_000_000:  # ZeroMQ waits in whole milliseconds
-                time.sleep(min(left_ns, 50_000) * 1e-9)
+    @staticmethod
+    def _checked(reply: tuple[Header, memoryview]) -> tuple[Header, memoryview]:
+        """Returns the reply. Raises PolicyError where it is an error."""
+        header, payload = reply
+        if header.kind == Kind.ERROR:
+            raise PolicyError(_status(header.status), bytes(payload).decode(errors="replace"))
+        return reply
 
     def _timeout(self, start_ns: int, what: str) -> PolicyTimeout:
         elapsed_ms = (time.monotonic_ns() - start_ns) / 1e6
@@ -171,28 +248,6 @@ class PolicyClient:
             f"{what} from {self.endpoint} after {elapsed_ms:.1f} ms; is the server running there (edp serve), "
             "and is the deadline long enough for it?"
         )
-
-
-def _connect(endpoint: str) -> zmq.Socket:
-    """Returns a DEALER that connects to `endpoint` in the background. Raises ValueError for a bad endpoint."""
-    socket = zmq.Context.instance().socket(zmq.DEALER)
-    socket.linger = 0
-    socket.setsockopt(zmq.ROUTING_ID, b"c" + uuid.uuid4().bytes)  # keeps the session over a reconnect; not guessable
-    socket.setsockopt(zmq.IMMEDIATE, 1)  # no queue for a server that is not there
-    socket.setsockopt(zmq.MAXMSGSIZE, wire.MAX_FRAME_BYTES)
-    socket.setsockopt(zmq.RECONNECT_IVL, 20)
-    socket.setsockopt(zmq.RECONNECT_IVL_MAX, 500)
-    socket.setsockopt(zmq.HEARTBEAT_IVL, 1000)
-    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 3000)
-    socket.setsockopt(zmq.IPV6, "[" in endpoint)
-    try:
-        socket.connect(endpoint)
-    except zmq.ZMQError as error:
-        socket.close()
-        raise ValueError(
-            f"endpoint {endpoint!r}: {zmq.strerror(error.errno or 0)}; expected tcp://HOST:PORT or ipc://PATH"
-        ) from error
-    return socket
 
 
 def _status(code: int) -> Status:

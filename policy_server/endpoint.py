@@ -1,4 +1,4 @@
-"""Where a server may listen: this machine only, until authentication exists."""
+"""Where a server may listen: on this machine, and elsewhere only with keys."""
 
 import ipaddress
 import socket
@@ -10,11 +10,16 @@ class ServerError(RuntimeError):
     """The server cannot start; the message says why, and what to do."""
 
 
-def check_bind(endpoint: str) -> None:
+def check_bind(endpoint: str, has_keys: bool = False) -> None:
     """Checks that a server may bind `endpoint`.
 
+    Args:
+        endpoint: tcp://ADDRESS:PORT or ipc://PATH.
+        has_keys: Whether clients must prove who they are (`policy_server.security`).
+
     Raises:
-        ServerError: It is not tcp:// on a loopback address nor ipc://, or an ipc path is in use.
+        ServerError: It is neither tcp:// nor ipc://, it is not loopback and there are no keys, or an ipc path is in
+            use.
     """
     scheme, separator, address = endpoint.partition("://")
     if not separator or scheme not in ("tcp", "ipc") or not address:
@@ -23,14 +28,15 @@ def check_bind(endpoint: str) -> None:
         _check_ipc(address)
         return
     host = address.rpartition(":")[0].strip("[]")
-    if not _is_loopback(host):
+    if not has_keys and not is_loopback(host):
         raise ServerError(
-            f"refused to listen on {host!r}: without authentication only loopback is allowed; "
-            "bind tcp://127.0.0.1:PORT and reach it through an SSH tunnel"
+            f"refused to listen on {host!r}: without keys only loopback is allowed; make keys with "
+            "`edp keys new DIR` and serve with --keys DIR, or bind tcp://127.0.0.1:PORT"
         )
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Returns whether the host is this machine's loopback; a name other than localhost, "" and * are not."""
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:

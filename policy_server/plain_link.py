@@ -1,0 +1,211 @@
+"""A client's connection on a plain socket: no thread between the caller and the wire (see `policy_server.zmtp`)."""
+
+import contextlib
+import errno
+import os
+import select
+import socket
+import time
+from collections import deque
+from collections.abc import Iterator
+
+from policy_server import wire, zmtp
+
+BACK_OFF_S = (0.02, 0.5)  # before the second attempt to connect, and at most
+HANDSHAKE_S = 2.0
+SILENCE_S = 3.0  # of a server that has something to answer, until it counts as gone
+IDLE_NS = 500_000_000  # after a pause of this length, a connection is looked at before it is used
+AF_UNIX = getattr(socket, "AF_UNIX", -1)
+_CHUNK = 1 << 16
+
+
+class PlainLink:
+    """A DEALER on a plain socket: no thread between the caller and the wire, deadlines exact to microseconds.
+
+    Args:
+        endpoint: tcp://HOST:PORT or ipc://PATH.
+        identity: Routing id: the session on the server.
+
+    Raises:
+        ValueError: The endpoint is neither.
+    """
+
+    def __init__(self, endpoint: str, identity: bytes):
+        self._family, self._address = address_of(endpoint)
+        self._identity = identity
+        self._socket: socket.socket | None = None
+        self._open = False
+        self._handshake: Iterator[bool] | None = None
+        self._decoder = zmtp.Decoder(wire.MAX_FRAME_BYTES)
+        self._frames: deque[bytes] = deque()
+        self._part = b""
+        self._attempt_ns = self._handshake_until_ns = 0
+        self._back_off_s = BACK_OFF_S[0]
+        self._used_ns = self._asked_ns = 0
+        self._wants_write = True
+
+    def send(self, frame: bytes, deadline_ns: int) -> bool:
+        """See `Link`."""
+        now_ns = time.monotonic_ns()
+        if self._open and now_ns - self._used_ns > IDLE_NS:
+            self._catch_up()
+        self._used_ns = now_ns
+        if not self._open and not self._connect(deadline_ns):
+            return False
+        self._asked_ns = self._asked_ns or now_ns
+        return self._write(zmtp.frame(frame), deadline_ns)
+
+    def receive(self, deadline_ns: int) -> bytes | None:
+        """See `Link`; None also as soon as the connection is lost, since the answer is lost with it."""
+        while not self._frames:
+            if not self._open:
+                return None
+            if not self._wait(False, deadline_ns):
+                if self._asked_ns and time.monotonic_ns() - self._asked_ns > SILENCE_S * 1e9:
+                    self._lost()  # asked, and heard nothing since
+                return None
+            self._read()
+        return self._frames.popleft()
+
+    def close(self) -> None:
+        """See `Link`."""
+        if self._socket is not None:
+            self._socket.close()
+        self._socket, self._handshake, self._open = None, None, False
+        self._part, self._asked_ns = b"", 0
+
+    def _wait(self, writable: bool, deadline_ns: int) -> bool:
+        """Returns whether the socket can be read, or written, at the latest at `deadline_ns`."""
+        left_s = max((deadline_ns - time.monotonic_ns()) * 1e-9, 0)
+        mine = (self._socket,)
+        ready = select.select((), mine, (), left_s) if writable else select.select(mine, (), (), left_s)
+        return any(ready)
+
+    def _write(self, data: bytes, deadline_ns: int) -> bool:
+        """Returns whether all of it was sent; where it was not, the connection is closed: half a frame spoils it."""
+        assert self._socket is not None
+        try:
+            while True:
+                with contextlib.suppress(BlockingIOError):
+                    data = data[self._socket.send(data) :]
+                if not data:
+                    return True
+                if not self._wait(True, deadline_ns):
+                    break
+        except OSError:
+            pass
+        self._lost()
+        return False
+
+    def _read(self) -> None:
+        """Takes in what has come; a broken connection is closed."""
+        assert self._socket is not None
+        try:
+            data = self._socket.recv(_CHUNK)
+            if not data:
+                raise ConnectionResetError("closed by the server")
+            self._sort(self._decoder.feed(data))
+            self._asked_ns = 0
+        except BlockingIOError:
+            pass
+        except OSError:
+            self._lost()
+
+    def _sort(self, frames: list[zmtp.Frame]) -> None:
+        """Keeps messages, answers pings."""
+        for flags, body in frames:
+            if flags & zmtp.COMMAND:
+                answer = zmtp.pong(body)
+                if answer is not None and self._socket is not None:
+                    self._socket.send(answer)
+            elif flags & zmtp.MORE:
+                self._part += body
+            else:
+                self._frames.append(self._part + body)
+                self._part = b""
+
+    def _catch_up(self) -> None:
+        """After a pause: answers the pings that came, and notices a connection that the server has closed."""
+        self._used_ns = now_ns = time.monotonic_ns()
+        while self._open and self._wait(False, now_ns):
+            self._read()
+
+    def _lost(self) -> None:
+        """Closes, and lets the next attempt wait a little longer than the one before."""
+        self.close()
+        self._attempt_ns = time.monotonic_ns() + int(self._back_off_s * 1e9)
+        self._back_off_s = min(2 * self._back_off_s, BACK_OFF_S[1])
+
+    def _connect(self, deadline_ns: int) -> bool:
+        """Returns whether there is a connection at `deadline_ns`; an attempt under way goes on in the next call."""
+        while not self._open:
+            now_ns = time.monotonic_ns()
+            if self._handshake is None:
+                time.sleep(max(min(self._attempt_ns, deadline_ns) - now_ns, 0) * 1e-9)
+                if self._attempt_ns > max(deadline_ns, now_ns):
+                    return False
+                self._handshake = self._shake_hands()
+                self._handshake_until_ns = time.monotonic_ns() + int(HANDSHAKE_S * 1e9)
+                self._step()
+            elif self._wait(self._wants_write, min(deadline_ns, self._handshake_until_ns)):
+                self._step()
+            elif time.monotonic_ns() >= self._handshake_until_ns:
+                self._lost()
+            elif time.monotonic_ns() >= deadline_ns:
+                return False
+        return True
+
+    def _step(self) -> None:
+        """Goes on with the handshake as far as it can."""
+        assert self._handshake is not None
+        try:
+            self._wants_write = next(self._handshake)
+        except StopIteration:
+            self._open, self._handshake, self._back_off_s = True, None, BACK_OFF_S[0]
+        except OSError:
+            self._lost()
+
+    def _shake_hands(self) -> Iterator[bool]:
+        """Connects and greets; yields whether it waits to write (True) or to read. Raises OSError where that fails."""
+        self._socket = own = socket.socket(self._family, socket.SOCK_STREAM)
+        own.setblocking(False)
+        if self._family != AF_UNIX:
+            own.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        code = own.connect_ex(self._address)
+        if code == errno.EINPROGRESS:
+            yield True
+            code = own.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if code:
+            raise OSError(code, os.strerror(code))
+        own.send(zmtp.greeting())
+        greeting = b""
+        while len(greeting) < zmtp.GREETING_BYTES:
+            yield False
+            greeting += _more(own, zmtp.GREETING_BYTES - len(greeting))
+            zmtp.check_greeting(greeting)
+        own.send(zmtp.ready(b"DEALER", self._identity))
+        self._decoder, frames = zmtp.Decoder(wire.MAX_FRAME_BYTES), []
+        while not frames:
+            yield False
+            frames = self._decoder.feed(_more(own, _CHUNK))
+        zmtp.parse_ready(frames[0].body)
+        self._sort(frames[1:])
+
+
+def address_of(endpoint: str) -> tuple[int, str | tuple[str, int]]:
+    """Returns socket family and address of tcp://HOST:PORT or ipc://PATH. Raises ValueError for others."""
+    scheme, separator, rest = endpoint.partition("://")
+    host, _, port = rest.rpartition(":")
+    if separator and scheme == "ipc" and rest:
+        return AF_UNIX, "\0" + rest[1:] if rest.startswith("@") else rest
+    if separator and scheme == "tcp" and host and port.isdigit() and int(port) < 65536:
+        return (socket.AF_INET6 if host.startswith("[") else socket.AF_INET), (host.strip("[]"), int(port))
+    raise ValueError(f"endpoint {endpoint!r}: expected tcp://HOST:PORT or ipc://PATH")
+
+
+def _more(own: socket.socket, n_bytes: int) -> bytes:
+    """Returns some bytes that have come. Raises ConnectionResetError at the end of the stream."""
+    data = own.recv(n_bytes)
+    if not data:
+        raise ConnectionResetError("closed by the server")
+    return data
