@@ -1,0 +1,197 @@
+"""How a load generator's clients reach a policy: sockets to a server, or a policy in this process."""
+
+import contextlib
+import select
+import time
+import uuid
+from collections import deque
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import zmq
+
+from policy_server import wire
+from policy_server.errors import PolicyError, PolicyTimeout
+from policy_server.wire import Header, Kind, WireError
+
+_POLLIN, _NOBLOCK = int(zmq.POLLIN), int(zmq.NOBLOCK)  # an enum's operators would cost microseconds
+BAD_REPLY = -3  # an answer that is no action of the policy's size
+
+
+class Reply(NamedTuple):
+    """What came back.
+
+    Attributes:
+        client: Which client received it.
+        sequence: Number of the request that it says to answer, 0 where that cannot be read.
+        status: Of the wire, or BAD_REPLY.
+        received_ns: When it was read [ns].
+        times_us: queue_us, inference_us, server_us as the other side tells them [us].
+    """
+
+    client: int
+    sequence: int
+    status: int
+    received_ns: int
+    times_us: tuple[int, int, int]
+
+
+class Channel(Protocol):
+    """The way to a policy. Clients are numbered from 0."""
+
+    def send(self, client: int, sequence: int, now_ns: int, budget_us: int) -> bool:
+        """Sends one request without waiting; False where it cannot be sent now."""
+        ...
+
+    def receive(self, wait_s: float) -> list[Reply]:
+        """Returns the replies that are there, waiting at most this long [s] for the first."""
+        ...
+
+    def close(self) -> None:
+        """Ends it."""
+        ...
+
+
+class SocketChannel:
+    """One DEALER for each client, all of them served by one thread.
+
+    ZeroMQ tells of news through a file descriptor that fires once; so after every send and receive the socket's
+    events are looked at, and `select`, whose timeout is in microseconds (ZeroMQ's own is in milliseconds), only
+    waits while nothing is there.
+
+    Args:
+        endpoint: Of the server.
+        n_clients: Sockets to open.
+        payload: Every request's payload.
+        reply_bytes: Size of an action chunk [bytes].
+        timeout_s: How long to wait for all connections [s].
+
+    Raises:
+        ValueError: ZeroMQ does not understand the endpoint.
+        PolicyTimeout: Not all are connected in time.
+    """
+
+    def __init__(self, endpoint: str, n_clients: int, payload: bytes, reply_bytes: int, timeout_s: float):
+        self._payload, self._reply_bytes = payload, reply_bytes
+        self._sockets = [_connect(endpoint) for _ in range(n_clients)]
+        self._clients = {socket.fileno(): client for client, socket in enumerate(self._sockets)}
+        self._fds = list(self._clients)
+        self._look: set[int] = set()  # clients whose descriptor may have fired unseen
+        self._wait_connected(endpoint, time.monotonic() + timeout_s)
+
+    def send(self, client: int, sequence: int, now_ns: int, budget_us: int) -> bool:
+        """See `Channel`."""
+        frame = wire.encode(Header(Kind.ACT, 0, sequence, now_ns, budget_us), self._payload)
+        self._look.add(client)
+        try:
+            self._sockets[client].send(frame, _NOBLOCK)
+        except zmq.Again:
+            return False
+        return True
+
+    def receive(self, wait_s: float) -> list[Reply]:
+        """See `Channel`."""
+        replies = self._drain(self._look)
+        self._look.clear()
+        if not replies:
+            ready, _, _ = select.select(self._fds, [], [], max(wait_s, 0.0))
+            replies = self._drain({self._clients[fd] for fd in ready})
+        return replies
+
+    def close(self) -> None:
+        """See `Channel`."""
+        for socket in self._sockets:
+            socket.close(linger=0)
+
+    def _drain(self, clients: set[int]) -> list[Reply]:
+        """Returns everything that waits at the sockets of these clients."""
+        replies = []
+        for client in clients:
+            socket = self._sockets[client]
+            while int(socket.getsockopt(zmq.EVENTS)) & _POLLIN:
+                frame = bytes(socket.recv(_NOBLOCK))
+                replies.append(self._reply(client, frame, time.monotonic_ns()))
+        return replies
+
+    def _reply(self, client: int, frame: bytes, received_ns: int) -> Reply:
+        """Returns what a frame says; one that breaks the protocol is a BAD_REPLY."""
+        try:
+            header, payload = wire.decode(frame)
+        except WireError as error:
+            return Reply(client, error.sequence, BAD_REPLY, received_ns, (0, 0, 0))
+        good = header.kind == Kind.ERROR or (header.kind == Kind.ACT_REPLY and len(payload) == self._reply_bytes)
+        times_us = (header.queue_us, header.inference_us, header.server_us)
+        return Reply(client, header.sequence, header.status if good else BAD_REPLY, received_ns, times_us)
+
+    def _wait_connected(self, endpoint: str, until_s: float) -> None:
+        """Waits until every socket has its connection."""
+        for client, socket in enumerate(self._sockets):
+            if not socket.poll(max(round((until_s - time.monotonic()) * 1000), 0), zmq.POLLOUT):
+                self.close()
+                raise PolicyTimeout(
+                    f"client {client} of {len(self._sockets)} got no connection to {endpoint}; is the server running "
+                    "there (edp serve)?"
+                )
+            self._look.add(client)
+
+
+class LocalChannel:
+    """A policy in this process, which answers its clients one after the other, in the order of their requests.
+
+    Args:
+        policy: A `LocalPolicy`.
+        obs: (obs_dim,) of every request.
+    """
+
+    def __init__(self, policy, obs: np.ndarray):
+        self._policy, self._obs = policy, obs
+        self._waiting: deque[tuple[int, int, int]] = deque()
+
+    def send(self, client: int, sequence: int, now_ns: int, budget_us: int) -> bool:
+        """See `Channel`; the budget is ignored, since a computation here cannot be given up."""
+        self._waiting.append((client, sequence, now_ns))
+        return True
+
+    def receive(self, wait_s: float) -> list[Reply]:
+        """See `Channel`: computes the oldest request."""
+        if not self._waiting:
+            time.sleep(max(wait_s, 0.0))
+            return []
+        client, sequence, sent_ns = self._waiting.popleft()
+        start_ns, status = time.monotonic_ns(), 0
+        try:
+            self._policy.act(self._obs)
+        except PolicyError as error:
+            status = int(error.status)
+        end_ns = time.monotonic_ns()
+        times_us = ((start_ns - sent_ns) // 1000, (end_ns - start_ns) // 1000, (end_ns - sent_ns) // 1000)
+        return [Reply(client, sequence, status, end_ns, times_us)]
+
+    def close(self) -> None:
+        """See `Channel`."""
+        self._policy.close()
+
+
+def _connect(endpoint: str) -> zmq.Socket:
+    """Returns a DEALER with a session of its own, set up as `PolicyClient`'s. Raises ValueError."""
+    socket = zmq.Context.instance().socket(zmq.DEALER)
+    options = {
+        zmq.ROUTING_ID: b"c" + uuid.uuid4().bytes,
+        zmq.LINGER: 0,
+        zmq.IMMEDIATE: 1,
+        zmq.MAXMSGSIZE: wire.MAX_FRAME_BYTES,
+        zmq.HEARTBEAT_IVL: 1000,
+        zmq.HEARTBEAT_TIMEOUT: 3000,
+        zmq.IPV6: "[" in endpoint,
+    }
+    for option, value in options.items():
+        socket.setsockopt(option, value)
+    try:
+        socket.connect(endpoint)
+    except zmq.ZMQError as error:
+        with contextlib.suppress(zmq.ZMQError):
+            socket.close()
+        raise ValueError(
+            f"endpoint {endpoint!r}: {zmq.strerror(error.errno or 0)}; expected tcp://HOST:PORT or ipc://PATH"
+        ) from error
+    return socket
