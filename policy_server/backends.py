@@ -12,6 +12,7 @@ import numpy as np
 from policy_server.bundle import Bundle, Precision, graph_name
 from policy_server.errors import BackendError
 from policy_server.runtimes import gpu
+from policy_server.runtimes.bound import BoundGraph
 from policy_server.runtimes.policy import OnnxPolicy, Provider
 
 __all__ = ["Backend", "BackendError", "OnnxPolicy", "Provider", "load"]
@@ -74,6 +75,10 @@ class Backend:
             expected = (n, *self._answer)
             raise BackendError(f"graph answered action {action.shape}, manifest says {expected}; export it again")
         return action
+
+    def buffers(self, n: int) -> BoundGraph | None:
+        """Returns the graph that is bound to buffers of `n` rows, or None where there is none of that size."""
+        return self._policy.buffers(n)
 
     def self_test(self, atol: float | None = None) -> float:
         """Returns the largest difference between the golden actions and what this machine computes.

@@ -1,16 +1,17 @@
 """Structured logs: one line an event on stderr, JSON or text.
 
-`log("reloaded", hash="0f1e")` costs the caller a few microseconds and never waits: a thread writes the lines, and when
-nobody reads stderr the newest lines are dropped and counted.
+`log("reloaded", hash="0f1e")` never makes the caller wait for whoever reads stderr: a thread writes the lines, and
+when nobody reads them the newest are dropped and counted.
 """
 
 import atexit
+import contextlib
 import json
 import logging
-import logging.handlers
 import math
 import queue
 import sys
+import threading
 import time
 import traceback
 from collections import OrderedDict
@@ -18,6 +19,7 @@ from numbers import Integral, Real
 from typing import Any, Literal, TextIO
 
 Format = Literal["text", "json"]
+CLOSE_S = 1.0
 _MAX_WAITING = 1000
 _MAX_CHARS = 2000
 _logger = logging.getLogger("edp")
@@ -51,34 +53,52 @@ def log(event: str, *, level: str = "info", error: BaseException | None = None, 
         _logger.log(number, "%s", event, extra={"edp_fields": _plain(fields), "edp_monotonic_ns": time.monotonic_ns()})
 
 
-class LogWriter:
-    """Writes events from a thread of its own until `close`."""
+class LogWriter(logging.Handler):
+    """Writes events from a thread of its own until `close`; what the queue has no room for is counted and lost.
+
+    Attributes:
+        n_dropped: How many events were lost: too many waited, or the stream is broken.
+    """
 
     def __init__(self, form: Format, level: str, stream: TextIO):
-        waiting: queue.Queue[logging.LogRecord] = queue.Queue(_MAX_WAITING)
-        self._handler = _Dropping(waiting)
-        target = logging.StreamHandler(stream)
-        target.setFormatter(_Json() if form == "json" else _Text())
-        self._listener = logging.handlers.QueueListener(waiting, target)
-        self._listener.start()
+        super().__init__()
+        self.n_dropped = 0
+        self._waiting: queue.Queue[logging.LogRecord | None] = queue.Queue(_MAX_WAITING)
+        self._stream = stream
+        self.setFormatter(_Json() if form == "json" else _Text())
+        self._thread = threading.Thread(target=self._write, name="logs", daemon=True)
+        self._thread.start()
         _logger.propagate = False
         _logger.setLevel(level.upper())
-        _logger.addHandler(self._handler)
+        _logger.addHandler(self)
         atexit.register(self.close)
 
-    @property
-    def n_dropped(self) -> int:
-        """How many events were lost since too many waited to be written."""
-        return self._handler.n_dropped
+    def emit(self, record: logging.LogRecord) -> None:
+        """Queues one event."""
+        try:
+            self._waiting.put_nowait(record)
+        except queue.Full:
+            self.n_dropped += 1
 
     def close(self) -> None:
-        """Writes what waits and ends the thread; may be called twice."""
-        if self._handler in _logger.handlers:
+        """Writes what waits, for CLOSE_S at most, and ends the thread; may be called twice."""
+        if self in _logger.handlers:
             atexit.unregister(self.close)
-            _logger.removeHandler(self._handler)
+            _logger.removeHandler(self)
             _logger.setLevel(logging.NOTSET)
             _logger.propagate = True
-            self._listener.stop()
+            with contextlib.suppress(queue.Full):
+                self._waiting.put(None, timeout=CLOSE_S)
+            self._thread.join(CLOSE_S)
+        super().close()
+
+    def _write(self) -> None:
+        while (record := self._waiting.get()) is not None:
+            try:
+                self._stream.write(self.format(record) + "\n")
+                self._stream.flush()
+            except (OSError, ValueError):  # the reader has gone, or the stream was closed
+                self.n_dropped += 1
 
 
 class Occasional:
@@ -110,18 +130,6 @@ class Occasional:
         if len(self._seen) > self._max_keys:
             self._seen.popitem(last=False)
         return n_suppressed
-
-
-class _Dropping(logging.handlers.QueueHandler):
-    """Never waits: what the queue has no room for is counted and lost."""
-
-    n_dropped = 0
-
-    def enqueue(self, record: logging.LogRecord) -> None:
-        try:
-            self.queue.put_nowait(record)
-        except queue.Full:
-            self.n_dropped += 1
 
 
 class _Json(logging.Formatter):

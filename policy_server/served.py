@@ -46,18 +46,33 @@ class ServedPolicy:
         self.id = bytes.fromhex(self.bundle.hash)[:8]
         self.valid_us = round(self.manifest.n_action_steps * self.manifest.control_period_s * 1e6)
         self.batch = max(batch_sizes(self.bundle))
-        shape = (self.batch, self.manifest.horizon, self.manifest.act_dim)
-        self.obs = np.zeros((self.batch, self.manifest.obs_dim), np.float32)
-        self.noise = np.zeros((self.batch, self.manifest.latent_dim), np.float32)
-        self._action = np.zeros(shape, np.float32)
+        self._buffers = [self._make_buffers(n) for n in range(self.batch + 1)]
+
+    def inputs(self, n: int) -> tuple[np.ndarray, np.ndarray]:
+        """Returns where the next `n` observations and their noise go: the first `n` rows of obs and noise."""
+        _, obs, noise, _ = self._buffers[n]
+        return obs, noise
 
     def act(self, n: int) -> np.ndarray:
-        """Returns the actions (n, horizon, act_dim) for the first `n` rows of `obs` and `noise`, until the next call.
+        """Returns the actions (n, horizon, act_dim) for what `inputs(n)` holds, until the next call.
 
         Raises:
             BackendError: The runtime failed.
         """
-        return self.backend.act(self.obs[:n], self.noise[:n], self._action[:n])
+        run, obs, noise, action = self._buffers[n]
+        if run is not None:
+            run()
+            return action[:n]
+        return self.backend.act(obs, noise, action)
+
+    def _make_buffers(self, n: int):
+        """Returns (run, obs, noise, action): of the graph that is bound to `n` rows, or our own and run None."""
+        manifest, graph = self.manifest, self.backend.buffers(n)
+        noise = np.zeros((n, manifest.latent_dim), np.float32)
+        if graph is not None:
+            return graph.run, graph.obs, noise if graph.noise is None else graph.noise, graph.action
+        obs, shape = np.zeros((n, manifest.obs_dim), np.float32), (n, manifest.horizon, manifest.act_dim)
+        return None, obs, noise, np.zeros(shape, np.float32)
 
     def check_replaces(self, old: "ServedPolicy") -> None:
         """Raises ServerError where robots of the old policy could not go on with this one as they are."""

@@ -13,7 +13,6 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import zmq
 
 from policy_server import sockets, wire
 from policy_server.backends import Provider
@@ -23,13 +22,15 @@ from policy_server.endpoint import check_bind
 from policy_server.noise import check_seed
 from policy_server.operations import Operations
 from policy_server.scheduler import Scheduler
+from policy_server.security import ServerKeys
 from policy_server.served import ServedPolicy
 from policy_server.sessions import Request, Session, Sessions
 from policy_server.wire import Header, Kind, Status, WireError
 
 DEFAULT_ENDPOINT = "tcp://127.0.0.1:5599"
 DRAIN_S = 1.0
-_RECEIVE = 64  # messages taken in before the next batch is computed
+LINGER_S = 0.2
+_WAIT_S = 0.1  # then it looks whether it shall end
 _MESSAGES = {
     Status.LATE: "waited longer than its budget and was not computed; lower the load or allow more time",
     Status.SUPERSEDED: "a newer observation or a reset of this session came while this one waited; not computed",
@@ -52,6 +53,7 @@ class PolicyServer:
         provider: auto, cpu, cuda or tensorrt.
         seed: Seed of the sessions' noise.
         precision: fp32, or fp16 or int8 where the bundle has it.
+        keys: Of the server and its clients; required off loopback.
 
     Raises:
         BundleError: The bundle is refused.
@@ -67,8 +69,9 @@ class PolicyServer:
         provider: Provider = "auto",
         seed: int = 0,
         precision: Precision = "fp32",
+        keys: ServerKeys | None = None,
     ):
-        check_bind(endpoint)
+        check_bind(endpoint, has_keys=keys is not None)
         load = partial(ServedPolicy, bundle_path, provider, precision)
         self.policy = load()
         self.provider = self.policy.provider
@@ -79,8 +82,8 @@ class PolicyServer:
         self.draining = False
         self.operations = Operations(self, seed, load)
         self._stop = threading.Event()
-        self._socket = sockets.router(endpoint)
-        self.endpoint = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
+        self.front = sockets.listen(endpoint, keys)
+        self.endpoint = self.front.endpoint
 
     def run(self) -> None:
         """Serves until SIGTERM, SIGINT or `stop`, answers what waits, and closes. Prints one line when ready.
@@ -103,7 +106,7 @@ class PolicyServer:
 
     def close(self) -> None:
         """Closes the socket; replies have a moment to leave."""
-        self._socket.close(linger=200)
+        self.front.close(LINGER_S)
 
     def use(self, policy: ServedPolicy) -> None:
         """Answers with another policy from the next batch on."""
@@ -112,10 +115,7 @@ class PolicyServer:
 
     def send(self, identity: bytes, frame: bytes) -> None:
         """Sends without waiting: a client that is gone, or does not read, loses its reply."""
-        try:
-            self._socket.send(identity, zmq.SNDMORE | zmq.NOBLOCK)
-            self._socket.send(frame, zmq.NOBLOCK)
-        except zmq.ZMQError:
+        if not self.front.send(identity, frame):
             self.counters.statuses["undeliverable"] += 1
 
     def refuse(self, identity: bytes, status: Status, message: str, sequence: int) -> None:
@@ -140,11 +140,13 @@ class PolicyServer:
 
     def _turn(self, wait: bool) -> bool:
         """Takes in what has come and computes one batch; returns whether there was something to do."""
-        n = self._receive(wait)
-        self.ticked_ns = time.monotonic_ns()
+        messages = self.front.receive(_WAIT_S if wait else 0)
+        self.ticked_ns = arrival_ns = time.monotonic_ns()
+        for identity, frames in messages:
+            self._take(identity, frames, arrival_ns)
         self._compute()
         self.operations.poll()
-        return n > 0 or bool(self.scheduler)
+        return bool(messages or self.scheduler)
 
     def _drain(self) -> None:
         """Answers everything that has come before the end, for DRAIN_S at most."""
@@ -153,25 +155,13 @@ class PolicyServer:
         while self._turn(wait=False) and time.monotonic_ns() < until_ns:
             pass
 
-    def _receive(self, wait: bool) -> int:
-        """Takes in what has come, some messages at most; returns their number. Waits for the first one if asked."""
-        n = 0
-        with contextlib.suppress(zmq.Again):
-            while n < _RECEIVE:
-                parts = self._socket.recv_multipart(0 if wait and not n else zmq.NOBLOCK)
-                self._take(parts, time.monotonic_ns())
-                n += 1
-                if not self._socket.getsockopt(zmq.EVENTS) & zmq.POLLIN:
-                    break
-        return n
-
-    def _take(self, parts: list[bytes], arrival_ns: int) -> None:
+    def _take(self, identity: bytes, frames: list[bytes], arrival_ns: int) -> None:
         """Queues or answers one message; whatever it holds, the answer is a reply or a typed error."""
-        identity, sequence = parts[0], 0
+        sequence = 0
         try:
-            if len(parts) != 2:
-                raise WireError(Status.MALFORMED, f"message of {len(parts) - 1} frames, expected one")
-            header, payload = wire.decode(parts[1])
+            if len(frames) != 1:
+                raise WireError(Status.MALFORMED, f"message of {len(frames)} frames, expected one")
+            header, payload = wire.decode(frames[0])
             sequence = header.sequence
             if header.kind == Kind.ACT:
                 obs = wire.floats(payload, (self.policy.manifest.obs_dim,), sequence)
@@ -223,9 +213,10 @@ class PolicyServer:
             self._give_up(session, request, Status.LATE)
         if not batch:
             return
+        obs, noise = policy.inputs(len(batch))
         for row, (session, request) in enumerate(batch):
-            policy.obs[row] = request.obs
-            session.noise.draw(policy.noise[row])
+            obs[row] = request.obs
+            session.noise.draw(noise[row])
         try:
             actions = policy.act(len(batch))
         except Exception as error:  # the runtime failed, or a bug: the other robots must go on

@@ -1,30 +1,107 @@
-"""ZeroMQ sockets with the options that a control loop needs."""
+"""Where a server's messages come from and go to: plain sockets on this machine, libzmq's ROUTER where there are keys."""
+
+import contextlib
+import select
+from typing import Protocol
 
 import zmq
 
 from policy_server import wire
 from policy_server.endpoint import ServerError
+from policy_server.plain_front import PlainFront
+from policy_server.security import Guard, ServerKeys, apply_server
 
-POLL_MS = 100  # how long a server waits before it looks whether it shall end
 _QUEUE = 64  # messages in each direction and connection: a peer that floods, or does not read, costs no more memory
+_TAKE = 64  # messages taken at once
 
 
-def router(endpoint: str) -> zmq.Socket:
-    """Returns a ROUTER bound to `endpoint`, whose recv waits POLL_MS. Raises ServerError where that fails."""
-    socket = zmq.Context.instance().socket(zmq.ROUTER)
-    socket.linger = 0
-    socket.rcvtimeo = POLL_MS
-    socket.rcvhwm = socket.sndhwm = _QUEUE
-    socket.setsockopt(zmq.MAXMSGSIZE, wire.MAX_FRAME_BYTES)
-    socket.setsockopt(zmq.ROUTER_MANDATORY, 1)  # an undeliverable reply is an error to count, not lost in silence
-    socket.setsockopt(zmq.ROUTER_HANDOVER, 1)  # a client that reconnects before its old connection is seen dead
-    socket.setsockopt(zmq.HEARTBEAT_IVL, 1000)
-    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 3000)
-    socket.setsockopt(zmq.IPV6, "[" in endpoint)
-    try:
-        socket.bind(endpoint)
-    except zmq.ZMQError as error:
-        socket.close()
-        hint = "; stop the other process or choose another --bind" if error.errno == zmq.EADDRINUSE else ""
-        raise ServerError(f"cannot listen on {endpoint}: {zmq.strerror(error.errno or 0)}{hint}") from error
-    return socket
+class Front(Protocol):
+    """Receives requests and sends replies.
+
+    Attributes:
+        endpoint: Where it listens, the real port included.
+    """
+
+    endpoint: str
+
+    def receive(self, wait_s: float) -> list[tuple[bytes, list[bytes]]]:
+        """Returns messages that have come, (routing id, frames); waits `wait_s` for a first one."""
+        ...
+
+    def send(self, identity: bytes, data: bytes) -> bool:
+        """Returns whether the message is on its way; False where the peer is gone or does not read."""
+        ...
+
+    def close(self, linger_s: float = 0.0) -> None:
+        """Ends all connections; replies that wait have `linger_s` to leave [s]."""
+        ...
+
+
+class KeyedFront:
+    """A ROUTER of libzmq: with CURVE, or without keys where there is no epoll.
+
+    Args:
+        endpoint: tcp://ADDRESS:PORT (* for a free port) or ipc://PATH.
+        keys: Of the server and its clients; None for none.
+
+    Raises:
+        ServerError: It cannot listen there.
+    """
+
+    def __init__(self, endpoint: str, keys: ServerKeys | None):
+        self._context = zmq.Context()
+        self._guard = None if keys is None else Guard(self._context, keys)
+        self._socket = self._context.socket(zmq.ROUTER)
+        self._socket.rcvhwm = self._socket.sndhwm = _QUEUE
+        options = {zmq.MAXMSGSIZE: wire.MAX_FRAME_BYTES, zmq.LINGER: 0, zmq.IPV6: "[" in endpoint}
+        options[zmq.ROUTER_MANDATORY] = 1  # an undeliverable reply is an error to count, not lost in silence
+        options[zmq.ROUTER_HANDOVER] = 1  # a client that reconnects before its old connection is seen dead
+        options |= {zmq.HEARTBEAT_IVL: 1000, zmq.HEARTBEAT_TIMEOUT: 3000}
+        for option, value in options.items():
+            self._socket.setsockopt(option, value)
+        if keys is not None:
+            apply_server(self._socket, keys)
+        try:
+            self._socket.bind(endpoint)
+        except zmq.ZMQError as error:
+            self.close()
+            hint = "; stop the other process or choose another --bind" if error.errno == zmq.EADDRINUSE else ""
+            raise ServerError(f"cannot listen on {endpoint}: {zmq.strerror(error.errno or 0)}{hint}") from error
+        self.endpoint = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
+
+    def receive(self, wait_s: float) -> list[tuple[bytes, list[bytes]]]:
+        """See `Front`."""
+        messages: list[tuple[bytes, list[bytes]]] = []
+        if wait_s and not self._socket.poll(int(wait_s * 1000)):
+            return messages
+        with contextlib.suppress(zmq.Again):
+            while len(messages) < _TAKE:
+                identity, *frames = self._socket.recv_multipart(zmq.NOBLOCK)
+                messages.append((identity, frames))
+        return messages
+
+    def send(self, identity: bytes, data: bytes) -> bool:
+        """See `Front`."""
+        try:
+            self._socket.send_multipart([identity, data], zmq.NOBLOCK)
+            return True
+        except zmq.ZMQError:
+            return False
+
+    def refresh(self) -> None:
+        """Reads the clients' keys again: see `Guard.refresh`."""
+        if self._guard is not None:
+            self._guard.refresh()
+
+    def close(self, linger_s: float = 0.0) -> None:
+        """See `Front`."""
+        self._socket.close(linger=int(linger_s * 1000))
+        if self._guard is not None:
+            self._guard.close()
+            self._guard = None
+        self._context.term()
+
+
+def listen(endpoint: str, keys: ServerKeys | None = None) -> PlainFront | KeyedFront:
+    """Returns a front that listens on `endpoint`. Raises ServerError where that fails."""
+    return PlainFront(endpoint) if keys is None and hasattr(select, "epoll") else KeyedFront(endpoint, keys)

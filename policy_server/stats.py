@@ -92,7 +92,7 @@ class Histogram:
     """Counts of latencies in buckets that grow by 2^(1/8) (9 %) each, from 1 us to over an hour."""
 
     def __init__(self):
-        self._counts = [0] * _N_BUCKETS
+        self._counts = np.zeros(_N_BUCKETS, dtype=np.int64)
         self.n = 0
         self.max_us = 0.0
         self.sum_us = 0.0
@@ -107,10 +107,8 @@ class Histogram:
 
     def add_many(self, values_us: np.ndarray) -> None:
         """Counts latencies (n,) [us] at once; n >= 1."""
-        logs = np.log2(np.maximum(values_us, 1)) * _BUCKETS_PER_OCTAVE
-        buckets = np.where(values_us > 1, logs.astype(int) + 1, 0)
-        for index, count in zip(*np.unique(np.minimum(buckets, _N_BUCKETS - 1), return_counts=True), strict=True):
-            self._counts[index] += int(count)
+        buckets = (np.log2(np.maximum(values_us, 1)) * _BUCKETS_PER_OCTAVE).astype(np.int64) + (values_us > 1)
+        self._counts += np.bincount(np.minimum(buckets, _N_BUCKETS - 1), minlength=_N_BUCKETS)
         self.n += len(values_us)
         self.sum_us += float(values_us.sum())
         self.max_us = max(self.max_us, float(values_us.max()))

@@ -11,6 +11,10 @@ WARMUP = 3  # ONNX Runtime captures a CUDA graph in the first run, of the buffer
 class BoundGraph:
     """One session with its buffers; not for several threads at once.
 
+    Attributes:
+        obs, noise, action: The buffers, batch first; noise is None where the graph has no such input. Whoever fills
+            them and calls `run` saves what `act` copies.
+
     Args:
         runtime: The onnxruntime module.
         session: Of this batch size. It must not have run: what a CUDA graph has captured is where it reads for ever.
@@ -23,8 +27,8 @@ class BoundGraph:
         self, runtime: Any, session: Any, shapes: Mapping[str, tuple[int, ...]], device: str, staged: bool | None = None
     ):
         arrays = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
-        self._obs, self._noise, self._action = arrays["obs"], arrays.get("noise"), arrays["action"]
-        self._batch = len(self._obs)
+        self.obs, self.noise, self.action = arrays["obs"], arrays.get("noise"), arrays["action"]
+        self._batch = len(self.obs)
         self._staged = device != "cpu" if staged is None else staged
         make = runtime.OrtValue
         self._values = {
@@ -53,29 +57,29 @@ class BoundGraph:
         """
         n = len(obs)
         if n == self._batch:  # slices would take a microsecond each
-            self._obs[...] = obs
-            if self._noise is not None:
-                self._noise[...] = noise
+            self.obs[...] = obs
+            if self.noise is not None:
+                self.noise[...] = noise
             self.run()
-            action = self._action
+            action = self.action
         else:
-            self._obs[:n], self._obs[n:] = obs, 0
-            if self._noise is not None:
-                self._noise[:n], self._noise[n:] = noise, 0
+            self.obs[:n], self.obs[n:] = obs, 0
+            if self.noise is not None:
+                self.noise[:n], self.noise[n:] = noise, 0
             self.run()
-            action = self._action[:n]
+            action = self.action[:n]
         if out is None:
             return action.copy()
         out[...] = action
         return out
 
     def run(self) -> None:
-        """Computes the answer to what the inputs hold."""
+        """Computes `action` from `obs` and `noise`."""
         if not self._staged:
             self._call(self._binding, self._options)
             return
-        self._values["obs"].update_inplace(self._obs)
-        if self._noise is not None:
-            self._values["noise"].update_inplace(self._noise)
+        self._values["obs"].update_inplace(self.obs)
+        if self.noise is not None:
+            self._values["noise"].update_inplace(self.noise)
         self._call(self._binding, self._options)
-        np.copyto(self._action, self._values["action"].numpy())
+        np.copyto(self.action, self._values["action"].numpy())

@@ -88,6 +88,10 @@ class OnnxPolicy:
         except Exception as error:  # ONNX Runtime raises several private types
             raise BackendError(f"inference failed on {self.provider}: {first_line(error)}") from error
 
+    def buffers(self, n: int) -> BoundGraph | None:
+        """Returns the graph whose buffers hold `n` rows, or None where there is none of that size."""
+        return self._ready[n][0] if n in self._ready else None
+
     def _sizes(self, wanted: Sequence[int]) -> tuple[int, ...]:
         """Returns the static batch sizes, rising; none where the graph leaves its batch without name, or a row open."""
         rows = [dim for name in self.shapes if name != "action" for dim in self.shapes[name][1:]]

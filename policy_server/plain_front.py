@@ -1,0 +1,266 @@
+"""The server's end of the wire on plain sockets and one epoll: no thread between a robot and the policy.
+
+It does what a ROUTER does for DEALERs (see `policy_server.zmtp`), and what a server for strangers needs: everything
+that a peer can make it keep is bounded, no peer has more than a few messages taken before the next one's turn, and a
+connection that does not finish its greeting, or does not read its replies, ends.
+"""
+
+import contextlib
+import errno
+import os
+import select
+import socket
+import time
+from collections import deque
+
+from policy_server import wire, zmtp
+from policy_server.endpoint import ServerError
+from policy_server.plain_link import AF_UNIX, address_of
+
+MAX_PEERS = 1100
+MAX_UNSENT = 1 << 18  # bytes that wait for a peer which does not read
+STUCK_S = 10.0  # without a greeting, or without reading: then the connection ends
+_TURN = 16  # messages of one peer before the next one's turn
+_MAX_PARTS = 3
+_CHUNK = 1 << 14
+_BACKLOG = 256
+_KEEPALIVE = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 25_000}
+
+
+class _Peer:
+    """One connection."""
+
+    def __init__(self, own: socket.socket, now_ns: int):
+        self.socket, self.fd = own, own.fileno()
+        self.identity: bytes | None = None  # until the handshake is done
+        self.greeting = b""
+        self.decoder = zmtp.Decoder(wire.MAX_FRAME_BYTES)
+        self.frames: deque[zmtp.Frame] = deque()
+        self.parts: list[bytes] = []
+        self.unsent = b""
+        self.progress_ns = now_ns
+
+
+class PlainFront:
+    """Listens for DEALERs of ZeroMQ without keys.
+
+    Attributes:
+        endpoint: Where it listens, the real port included.
+
+    Args:
+        endpoint: tcp://HOST:PORT (* for a free port) or ipc://PATH.
+
+    Raises:
+        ServerError: It cannot listen there.
+    """
+
+    def __init__(self, endpoint: str):
+        self._listener = _listen(endpoint)
+        self._path = endpoint[6:] if endpoint.startswith("ipc://") and not endpoint.startswith("ipc://@") else None
+        self.endpoint = endpoint if endpoint.startswith("ipc://") else _name(self._listener)
+        self._epoll = select.epoll()
+        self._epoll.register(self._listener, select.EPOLLIN)
+        self._peers: dict[int, _Peer] = {}  # by file descriptor
+        self._routes: dict[bytes, _Peer] = {}  # by routing id
+        self._unread: dict[int, _Peer] = {}  # with messages that wait for their turn
+        self._n_ever = 0
+        self._swept_ns = 0
+
+    def receive(self, wait_s: float) -> list[tuple[bytes, list[bytes]]]:
+        """Returns messages that have come, (routing id, frames), a few of each peer; waits for a first one.
+
+        Args:
+            wait_s: How long [s]; 0 looks what is here.
+        """
+        messages: list[tuple[bytes, list[bytes]]] = []
+        for fd, event in self._epoll.poll(0 if self._unread else wait_s):
+            peer = self._peers.get(fd)
+            if peer is None:
+                self._accept()
+                continue
+            try:
+                if event & select.EPOLLOUT:
+                    self._flush(peer)
+                if event & ~select.EPOLLOUT and fd not in self._unread:
+                    self._read(peer)
+                    self._take(peer, messages)
+            except OSError:
+                self._drop(peer)
+        if self._unread:
+            self._take_turns(messages)
+        if time.monotonic_ns() - self._swept_ns > 1e9:
+            self._sweep()
+        return messages
+
+    def send(self, identity: bytes, data: bytes) -> bool:
+        """Returns whether the message is on its way; False where the peer is gone or does not read."""
+        peer = self._routes.get(identity)
+        if peer is None:
+            return False
+        try:
+            return self._write(peer, zmtp.frame(data))
+        except OSError:
+            self._drop(peer)
+            return False
+
+    def close(self, linger_s: float = 0.0) -> None:
+        """Ends all connections; replies that wait have `linger_s` to leave [s]."""
+        until_ns = time.monotonic_ns() + int(linger_s * 1e9)
+        for peer in list(self._peers.values()):
+            with contextlib.suppress(OSError):
+                while peer.unsent and time.monotonic_ns() < until_ns and select.select((), (peer.socket,), (), 0.01)[1]:
+                    self._flush(peer)
+            self._drop(peer)
+        if self._listener.fileno() >= 0:
+            self._listener.close()
+            self._epoll.close()
+            if self._path is not None:
+                with contextlib.suppress(OSError):
+                    os.unlink(self._path)
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            own, _ = self._listener.accept()
+            if len(self._peers) >= MAX_PEERS:
+                own.close()
+                return
+            own.setblocking(False)
+            if own.family != AF_UNIX:
+                _tune(own)
+            self._peers[own.fileno()] = _Peer(own, time.monotonic_ns())
+            self._epoll.register(own, select.EPOLLIN)
+            own.send(zmtp.greeting(as_server=True))
+
+    def _read(self, peer: _Peer) -> None:
+        """Takes in what has come from one peer. Raises OSError where its connection must end."""
+        data = peer.socket.recv(_CHUNK)
+        if not data:
+            raise ConnectionResetError("closed by the client")
+        if len(peer.greeting) < zmtp.GREETING_BYTES:
+            missing = zmtp.GREETING_BYTES - len(peer.greeting)
+            peer.greeting += data[:missing]
+            zmtp.check_greeting(peer.greeting)
+            data = data[missing:]
+        peer.frames.extend(peer.decoder.feed(data))
+        if peer.identity is None and peer.frames:
+            self._introduce(peer, zmtp.parse_ready(peer.frames.popleft().body))
+
+    def _introduce(self, peer: _Peer, properties: dict[bytes, bytes]) -> None:
+        """Finishes the handshake: a peer that says who it is takes over from its own older connection."""
+        if properties.get(b"socket-type") not in (b"DEALER", b"REQ"):
+            raise zmtp.ZmtpError(f"socket type {properties.get(b'socket-type')!r}, expected DEALER")
+        identity = properties.get(b"identity", b"")
+        if not identity or identity[0] == 0 or len(identity) > zmtp.MAX_IDENTITY:
+            self._n_ever += 1
+            identity = b"\0" + self._n_ever.to_bytes(8, "big")
+        if identity in self._routes:
+            self._drop(self._routes[identity])
+        peer.identity = identity
+        self._routes[identity] = peer
+        self._write(peer, zmtp.ready(b"ROUTER"))
+
+    def _take(self, peer: _Peer, messages: list[tuple[bytes, list[bytes]]]) -> None:
+        """Moves a few of a peer's messages to the list; what is left waits for its next turn."""
+        n, frames = 0, peer.frames
+        while frames and n < _TURN and peer.identity is not None:
+            flags, body = frames.popleft()
+            n += 1
+            if flags & zmtp.COMMAND:
+                answer = zmtp.pong(body)
+                if answer is not None:
+                    self._write(peer, answer)
+                continue
+            peer.parts.append(body)
+            if not flags & zmtp.MORE:
+                messages.append((peer.identity, peer.parts))
+                peer.parts = []
+            elif len(peer.parts) > _MAX_PARTS:
+                raise zmtp.ZmtpError("message of too many frames")
+        if frames:
+            self._unread[peer.fd] = peer
+
+    def _take_turns(self, messages: list[tuple[bytes, list[bytes]]]) -> None:
+        unread, self._unread = self._unread, {}
+        for peer in unread.values():
+            try:
+                self._take(peer, messages)
+            except OSError:
+                self._drop(peer)
+
+    def _write(self, peer: _Peer, data: bytes) -> bool:
+        """Returns whether all was sent or waits to be. Raises OSError where the connection is broken."""
+        if peer.unsent:
+            if len(peer.unsent) + len(data) > MAX_UNSENT:
+                return False
+            peer.unsent += data
+            return True
+        try:
+            n = peer.socket.send(data)
+        except BlockingIOError:
+            n = 0
+        if n < len(data):
+            peer.unsent, peer.progress_ns = data[n:], time.monotonic_ns()
+            self._epoll.modify(peer.fd, select.EPOLLIN | select.EPOLLOUT)
+        return True
+
+    def _flush(self, peer: _Peer) -> None:
+        """Sends on what could not be sent at once."""
+        if peer.unsent:
+            peer.unsent = peer.unsent[peer.socket.send(peer.unsent) :]
+            peer.progress_ns = time.monotonic_ns()
+        if not peer.unsent:
+            self._epoll.modify(peer.fd, select.EPOLLIN)
+
+    def _sweep(self) -> None:
+        """Ends connections that stand still: no greeting, or replies that nobody reads."""
+        self._swept_ns = now_ns = time.monotonic_ns()
+        for peer in list(self._peers.values()):
+            if (peer.identity is None or peer.unsent) and now_ns - peer.progress_ns > STUCK_S * 1e9:
+                self._drop(peer)
+
+    def _drop(self, peer: _Peer) -> None:
+        if self._peers.pop(peer.fd, None) is None:
+            return
+        self._unread.pop(peer.fd, None)
+        if peer.identity is not None and self._routes.get(peer.identity) is peer:
+            del self._routes[peer.identity]
+        peer.identity = None
+        with contextlib.suppress(OSError):
+            self._epoll.unregister(peer.fd)
+        peer.socket.close()
+
+
+def _listen(endpoint: str) -> socket.socket:
+    """Returns a socket that listens. Raises ServerError where that fails."""
+    family, address = address_of(endpoint.removesuffix(":*") + ":0" if endpoint.endswith(":*") else endpoint)
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        if family == AF_UNIX:
+            if isinstance(address, str) and not address.startswith("\0"):
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(address)  # of a server that was killed: `check_bind` has looked
+        else:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(_BACKLOG)
+    except OSError as error:
+        listener.close()
+        in_use = error.errno == errno.EADDRINUSE
+        hint = "; stop the other process or choose another --bind" if in_use else ""
+        raise ServerError(f"cannot listen on {endpoint}: {error.strerror or error}{hint}") from error
+    listener.setblocking(False)
+    return listener
+
+
+def _name(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
+
+
+def _tune(own: socket.socket) -> None:
+    """No waiting for more to send; a robot that lost its power is noticed."""
+    own.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    own.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in _KEEPALIVE.items():
+        if hasattr(socket, name):
+            own.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
