@@ -35,7 +35,7 @@ class Latency:
     @classmethod
     def of(cls, histogram: Histogram) -> "Latency":
         """Returns a copy of a server's histogram."""
-        return cls(tuple(histogram._counts), float(histogram.sum_us))
+        return cls(tuple(map(int, histogram._counts)), float(histogram.sum_us))
 
     def buckets(self) -> list[tuple[str, int]]:
         """Returns (upper edge [s], number at most that long), the last one +Inf, as Prometheus counts."""

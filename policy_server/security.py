@@ -40,6 +40,7 @@ __all__ = [
 __all__ += ["make_keys", "read_clients"]
 
 DOMAIN = "edp"
+HANDSHAKE_MS = 3000  # a connection that has not proved who it is by then is closed
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _KEY = re.compile(rb"[0-9A-Za-z.:+=^!/*?&<>()\[\]{}@%$#-]{40}")
 _LOG_PERIOD_S = 10.0
@@ -148,6 +149,7 @@ def apply_server(socket: zmq.Socket, keys: ServerKeys) -> None:
     socket.curve_publickey = keys.public
     socket.curve_secretkey = keys.secret
     socket.setsockopt_string(zmq.ZAP_DOMAIN, DOMAIN)
+    socket.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
     socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)  # without a Guard nobody gets in; ZeroMQ would let everybody in
 
 

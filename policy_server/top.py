@@ -139,10 +139,10 @@ def watch(
     """
     if interval_s < 0.1:
         raise ValueError(f"interval {interval_s} s, expected at least 0.1 s")
-    out = out or sys.stdout
-    live = out.isatty() and not once and not as_json
+    stream: TextIO = out or sys.stdout
+    live = stream.isatty() and not once and not as_json
     with PolicyClient(endpoint, 2.0, keys) as client:
-        out.write(_HIDE if live else "")
+        stream.write(_HIDE if live else "")
         try:
             for stats, rate in _polls(client, interval_s, patient=live):
                 if as_json:
@@ -150,12 +150,12 @@ def watch(
                 else:
                     size = shutil.get_terminal_size() if live else (120, 100)
                     text = stats if isinstance(stats, str) else frame(endpoint, stats, rate, *size)
-                out.write(f"{_CLEAR}{text}" if live else f"{text}\n")
-                out.flush()
+                stream.write(f"{_CLEAR}{text}" if live else f"{text}\n")
+                stream.flush()
                 if once:
                     return
         finally:
-            out.write(f"{_SHOW}\n" if live else "")
+            stream.write(f"{_SHOW}\n" if live else "")
 
 
 def _polls(client: PolicyClient, interval_s: float, patient: bool) -> Iterator[tuple[Any, dict[str, Any] | None]]:
@@ -175,4 +175,4 @@ def _polls(client: PolicyClient, interval_s: float, patient: bool) -> Iterator[t
                 yield after, rates(before, after)
             before = after
         due_s = max(due_s + interval_s, time.monotonic())
-        time.sleep(due_s - time.monotonic() if due_s > time.monotonic() else 0)
+        time.sleep(max(due_s - time.monotonic(), 0.0))

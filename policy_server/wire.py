@@ -100,9 +100,13 @@ def encode(header: Header, payload: bytes) -> bytes:
     size = HEADER_BYTES + len(payload)
     if size > MAX_FRAME_BYTES:
         raise WireError(Status.BAD_LENGTH, f"message of {size} bytes, expected at most {MAX_FRAME_BYTES}")
-    kind, status, sequence, client_time_ns, budget_us, _, *times, policy = header
-    head = (MAGIC, VERSION, kind, status, sequence, client_time_ns, _u32(budget_us), len(payload))
-    return _HEADER.pack(*head, *map(_u32, times), policy) + payload
+    kind, status, sequence, client_time_ns, budget_us, _, queue_us, inference_us, server_us, valid_us, policy = header
+    head = (MAGIC, VERSION, kind, status, sequence, client_time_ns, budget_us, len(payload))
+    try:
+        return _HEADER.pack(*head, queue_us, inference_us, server_us, valid_us, policy) + payload
+    except struct.error:
+        times = map(_u32, (budget_us, queue_us, inference_us, server_us, valid_us))
+        return encode(Header(kind, status, sequence, client_time_ns, next(times), 0, *times, policy), payload)
 
 
 def _u32(value: int) -> int:

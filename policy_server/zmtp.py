@@ -99,6 +99,8 @@ class Decoder:
         """Returns the frames that are complete. Raises ZmtpError for reserved flags and frames over the limit."""
         if self._rest:
             data = self._rest + data
+        elif len(data) > 1 and data[0] == 0 and data[1] == len(data) - 2:  # one short message, nothing else
+            return [Frame(0, data[2:])]
         frames, at, n = [], 0, len(data)
         while n - at >= 2:
             flags = data[at]

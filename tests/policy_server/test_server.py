@@ -231,7 +231,7 @@ class Bench:
 
     def give(self, identity, sequence, budget_us=0, age_us=0, obs=OBS):
         frame = wire.encode(Header(Kind.ACT, 0, sequence, 0, budget_us), wire.float_bytes(obs))
-        self.server._take([identity, frame], servers.time.monotonic_ns() - age_us * 1000)
+        self.server._take(identity, [frame], servers.time.monotonic_ns() - age_us * 1000)
 
     def answers(self):
         self.server._compute()
@@ -281,7 +281,7 @@ def test_the_newest_observation_of_a_session_replaces_its_queued_one(bench):
 
 def test_a_reset_drops_the_observation_of_the_episode_before(bench):
     bench.give(b"a", 1)
-    bench.server._take([b"a", wire.encode(Header(Kind.CONTROL, 0, 2), b'{"op": "reset", "seed": 1}')], 0)
+    bench.server._take(b"a", [wire.encode(Header(Kind.CONTROL, 0, 2), b'{"op": "reset", "seed": 1}')], 0)
     assert bench.answers() == [(b"a", 1, Status.SUPERSEDED), (b"a", 2, Status.OK)]
     assert not bench.server.scheduler
 
