@@ -224,15 +224,18 @@ class PolicyServer:
                 self._failed(session.identity, error, request.sequence)
             return
         self.counters.batches[len(batch)] += 1
-        end_ns = time.monotonic_ns()
+        end_ns, finite = time.monotonic_ns(), wire.all_finite(actions)
         for (session, request), action in zip(batch, actions, strict=True):
-            self._reply(session, request, action, start_ns, end_ns)
+            if finite or wire.all_finite(action):
+                self._reply(session, request, action, start_ns, end_ns)
+            else:
+                self.refuse(
+                    session.identity, Status.INTERNAL, "the policy answered NaN or infinity", request.sequence
+                )
 
     def _reply(self, session: Session, request: Request, action: np.ndarray, start_ns: int, end_ns: int) -> None:
         """Sends an action, and remembers how long it took."""
         sequence, client_time_ns, _, _, arrival_ns = request
-        if not wire.all_finite(action):
-            return self.refuse(session.identity, Status.INTERNAL, "the policy answered NaN or infinity", sequence)
         times = (start_ns - arrival_ns) // 1000, (end_ns - start_ns) // 1000, (end_ns - arrival_ns) // 1000
         header = Header(Kind.ACT_REPLY, 0, sequence, client_time_ns, 0, 0, *times, self.policy.valid_us, self.policy.id)
         self.send(session.identity, wire.encode(header, action.tobytes()))

@@ -62,7 +62,7 @@ def student(path: Path) -> Bundle:
         n_action_steps=HORIZON,
         control_period_s=0.01,
         latent_dim=LATENT_DIM,
-        sampler={"method": "student", "batch_sizes": [1, 8]},
+        sampler={"method": "student", "batch_sizes": [1, 4, 8, 16]},
         metrics={},
         parity={},
         onnx_bytes=onnx_bytes,

@@ -25,7 +25,7 @@ PARITY_LIMIT = 1e-5
 N_GOLDEN = 16  # a server replays them before it answers: of a 15-step teacher in well under 50 ms
 N_PARITY = 4096
 TIE = 1e-4  # of 1 + |Q|: nearer than that, the best of K is not decided
-BATCH_SIZES = (1, 8)  # that a server opens with static shapes; all others run with a dynamic one
+BATCH_SIZES = (1, 4, 8, 16)  # that a server opens with static shapes; all others run with a dynamic one
 BATCH_DIM = "batch"
 
 
