@@ -1,11 +1,14 @@
-"""What `edp serve` does; returns an exit code. `edp bench` is in `policy_server.bench_commands`."""
+"""What `edp serve` and `edp reload` do; each function returns an exit code."""
+
+import sys
+from pathlib import Path
 
 from policy_server.backends import Provider
-from policy_server.bench_commands import bench_compare, bench_latency, bench_load
 from policy_server.bundle import Precision
-from policy_server.guard import guarded as _guarded
+from policy_server.guard import guarded
+from policy_server.logs import Format
 
-__all__ = ["bench_compare", "bench_latency", "bench_load", "serve"]
+SWITCH_S = 0.001  # a thread that loads a policy gives way to the one that serves after this long, not after 5 ms
 
 
 def serve(
@@ -14,22 +17,63 @@ def serve(
     provider: Provider = "auto",
     seed: int = 0,
     precision: Precision = "fp32",
+    keys: Path | None = None,
+    metrics: str | None = None,
+    log: Format = "text",
 ) -> int:
     """Serve a policy to robots until Ctrl-C.
 
     Example: edp serve runs/demo/bundle --bind tcp://127.0.0.1:5599
 
+    SIGTERM answers what waits and ends; SIGHUP loads the bundle, and the keys of the clients, again.
+
     Args:
         bundle: Folder of the policy bundle.
-        bind: Where to listen: tcp://127.0.0.1:PORT (* for a free port) or ipc://PATH; loopback only.
+        bind: Where to listen: tcp://127.0.0.1:PORT (* for a free port) or ipc://PATH; off loopback only with keys.
         provider: What computes; auto takes the faster of CPU and CUDA. One that is named is used or refused.
         seed: Seed of the noise that the policy samples with.
         precision: fp32, or what `edp calibrate quant` has put into the bundle.
+        keys: Folder of `edp keys new`: clients must prove who they are, and everything is encrypted.
+        metrics: HOST:PORT of pages for Prometheus and health checks, like 127.0.0.1:9464.
+        log: How events are written to stderr: text, or json, one object a line.
     """
 
     def work() -> None:
+        from policy_server import logs
+        from policy_server.monitor import Monitor
+        from policy_server.security import ServerKeys
         from policy_server.server import PolicyServer
 
-        PolicyServer(bundle, bind, provider, seed, precision).run()
+        sys.setswitchinterval(SWITCH_S)
+        logs.setup(log)
+        monitor = None if metrics is None else Monitor(metrics)
+        try:
+            server_keys = None if keys is None else ServerKeys.load(keys)
+            PolicyServer(bundle, bind, provider, seed, precision, server_keys, monitor).run()
+        finally:
+            if monitor is not None:
+                monitor.close()
 
-    return _guarded("serve", work)
+    return guarded("serve", work)
+
+
+def reload(server: str = "tcp://127.0.0.1:5599", rollback: bool = False, keys: Path | None = None) -> int:
+    """Let a running server load its bundle again, or go back to the one before.
+
+    Example: edp reload --server tcp://127.0.0.1:5599
+
+    Args:
+        server: Endpoint of the server.
+        rollback: Go back to the policy before the last reload.
+        keys: A client's NAME.key_secret, or the folder with it and server.key, for a server with keys.
+    """
+
+    def work() -> None:
+        from policy_server.client import PolicyClient
+        from policy_server.security import ClientKeys
+
+        with PolicyClient(server, keys=None if keys is None else ClientKeys.load(keys)) as client:
+            swapped = client.rollback() if rollback else client.reload()
+        print(f"serving {swapped['bundle_hash'][:12]}, before {swapped['previous_bundle_hash'][:12]}")
+
+    return guarded("reload", work)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from policy_server import wire
 from policy_server.endpoint import ServerError
+from policy_server.logs import log
 from policy_server.reload import Reloader
 from policy_server.served import ServedPolicy
 from policy_server.sessions import Session
@@ -61,6 +62,7 @@ class Operations:
         """Begins a reload that was asked for, and swaps the policy where one has ended."""
         if self._reload_asked.is_set() and not self._reloader.busy:
             self._reload_asked.clear()
+            self._server.front.refresh()
             self._reloader.start(self._server.policy, lambda policy, error: self._loaded(None, None, policy, error))
         if self._reloader.busy:
             self._reloader.poll()
@@ -126,7 +128,10 @@ class Operations:
     def _loaded(self, identity: bytes | None, header: Header | None, policy: ServedPolicy | None, error: str | None):
         """Swaps a loaded policy in, or keeps the old one; whoever asked is told."""
         self._server.counters.reloads["failed" if policy is None else "ok"] += 1
-        if policy is not None:
+        if policy is None:
+            log("reload_failed", level="error", reason=error)
+        else:
+            log("reloaded", bundle_hash=policy.bundle.hash, self_test_error=policy.self_test_error)
             self._previous = self._server.policy
             self._server.use(policy)
         if identity is None or header is None:
@@ -143,6 +148,7 @@ class Operations:
         previous, self._previous = self._previous, self._server.policy
         self._server.use(previous)
         self._server.counters.reloads["rolled_back"] += 1
+        log("rolled_back", bundle_hash=previous.bundle.hash)
         return self._swapped()
 
     def _swapped(self) -> dict[str, Any]:

@@ -103,6 +103,9 @@ class PlainFront:
             self._drop(peer)
             return False
 
+    def refresh(self) -> None:
+        """There are no keys that could be read again."""
+
     def close(self, linger_s: float = 0.0) -> None:
         """Ends all connections; replies that wait have `linger_s` to leave [s]."""
         until_ns = time.monotonic_ns() + int(linger_s * 1e9)

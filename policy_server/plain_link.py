@@ -82,6 +82,7 @@ class PlainLink:
 
     def _wait(self, writable: bool, deadline_ns: int) -> bool:
         """Returns whether the socket can be read, or written, at the latest at `deadline_ns`."""
+        assert self._socket is not None
         left_s = max((deadline_ns - time.monotonic_ns()) * 1e-9, 0)
         mine = (self._socket,)
         ready = select.select((), mine, (), left_s) if writable else select.select(mine, (), (), left_s)

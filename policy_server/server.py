@@ -6,6 +6,7 @@ routing id) has a session with noise of its own and room for one waiting observa
 """
 
 import contextlib
+import gc
 import signal
 import threading
 import time
@@ -19,10 +20,12 @@ from policy_server.backends import Provider
 from policy_server.bundle import Precision
 from policy_server.counters import Counters
 from policy_server.endpoint import check_bind
+from policy_server.logs import Occasional, log
+from policy_server.monitor import Monitor
 from policy_server.noise import check_seed
 from policy_server.operations import Operations
 from policy_server.scheduler import Scheduler
-from policy_server.security import ServerKeys
+from policy_server.security import BadMessageLimit, ServerKeys
 from policy_server.served import ServedPolicy
 from policy_server.sessions import Request, Session, Sessions
 from policy_server.wire import Header, Kind, Status, WireError
@@ -31,6 +34,8 @@ DEFAULT_ENDPOINT = "tcp://127.0.0.1:5599"
 DRAIN_S = 1.0
 LINGER_S = 0.2
 _WAIT_S = 0.1  # then it looks whether it shall end
+_LOG_PERIOD_S = 10.0
+_HARMLESS = {Status.UNSUPPORTED, Status.REFUSED, Status.NOT_FINITE}  # no sign of a peer that means ill
 _MESSAGES = {
     Status.LATE: "waited longer than its budget and was not computed; lower the load or allow more time",
     Status.SUPERSEDED: "a newer observation or a reset of this session came while this one waited; not computed",
@@ -54,6 +59,7 @@ class PolicyServer:
         seed: Seed of the sessions' noise.
         precision: fp32, or fp16 or int8 where the bundle has it.
         keys: Of the server and its clients; required off loopback.
+        monitor: Pages that tell Prometheus of this server.
 
     Raises:
         BundleError: The bundle is refused.
@@ -70,6 +76,7 @@ class PolicyServer:
         seed: int = 0,
         precision: Precision = "fp32",
         keys: ServerKeys | None = None,
+        monitor: Monitor | None = None,
     ):
         check_bind(endpoint, has_keys=keys is not None)
         load = partial(ServedPolicy, bundle_path, provider, precision)
@@ -81,6 +88,9 @@ class PolicyServer:
         self.started_ns = self.ticked_ns = time.monotonic_ns()
         self.draining = False
         self.operations = Operations(self, seed, load)
+        self.bad_messages = BadMessageLimit()
+        self._failures = Occasional(_LOG_PERIOD_S)
+        self._monitor = monitor
         self._stop = threading.Event()
         self.front = sockets.listen(endpoint, keys)
         self.endpoint = self.front.endpoint
@@ -91,6 +101,11 @@ class PolicyServer:
         SIGHUP loads the bundle again.
         """
         name, short_hash = self.policy.manifest.name, self.policy.bundle.hash[:12]
+        if self._monitor is not None:
+            self._monitor.attach(self)
+        gc.collect()
+        gc.freeze()  # what is here stays: later collections need not look at it
+        log("serving", policy=name, bundle_hash=self.policy.bundle.hash, endpoint=self.endpoint, provider=self.provider)
         print(f"serving {name} ({short_hash}) on {self.endpoint}, provider {self.provider}", flush=True)
         try:
             with self._signals():
@@ -146,17 +161,22 @@ class PolicyServer:
             self._take(identity, frames, arrival_ns)
         self._compute()
         self.operations.poll()
+        if self._monitor is not None:
+            self._monitor.poll()
         return bool(messages or self.scheduler)
 
     def _drain(self) -> None:
         """Answers everything that has come before the end, for DRAIN_S at most."""
         self.draining = True
+        log("draining", n_queued=len(self.scheduler))
         until_ns = time.monotonic_ns() + int(DRAIN_S * 1e9)
         while self._turn(wait=False) and time.monotonic_ns() < until_ns:
             pass
 
     def _take(self, identity: bytes, frames: list[bytes], arrival_ns: int) -> None:
         """Queues or answers one message; whatever it holds, the answer is a reply or a typed error."""
+        if not self.bad_messages.allow(identity, arrival_ns):
+            return
         sequence = 0
         try:
             if len(frames) != 1:
@@ -177,13 +197,20 @@ class PolicyServer:
             self._failed(identity, error, sequence)
 
     def _bad(self, identity: bytes, error: WireError, sequence: int) -> None:
+        """Answers a message that breaks the rules; a peer that sends many is not listened to for a while."""
         session = self.sessions.find(identity)
         if session is not None:
             session.n_errors += 1
         self.refuse(identity, error.status, str(error), sequence)
+        if error.status not in _HARMLESS and self.bad_messages.bad(identity, self.ticked_ns, known=session is not None):
+            ordinal = None if session is None else session.ordinal
+            log("peer_blocked", level="warning", session=ordinal, status=error.status.name, reason=str(error))
 
     def _failed(self, identity: bytes, error: Exception, sequence: int) -> None:
+        """Answers a request at which we failed, without saying how; the log tells."""
         self.refuse(identity, Status.INTERNAL, "the server failed at this request; its log says why", sequence)
+        if (n_suppressed := self._failures.due(type(error))) is not None:
+            log("request_failed", level="error", error=error, n_suppressed=n_suppressed)
 
     def _queue(self, session: Session, request: Request) -> None:
         """Lets an observation wait; what it replaces, or the observation itself where too many wait, is answered."""
@@ -229,9 +256,7 @@ class PolicyServer:
             if finite or wire.all_finite(action):
                 self._reply(session, request, action, start_ns, end_ns)
             else:
-                self.refuse(
-                    session.identity, Status.INTERNAL, "the policy answered NaN or infinity", request.sequence
-                )
+                self.refuse(session.identity, Status.INTERNAL, "the policy answered NaN or infinity", request.sequence)
 
     def _reply(self, session: Session, request: Request, action: np.ndarray, start_ns: int, end_ns: int) -> None:
         """Sends an action, and remembers how long it took."""

@@ -17,6 +17,7 @@ MAX_FRAME_BYTES = 1 << 20
 _HEADER = struct.Struct("<4sBBHQqIIIIII8s")
 HEADER_BYTES = _HEADER.size
 _U32_MAX = 2**32 - 1
+_TIMES = ("budget_us", "queue_us", "inference_us", "server_us", "valid_us")
 NO_POLICY = bytes(8)
 _FLOAT32 = np.dtype("<f4")
 
@@ -105,8 +106,8 @@ def encode(header: Header, payload: bytes) -> bytes:
     try:
         return _HEADER.pack(*head, queue_us, inference_us, server_us, valid_us, policy) + payload
     except struct.error:
-        times = map(_u32, (budget_us, queue_us, inference_us, server_us, valid_us))
-        return encode(Header(kind, status, sequence, client_time_ns, next(times), 0, *times, policy), payload)
+        clipped = {name: _u32(getattr(header, name)) for name in _TIMES}
+        return encode(header._replace(**clipped), payload)
 
 
 def _u32(value: int) -> int:

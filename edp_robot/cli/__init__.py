@@ -22,15 +22,26 @@ COMMANDS = {
     "study ablation": ("edp_robot.cli.study", "ablation", "what mattered in exploration: one change at a time"),
     "study distillation": ("edp_robot.cli.study", "distillation", "what fewer denoising steps cost and save"),
     "serve": ("policy_server.commands", "serve", "serve a bundle to robots over ZeroMQ"),
+    "reload": ("policy_server.commands", "reload", "let a running server load its bundle again, or go back"),
+    "top": ("edp_robot.cli.top", "top", "a running server, live: sessions, rates, percentiles, misses"),
+    "keys new": ("edp_robot.cli.keys", "new", "make keys for a server and a robot"),
+    "keys list": ("edp_robot.cli.keys", "list_keys", "the robots that a folder of keys admits"),
     "control": ("edp_robot.cli.control", "control", "drive a robot with a policy, in real time"),
     "bench sampler": ("edp_robot.cli.bench", "sampler", "latency of torch and ONNX samplers, side by side"),
-    "bench latency": ("policy_server.commands", "bench_latency", "latency of a bundle in this process"),
-    "bench load": ("policy_server.commands", "bench_load", "round trips to a running server"),
-    "bench compare": ("policy_server.commands", "bench_compare", "two results of --json side by side"),
+    "bench latency": ("policy_server.bench_commands", "bench_latency", "latency of a bundle in this process"),
+    "bench load": ("policy_server.bench_commands", "bench_load", "round trips to a running server"),
+    "bench compare": ("policy_server.bench_commands", "bench_compare", "two results of --json side by side"),
     "calibrate latency": ("edp_robot.cli.control", "calibrate_latency", "delay between command and motion"),
     "calibrate quant": ("edp_robot.cli.calibrate", "quant", "FP16 and INT8 versions of a bundle, and what they lose"),
 }
-POSITIONAL = {"serve", "bench latency", "bench compare", "calibrate quant"}  # their required arguments carry no --name
+POSITIONAL = {
+    "serve",
+    "keys new",
+    "keys list",
+    "bench latency",
+    "bench compare",
+    "calibrate quant",
+}  # their required arguments carry no --name
 
 
 def usage() -> str:
