@@ -100,20 +100,23 @@ class PolicyServer:
 
         SIGHUP loads the bundle again.
         """
-        name, short_hash = self.policy.manifest.name, self.policy.bundle.hash[:12]
         if self._monitor is not None:
             self._monitor.attach(self)
         gc.collect()
         gc.freeze()  # what is here stays: later collections need not look at it
-        log("serving", policy=name, bundle_hash=self.policy.bundle.hash, endpoint=self.endpoint, provider=self.provider)
-        print(f"serving {name} ({short_hash}) on {self.endpoint}, provider {self.provider}", flush=True)
         try:
             with self._signals():
+                self._say_ready()
                 while not self._stop.is_set():
                     self._turn(wait=not self.scheduler)
                 self._drain()
         finally:
             self.close()
+
+    def _say_ready(self) -> None:
+        name, bundle_hash = self.policy.manifest.name, self.policy.bundle.hash
+        log("serving", policy=name, bundle_hash=bundle_hash, endpoint=self.endpoint, provider=self.provider)
+        print(f"serving {name} ({bundle_hash[:12]}) on {self.endpoint}, provider {self.provider}", flush=True)
 
     def stop(self) -> None:
         """Makes `run` end; may be called from another thread."""

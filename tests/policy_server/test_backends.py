@@ -178,7 +178,7 @@ def test_the_self_test_goes_through_every_static_size(tiny, tmp_path):
     for size in (1, 4):
         backend = backends.load(bundle, "cpu")
         graph = backend._policy._ready[size][0]
-        graph.run = lambda graph=graph: graph._action.fill(0.5)  # a captured graph that reads where nothing is written
+        graph.run = lambda graph=graph: graph.action.fill(0.5)  # a captured graph that reads where nothing is written
         with pytest.raises(BackendError, match="self-test failed"):
             backend.self_test()
 

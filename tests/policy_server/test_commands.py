@@ -4,13 +4,13 @@ import sys
 
 import numpy as np
 
-from policy_server import bench, commands
+from policy_server import bench, bench_commands
 from policy_server.client import PolicyClient
 
 
 def test_latency_in_this_process(bundle_path, tmp_path, capsys):
     file = tmp_path / "deep" / "latency.json"
-    assert commands.bench_latency(str(bundle_path), "cpu", n=400, json=file) == 0
+    assert bench_commands.bench_latency(str(bundle_path), "cpu", n=400, json=file) == 0
     result = json.loads(file.read_text())
     row = result["inference_us"]
     assert row["n"] == 400 and 0 < row["p50"] <= row["p99"] <= row["p999"] <= row["max"]
@@ -22,7 +22,7 @@ def test_latency_in_this_process(bundle_path, tmp_path, capsys):
 
 def test_load_of_a_server(served, tmp_path, capsys):
     file = tmp_path / "load.json"
-    assert commands.bench_load(served.endpoint, n=300, json=file) == 0
+    assert bench_commands.bench_load(served.endpoint, n=300, json=file) == 0
     result = json.loads(file.read_text())
     assert result["roundtrip_us"]["n"] == 300
     assert result["roundtrip_us"]["p50"] > result["server_us"]["p50"] >= result["inference_us"]["p50"]
@@ -41,9 +41,9 @@ def test_middle_of_the_limits(served):
 
 
 def test_failures_are_one_line_and_not_zero(tmp_path, capsys):
-    assert commands.bench_load("tcp://127.0.0.1:9", n=1) == 1
-    assert commands.bench_latency(str(tmp_path)) == 1
-    assert commands.bench_compare(tmp_path / "a", tmp_path / "b") == 1
+    assert bench_commands.bench_load("tcp://127.0.0.1:9", n=1) == 1
+    assert bench_commands.bench_latency(str(tmp_path)) == 1
+    assert bench_commands.bench_compare(tmp_path / "a", tmp_path / "b") == 1
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 3
     assert "is the server running there" in lines[0] and "no manifest.json" in lines[1] and "No such file" in lines[2]
@@ -52,7 +52,7 @@ def test_failures_are_one_line_and_not_zero(tmp_path, capsys):
 def test_compare_shows_ratios(tmp_path, capsys):
     for name, p50 in (("a", 100.0), ("b", 150.0)):
         (tmp_path / name).write_text(json.dumps({"x_us": {"p50": p50, "ci": [1, 2]}, name: 1, "flag": True}))
-    assert commands.bench_compare(tmp_path / "a", tmp_path / "b") == 0
+    assert bench_commands.bench_compare(tmp_path / "a", tmp_path / "b") == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[1].split() == ["x_us.p50", "100", "150", "1.500"] and len(lines) == 2
     assert "nothing to compare" in bench.compare({"a": 1}, {"b": 1})

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from policy_server import server as servers
 from policy_server import wire
 from policy_server.backends import BackendError
+from policy_server.bad_messages import BadMessageLimit
 from policy_server.client import PolicyClient, PolicyError
 from policy_server.endpoint import ServerError, check_bind
 from policy_server.local import LocalPolicy
@@ -38,6 +39,31 @@ def raw(served):
         socket.linger, socket.rcvtimeo = 0, 10_000
         socket.connect(served.endpoint)
         yield lambda *frames: (socket.send_multipart(frames), wire.decode(socket.recv()))[1]
+
+
+class Bench:
+    """A server whose socket is replaced by lists: `give` messages in, `sent` replies out."""
+
+    def __init__(self, bundle_path):
+        self.server = PolicyServer(bundle_path, "tcp://127.0.0.1:*", "cpu")
+        self.server.close()
+        self.sent = []
+        self.server.send = lambda identity, frame: self.sent.append((identity, *wire.decode(frame)))
+        self.now_ns = servers.time.monotonic_ns()
+
+    def give(self, identity, sequence, budget_us=0, age_us=0, obs=OBS):
+        frame = wire.encode(Header(Kind.ACT, 0, sequence, 0, budget_us), wire.float_bytes(obs))
+        self.server._take(identity, [frame], servers.time.monotonic_ns() - age_us * 1000)
+
+    def answers(self):
+        self.server._compute()
+        sent, self.sent[:] = list(self.sent), []
+        return [(identity, header.sequence, Status(header.status)) for identity, header, _ in sent]
+
+
+@pytest.fixture
+def bench(bundle_path):
+    return Bench(bundle_path)
 
 
 def refusal(action):
@@ -183,11 +209,23 @@ def test_reply_repeats_sequence_and_time_and_tells_its_own(raw):
     assert header.queue_us + header.inference_us <= header.server_us + 2
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.lists(st.binary(max_size=80), min_size=1, max_size=3), st.sampled_from([b"", b"EDP1", b"EDP1\x01\x01\0\0"]))
-def test_no_bytes_stop_it(raw, frames, prefix):
-    header, _ = raw(prefix + frames[0], *frames[1:])
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.binary(max_size=80), min_size=1, max_size=3), st.sampled_from([b"", b"EDP1", b"EDP1\x02\x01\0\0"]))
+def test_no_bytes_stop_it(bench, frames, prefix):
+    bench.server.bad_messages = BadMessageLimit(burst=10**9)
+    bench.server._take(b"me", [prefix + frames[0], *frames[1:]], 0)
+    _, header, _ = bench.sent.pop()
     assert header.kind == Kind.ERROR and header.status != Status.INTERNAL
+
+
+def test_a_peer_that_sends_rubbish_is_not_listened_to_and_another_one_is(bench):
+    for _ in range(100):
+        bench.server._take(b"bad", [b"rubbish"], 0)
+    assert len(bench.sent) == 51 and {header.status for _, header, _ in bench.sent} == {Status.MALFORMED}
+    bench.sent.clear()
+    bench.give(b"bad", 1)
+    bench.give(b"good", 2)
+    assert bench.answers() == [(b"good", 2, Status.OK)]
 
 
 @settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -217,31 +255,6 @@ def test_stats_count_what_happened(client):
     assert after["inference_us"]["n"] - before["inference_us"]["n"] == 4
     assert after["counts"]["NOT_FINITE"] - before["counts"].get("NOT_FINITE", 0) == 1
     assert 0 < after["server_us"]["p50_us"] <= after["server_us"]["max_us"]
-
-
-class Bench:
-    """A server whose socket is replaced by lists: `give` messages in, `sent` replies out."""
-
-    def __init__(self, bundle_path):
-        self.server = PolicyServer(bundle_path, "tcp://127.0.0.1:*", "cpu")
-        self.server.close()
-        self.sent = []
-        self.server.send = lambda identity, frame: self.sent.append((identity, *wire.decode(frame)))
-        self.now_ns = servers.time.monotonic_ns()
-
-    def give(self, identity, sequence, budget_us=0, age_us=0, obs=OBS):
-        frame = wire.encode(Header(Kind.ACT, 0, sequence, 0, budget_us), wire.float_bytes(obs))
-        self.server._take(identity, [frame], servers.time.monotonic_ns() - age_us * 1000)
-
-    def answers(self):
-        self.server._compute()
-        sent, self.sent[:] = list(self.sent), []
-        return [(identity, header.sequence, Status(header.status)) for identity, header, _ in sent]
-
-
-@pytest.fixture
-def bench(bundle_path):
-    return Bench(bundle_path)
 
 
 def test_what_waited_longer_than_its_budget_is_late(bench):
@@ -349,7 +362,7 @@ def test_signals_end_it_cleanly(start_server, bundle_path, number):
     process = start_server(bundle_path).process
     process.send_signal(number)
     _, errors = process.communicate(timeout=20)
-    assert (process.returncode, errors) == (0, "")
+    assert (process.returncode, [line.split()[2] for line in errors.splitlines()]) == (0, ["serving", "draining"])
 
 
 def test_endpoint_in_use_is_refused(served, bundle_path):

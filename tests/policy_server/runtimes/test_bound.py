@@ -36,7 +36,7 @@ def test_answers_are_the_callers_own(graph, tiny):
 def test_rows_to_spare_are_zeros(graph):
     graph.act(np.full((4, 3), np.nan), np.full((4, 4), np.inf))
     graph.act(np.ones((1, 3)), np.ones((1, 4)))
-    assert not graph._obs[1:].any() and not graph._noise[1:].any() and not graph._action[1:].any()
+    assert not graph.obs[1:].any() and not graph.noise[1:].any() and not graph.action[1:].any()
 
 
 def test_a_session_never_runs_without_its_buffers(tiny):
