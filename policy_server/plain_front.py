@@ -8,6 +8,7 @@ connection that does not finish its greeting, or does not read its replies, ends
 import contextlib
 import errno
 import os
+import resource
 import select
 import socket
 import time
@@ -19,7 +20,8 @@ from policy_server.plain_link import AF_UNIX, address_of
 
 MAX_PEERS = 1100
 MAX_UNSENT = 1 << 18  # bytes that wait for a peer which does not read
-STUCK_S = 10.0  # without a greeting, or without reading: then the connection ends
+STUCK_S = 10.0  # without a greeting, with half a message, or without reading: then the connection ends
+_SPARE_FDS = 64  # of the process, that connections leave free: a reload opens files
 _TURN = 16  # messages of one peer before the next one's turn
 _MAX_PARTS = 3
 _CHUNK = 1 << 14
@@ -39,6 +41,7 @@ class _Peer:
         self.parts: list[bytes] = []
         self.unsent = b""
         self.progress_ns = now_ns
+        self.begun_ns = 0  # when the message began that is not complete
 
 
 class PlainFront:
@@ -65,6 +68,7 @@ class PlainFront:
         self._unread: dict[int, _Peer] = {}  # with messages that wait for their turn
         self._n_ever = 0
         self._swept_ns = 0
+        self._max_peers = min(MAX_PEERS, max(resource.getrlimit(resource.RLIMIT_NOFILE)[0] - _SPARE_FDS, 1))
 
     def receive(self, wait_s: float) -> list[tuple[bytes, list[bytes]]]:
         """Returns messages that have come, (routing id, frames), a few of each peer; waits for a first one.
@@ -84,6 +88,8 @@ class PlainFront:
                 if event & ~select.EPOLLOUT and fd not in self._unread:
                     self._read(peer)
                     self._take(peer, messages)
+            except BlockingIOError:  # the event was of an older connection with this descriptor
+                pass
             except OSError:
                 self._drop(peer)
         if self._unread:
@@ -111,7 +117,9 @@ class PlainFront:
         until_ns = time.monotonic_ns() + int(linger_s * 1e9)
         for peer in list(self._peers.values()):
             with contextlib.suppress(OSError):
-                while peer.unsent and time.monotonic_ns() < until_ns and select.select((), (peer.socket,), (), 0.01)[1]:
+                writable = select.poll()  # not select(): it refuses descriptors from 1024 on
+                writable.register(peer.fd, select.POLLOUT)
+                while peer.unsent and time.monotonic_ns() < until_ns and writable.poll(10):
                     self._flush(peer)
             self._drop(peer)
         if self._listener.fileno() >= 0:
@@ -124,7 +132,7 @@ class PlainFront:
     def _accept(self) -> None:
         with contextlib.suppress(OSError):
             own, _ = self._listener.accept()
-            if len(self._peers) >= MAX_PEERS:
+            if len(self._peers) >= self._max_peers:
                 own.close()
                 return
             own.setblocking(False)
@@ -168,6 +176,8 @@ class PlainFront:
         while frames and n < _TURN and peer.identity is not None:
             flags, body = frames.popleft()
             n += 1
+            if not flags & zmtp.MORE:
+                peer.begun_ns = 0
             if flags & zmtp.COMMAND:
                 answer = zmtp.pong(body)
                 if answer is not None:
@@ -177,10 +187,12 @@ class PlainFront:
             if not flags & zmtp.MORE:
                 messages.append((peer.identity, peer.parts))
                 peer.parts = []
-            elif len(peer.parts) > _MAX_PARTS:
+            elif len(peer.parts) > _MAX_PARTS or sum(map(len, peer.parts)) > wire.MAX_FRAME_BYTES:
                 raise zmtp.ZmtpError("message of too many frames")
         if frames:
             self._unread[peer.fd] = peer
+        if not peer.begun_ns and (peer.parts or peer.decoder.partial):
+            peer.begun_ns = time.monotonic_ns()
 
     def _take_turns(self, messages: list[tuple[bytes, list[bytes]]]) -> None:
         unread, self._unread = self._unread, {}
@@ -215,10 +227,12 @@ class PlainFront:
             self._epoll.modify(peer.fd, select.EPOLLIN)
 
     def _sweep(self) -> None:
-        """Ends connections that stand still: no greeting, or replies that nobody reads."""
+        """Ends connections that stand still: no greeting, half a message, or replies that nobody reads."""
         self._swept_ns = now_ns = time.monotonic_ns()
+        oldest_ns = now_ns - int(STUCK_S * 1e9)
         for peer in list(self._peers.values()):
-            if (peer.identity is None or peer.unsent) and now_ns - peer.progress_ns > STUCK_S * 1e9:
+            waits = peer.identity is None or peer.unsent
+            if (waits and peer.progress_ns < oldest_ns) or 0 < peer.begun_ns < oldest_ns:
                 self._drop(peer)
 
     def _drop(self, peer: _Peer) -> None:

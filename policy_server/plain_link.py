@@ -124,9 +124,12 @@ class PlainLink:
             if flags & zmtp.COMMAND:
                 answer = zmtp.pong(body)
                 if answer is not None and self._socket is not None:
-                    self._socket.send(answer, _DONTWAIT)
+                    with contextlib.suppress(BlockingIOError):  # it has enough to read; the messages must not be lost
+                        self._socket.send(answer, _DONTWAIT)
             elif flags & zmtp.MORE:
                 self._part += body
+                if len(self._part) > wire.MAX_FRAME_BYTES:
+                    raise zmtp.ZmtpError("message without an end")
             else:
                 self._frames.append(self._part + body)
                 self._part = b""

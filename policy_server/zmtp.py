@@ -93,19 +93,28 @@ class Decoder:
 
     def __init__(self, max_bytes: int):
         self._max_bytes = max_bytes
-        self._rest = b""
+        self._rest, self._needed = bytearray(), 0  # the start of a frame, and how long the frame is at least
+
+    @property
+    def partial(self) -> bool:
+        """Whether a frame has begun and is not complete."""
+        return bool(self._rest)
 
     def feed(self, data: bytes) -> list[Frame]:
         """Returns the frames that are complete. Raises ZmtpError for reserved flags and frames over the limit."""
         if self._rest:
-            data = self._rest + data
+            self._rest += data  # looked at only when there is enough: a frame in many pieces is not copied for each
+            if len(self._rest) < self._needed:
+                return []
+            data = bytes(self._rest)
         elif len(data) > 1 and data[0] == 0 and data[1] == len(data) - 2:  # one short message, nothing else
             return [Frame(0, data[2:])]
-        frames, at, n = [], 0, len(data)
+        frames, at, n, self._needed = [], 0, len(data), 2
         while n - at >= 2:
             flags = data[at]
             if flags & LONG:
                 if n - at < 9:
+                    self._needed = 9
                     break
                 start, size = at + 9, _SIZE.unpack_from(data, at + 1)[0]
             else:
@@ -113,8 +122,9 @@ class Decoder:
             if flags > (MORE | LONG | COMMAND) or size > self._max_bytes:
                 raise ZmtpError(f"frame with flags {flags} of {size} bytes, expected at most {self._max_bytes}")
             if n - start < size:
+                self._needed = start - at + size
                 break
             at = start + size
             frames.append(Frame(flags & ~LONG, data[start:at]))
-        self._rest = data[at:]
+        self._rest = bytearray(data[at:])
         return frames
