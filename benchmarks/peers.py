@@ -4,7 +4,8 @@
 
 `edp serve` over tcp and ipc, openpi's websocket, GR00T's REQ/REP with msgpack, LeRobot's gRPC with pickle (see
 `peer_patterns`): each server a process, each client a process, one bundle behind all of them, on the CPU, batch 1 for
-the peers. First one client, then many, who ask again as soon as they are answered. The patterns take turns in rounds,
+the peers. First one client, then many, who ask again as soon as they are answered; the many once where the kernel puts
+them and once with the server on a core of its own and the clients on the others. The patterns take turns in rounds,
 and in each round server and clients start anew, so that nothing else runs beside the pattern under measurement.
 Without --bundle, a student-sized policy with random weights. Writes table.md, samples.npz, peers.json and latency.png
 to --out. It wants the extra `bench` and a quiet machine; openpi's client gets an environment of its own (.venv-peers,
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import tempfile
 import time
@@ -31,6 +33,7 @@ from policy_server.bundle import Bundle
 
 ROOT = Path(__file__).parents[1]
 WARMUP = 500
+PLACES = ("free", "apart")  # where processes run: wherever the kernel likes, or the server on a core of its own
 Samples = dict[str, list[np.ndarray]]
 
 
@@ -46,14 +49,15 @@ def measure_one(bundle: Path, folder: Path, args: argparse.Namespace) -> Samples
     return samples
 
 
-def measure_many(bundle: Path, folder: Path, args: argparse.Namespace) -> Samples:
+def measure_many(bundle: Path, folder: Path, args: argparse.Namespace, place: str) -> Samples:
     """Returns each round's latencies by pattern, (n,) [us], of many clients in a closed loop for --seconds."""
+    first, others = _cores(place)
     samples: Samples = {name: [] for name in args.only}
     for i in range(args.rounds_many if args.seconds > 0 else 0):
         for name in _turned(args.only, i):
             with (
-                server(name, bundle, folder) as endpoint,
-                clients(name, endpoint, folder, args.processes, args.threads) as workers,
+                server(name, bundle, folder, first) as endpoint,
+                clients(name, endpoint, folder, args.processes, args.threads, others) as workers,
             ):
                 start_ns = time.monotonic_ns() + 200_000_000
                 for worker in workers:
@@ -62,8 +66,14 @@ def measure_many(bundle: Path, folder: Path, args: argparse.Namespace) -> Sample
             if not any(parts):
                 raise RuntimeError(f"{name} answered nobody within {args.seconds:g} s; give more with --seconds")
             samples[name].append(np.array([value for part in parts for value in part]) / 1000)
-        _progress(f"{args.processes * args.threads} clients, round {i + 1} of {args.rounds_many}", samples)
+        _progress(f"{args.processes * args.threads} clients, {place}, round {i + 1} of {args.rounds_many}", samples)
     return samples
+
+
+def _cores(place: str) -> tuple[frozenset[int], frozenset[int]]:
+    """Returns the cores of the server and of its clients; empty for all."""
+    mine = sorted(os.sched_getaffinity(0))
+    return (frozenset(mine[:1]), frozenset(mine[1:])) if place == "apart" else (frozenset(), frozenset())
 
 
 def _turned(names: list[str], i: int) -> list[str]:
@@ -76,13 +86,17 @@ def _progress(title: str, samples: Samples) -> None:
     print(f"{title}: median [us] {medians}", flush=True)
 
 
-def run(args: argparse.Namespace, folder: Path) -> tuple[dict[str, Any], Samples, Samples]:
-    """Returns (result, samples of one client, samples of many)."""
+def run(args: argparse.Namespace, folder: Path) -> tuple[dict[str, Any], dict[str, Samples]]:
+    """Returns the result, and the samples of one client and of many, free and apart."""
     bundle = Bundle.load(args.bundle) if args.bundle else student(folder / "student")
     np.save(folder / OBS_FILE, bundle.golden()["obs"].astype(np.float32))
-    one, many = measure_one(bundle.path, folder, args), measure_many(bundle.path, folder, args)
-    one_rows = {name: report.medians(rows) for name, rows in one.items()}
-    many_rows = {name: report.rates(rows, args.seconds) for name, rows in many.items() if rows}
+    samples = {"one": measure_one(bundle.path, folder, args)}
+    samples |= {place: measure_many(bundle.path, folder, args, place) for place in args.place}
+    one_rows = {name: report.medians(rows) for name, rows in samples["one"].items()}
+    many_rows = {
+        place: {name: report.rates(rows, args.seconds) for name, rows in samples[place].items() if rows}
+        for place in args.place
+    }
     settings = {key: getattr(args, key) for key in ("rounds", "n", "rounds_many", "seconds", "processes", "threads")}
     result = {
         "bundle": bundle.manifest.name,
@@ -93,23 +107,26 @@ def run(args: argparse.Namespace, folder: Path) -> tuple[dict[str, Any], Samples
         "ratios": report.ratios(one_rows, many_rows),
         "host": {**host(), **report.versions()},
     }
-    return result, one, many
+    return result, samples
 
 
-def write(out: Path, result: dict[str, Any], one: Samples, many: Samples) -> None:
-    """Writes table.md, peers.json, latency.png and samples.npz ({one,many}/PATTERN/ROUND, (n,) float32 [us])."""
+def write(out: Path, result: dict[str, Any], samples: dict[str, Samples]) -> None:
+    """Writes table.md, peers.json, latency.png and samples.npz ({one,free,apart}/PATTERN/ROUND, (n,) float32 [us])."""
     out.mkdir(parents=True, exist_ok=True)
     (out / "table.md").write_text(report.table(result))
     (out / "peers.json").write_text(json.dumps(result, indent=1) + "\n")
     arrays: dict[str, Any] = {
         f"{kind}/{name}/{i}": row.round(1).astype(np.float32)
-        for kind, samples in (("one", one), ("many", many))
-        for name, rows in samples.items()
+        for kind, patterns in samples.items()
+        for name, rows in patterns.items()
         for i, row in enumerate(rows)
     }
     np.savez_compressed(out / "samples.npz", **arrays)
-    pooled = [{name: np.concatenate(rows) for name, rows in samples.items() if rows} for samples in (one, many)]
-    report.figure(out / "latency.png", pooled[0], pooled[1], result["settings"]["clients"])
+    pooled = {
+        kind: {name: np.concatenate(rows) for name, rows in patterns.items() if rows}
+        for kind, patterns in samples.items()
+    }
+    report.figure(out / "latency.png", pooled, result["settings"]["clients"])
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -123,13 +140,18 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--n", type=int, default=4000, help="requests of each pattern in a round")
     parser.add_argument("--rounds-many", type=int, default=3, help="rounds of many clients")
     parser.add_argument("--seconds", type=float, default=5.0, help="length of a round of many clients [s]; 0: none")
-    parser.add_argument("--processes", type=int, default=4, help="processes of the many clients")
-    parser.add_argument("--threads", type=int, default=4, help="clients in each of them, a thread each")
+    parser.add_argument("--processes", type=int, default=16, help="processes of the many clients")
+    parser.add_argument("--threads", type=int, default=1, help="clients in each of them, a thread each")
+    parser.add_argument(
+        "--place", nargs="+", choices=PLACES, help="where the many run; default: both, given more than one core"
+    )
     args = parser.parse_args(argv)
     counts = {key: getattr(args, key) for key in ("rounds", "n", "rounds_many", "processes", "threads")}
     if bad := [f"--{key.replace('_', '-')} {value}" for key, value in counts.items() if value < 1]:
         parser.error(f"{', '.join(bad)}: expected 1 or more")
     args.only = list(dict.fromkeys(args.only))
+    several = len(os.sched_getaffinity(0)) > 1
+    args.place = list(dict.fromkeys(args.place or PLACES if several else PLACES[:1]))
     return args
 
 
@@ -141,11 +163,11 @@ def main(argv: list[str] | None = None) -> int:
             print("building the environment of openpi's client, once", flush=True)
             build_openpi()
         with tempfile.TemporaryDirectory(prefix="peers-") as folder:
-            result, one, many = run(args, Path(folder))
+            result, samples = run(args, Path(folder))
     except (RuntimeError, OSError, ValueError) as error:
         print(f"peers: {error}", file=sys.stderr)
         return 1
-    write(args.out, result, one, many)
+    write(args.out, result, samples)
     if args.json:
         args.json.write_text(json.dumps(result, indent=1) + "\n")
     print(f"\n{report.table(result)}\nwritten to {args.out}")

@@ -123,16 +123,17 @@ def decode(frame: bytes) -> tuple[Header, memoryview]:
     """
     if len(frame) < HEADER_BYTES:
         raise WireError(Status.MALFORMED, f"{len(frame)} bytes, expected a header of {HEADER_BYTES}")
-    magic, version, kind, status, sequence, *rest = _HEADER.unpack_from(frame)
-    if magic != MAGIC:
-        raise WireError(Status.MALFORMED, f"first bytes {magic!r}, expected {MAGIC!r}: not this protocol")
-    if version != VERSION:
+    fields = _HEADER.unpack_from(frame)
+    if fields[0] != MAGIC:
+        raise WireError(Status.MALFORMED, f"first bytes {fields[0]!r}, expected {MAGIC!r}: not this protocol")
+    header = Header._make(fields[2:])
+    sequence = header.sequence
+    if fields[1] != VERSION:
         raise WireError(
-            Status.BAD_VERSION, f"version {version}, this side speaks {VERSION}: update one of them", sequence
+            Status.BAD_VERSION, f"version {fields[1]}, this side speaks {VERSION}: update one of them", sequence
         )
-    header = Header(kind, status, sequence, *rest)
-    if kind not in _KINDS:
-        raise WireError(Status.UNKNOWN_TYPE, f"type {kind}, expected one of {sorted(_KINDS)}", sequence)
+    if header.kind not in _KINDS:
+        raise WireError(Status.UNKNOWN_TYPE, f"type {header.kind}, expected one of {sorted(_KINDS)}", sequence)
     payload_bytes = len(frame) - HEADER_BYTES
     if header.payload_bytes != payload_bytes or len(frame) > MAX_FRAME_BYTES:
         raise WireError(
@@ -156,8 +157,9 @@ def floats(payload: memoryview | bytes, shape: tuple[int, ...], sequence: int = 
             f"payload of {len(payload)} bytes, expected {n_bytes}: float32 of shape {shape}; compare with the manifest",
             sequence,
         )
-    array = np.frombuffer(payload, dtype=_FLOAT32).reshape(shape)
-    if not all_finite(array):
+    flat = np.frombuffer(payload, _FLOAT32)
+    array = flat.reshape(shape)
+    if not _finite(flat):
         where = np.flatnonzero(~np.isfinite(array)).tolist()
         raise WireError(Status.NOT_FINITE, f"NaN or infinity at index {where[:8]}, expected finite numbers", sequence)
     return array
@@ -165,8 +167,12 @@ def floats(payload: memoryview | bytes, shape: tuple[int, ...], sequence: int = 
 
 def all_finite(array: np.ndarray) -> bool:
     """Returns whether no number of the array is NaN or infinite; it is contiguous."""
-    flat = array.reshape(-1)  # a sum of squares is finite, or too large, or of such numbers: one call where three were
-    return math.isfinite(flat.dot(flat)) or bool(np.isfinite(array).all())
+    return _finite(array.reshape(-1))
+
+
+def _finite(flat: np.ndarray) -> bool:
+    """As `all_finite`; a sum of squares is finite, or too large, or of such numbers: one call where three were."""
+    return math.isfinite(flat.dot(flat)) or bool(np.isfinite(flat).all())
 
 
 def float_bytes(array: np.ndarray) -> bytes:

@@ -59,9 +59,10 @@ class Process:
         name: For messages.
         command: Its words.
         log: Where its errors go.
+        cores: That it may run on; empty for all.
     """
 
-    def __init__(self, name: str, command: list[str], log: Path):
+    def __init__(self, name: str, command: list[str], log: Path, cores: frozenset[int] = frozenset()):
         self._name, self._log = name, log
         path = os.pathsep.join([str(ROOT / "benchmarks"), str(ROOT)])
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
@@ -75,6 +76,8 @@ class Process:
                 env=environment,
                 cwd=ROOT,
             )
+        if cores:
+            os.sched_setaffinity(self._process.pid, cores)  # before it has threads: they inherit this
         self._lines: queue.Queue[str] = queue.Queue()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -124,14 +127,14 @@ class Process:
 
 
 @contextlib.contextmanager
-def server(pattern: str, bundle: Path, folder: Path) -> Iterator[str]:
+def server(pattern: str, bundle: Path, folder: Path, cores: frozenset[int] = frozenset()) -> Iterator[str]:
     """Yields the endpoint of the pattern's server, which runs inside the block."""
     if pattern in OURS:
         bind = "tcp://127.0.0.1:*" if pattern == "edp-tcp" else f"ipc://{folder / 'edp.sock'}"
         command = ["-m", "edp_robot.cli", "serve", str(bundle), "--bind", bind, "--provider", "cpu"]
     else:
         command = ["-m", "peer_patterns.serve", pattern, str(bundle)]
-    process = Process(f"{pattern}'s server", [sys.executable, *command], folder / f"{pattern}-server.log")
+    process = Process(f"{pattern}'s server", [sys.executable, *command], folder / f"{pattern}-server.log", cores)
     try:
         until = time.monotonic() + 60
         while not (line := process.line(max(until - time.monotonic(), 0))).startswith("serving "):
@@ -143,7 +146,12 @@ def server(pattern: str, bundle: Path, folder: Path) -> Iterator[str]:
 
 @contextlib.contextmanager
 def clients(
-    pattern: str, endpoint: str, folder: Path, n_processes: int = 1, n_clients: int = 1
+    pattern: str,
+    endpoint: str,
+    folder: Path,
+    n_processes: int = 1,
+    n_clients: int = 1,
+    cores: frozenset[int] = frozenset(),
 ) -> Iterator[list[Process]]:
     """Yields processes with `n_clients` connected clients each, which ask for OBS_FILE of `folder`."""
     python = str(openpi_python()) if pattern == "openpi" else sys.executable
@@ -151,7 +159,8 @@ def clients(
     with contextlib.ExitStack() as stack:
         workers = []
         for i in range(n_processes):
-            workers.append(Process(f"{pattern}'s client {i}", command, folder / f"{pattern}-client{i}.log"))
+            log = folder / f"{pattern}-client{i}.log"
+            workers.append(Process(f"{pattern}'s client {i}", command, log, cores))
             stack.callback(workers[-1].end)
         for worker in workers:
             worker.line()

@@ -47,17 +47,32 @@ def test_every_pattern_answers_with_the_backends_numbers(setup, pattern):
 
 
 def test_a_run_writes_what_it_measured(tmp_path):
-    options = ["--rounds", "2", "--n", "20", "--rounds-many", "1", "--seconds", "0.3", "--processes", "2"]
+    options = [
+        "--rounds",
+        "2",
+        "--n",
+        "20",
+        "--rounds-many",
+        "1",
+        "--seconds",
+        "0.3",
+        "--processes",
+        "2",
+        "--place",
+        "apart",
+    ]
     names = ["edp-tcp", "gr00t"]
     assert peers.main([*options, "--threads", "2", "--only", *names, "--out", str(tmp_path)]) == 0
     result = json.loads((tmp_path / "peers.json").read_text())
     samples = np.load(tmp_path / "samples.npz", allow_pickle=False)
-    assert set(samples) == {f"one/{name}/{i}" for name in names for i in (0, 1)} | {f"many/{name}/0" for name in names}
+    one, many = {f"one/{name}/{i}" for name in names for i in (0, 1)}, {f"apart/{name}/0" for name in names}
+    assert set(samples) == one | many
     for name in names:
         assert [len(samples[f"one/{name}/{i}"]) for i in (0, 1)] == [20, 20]
         p50 = np.mean([np.sort(samples[f"one/{name}/{i}"])[9] for i in (0, 1)])  # nearest rank, median of two rounds
         assert result["one_client"][name]["p50"] == pytest.approx(p50, abs=0.11)
-        assert result["many_clients"][name]["requests_hz"] == pytest.approx(len(samples[f"many/{name}/0"]) / 0.3)
+        apart = result["many_clients"]["apart"][name]
+        assert apart["requests_hz"] == pytest.approx(len(samples[f"apart/{name}/0"]) / 0.3)
     assert (tmp_path / "latency.png").read_bytes().startswith(b"\x89PNG")
     table = (tmp_path / "table.md").read_text()
     assert all(report.TITLES[name] in table for name in names) and report.TITLES["lerobot"] not in table
@@ -75,13 +90,13 @@ def test_medians_are_taken_over_rounds_and_ratios_against_the_best_peer():
     assert many(10, 5.0)["requests_hz"] == 10  # 20 answers in 2 s, the median round
     ones = {"edp-tcp": one(100.0, 300.0), "openpi": one(200.0, 400.0), "lerobot": one(250.0, 900.0)}
     manys = {"edp-tcp": many(60, 9.0), "openpi": many(20, 8.0), "lerobot": many(10, 30.0)}
-    found = {row["what"]: (row["value"], row["met"]) for row in report.ratios(ones, manys)}
+    found = {row["what"]: (row["value"], row["met"]) for row in report.ratios(ones, {"free": manys})}
     assert found == {
         "edp-tcp / openpi: p50": (0.5, True),
         "edp-tcp / lerobot: p50": (0.4, False),
         "edp-tcp / best peer: p99.9": (0.75, False),
-        "edp-tcp / best peer: req/s": (3.0, True),
-        "edp-tcp / best peer: p99, many clients": (9 / 8, False),
+        "edp-tcp / best peer, many clients, free: req/s": (3.0, True),
+        "edp-tcp / best peer, many clients, free: p99": (9 / 8, False),
     }
 
 
