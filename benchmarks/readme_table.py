@@ -1,6 +1,7 @@
-"""Puts a demo's measured table and picture into the README: python benchmarks/readme_table.py runs/demo
+"""Puts measured tables into the README: python benchmarks/readme_table.py runs/demo results/peers results/soak
 
-The numbers in the README are never typed: they come from report.json, between the two markers.
+The numbers in the README are never typed. Of a demo's folder, report.json and the picture go between the markers of
+`make demo`; of any other, table.md goes between the markers with the folder's name.
 """
 
 import json
@@ -12,7 +13,7 @@ from pathlib import Path
 from edp_robot.report import targets
 
 ROOT = Path(__file__).parents[1]
-BEGIN, END = "<!-- measured by make demo: begin -->", "<!-- measured by make demo: end -->"
+README = ROOT / "README.md"
 
 
 def table(report: dict) -> str:
@@ -39,17 +40,26 @@ def table(report: dict) -> str:
     )
 
 
-def main(folder: Path) -> None:
-    readme = ROOT / "README.md"
-    made = f"{BEGIN}\n{table(json.loads((folder / 'report.json').read_text()))}\n{END}"
-    text, n = re.subn(f"{BEGIN}.*?{END}", lambda _: made, readme.read_text(), flags=re.S)
+def put(name: str, block: str) -> None:
+    """Replaces what stands between the README's markers of that name."""
+    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    text, n = re.subn(f"{begin}.*?{end}", lambda _: f"{begin}\n{block.strip()}\n{end}", README.read_text(), flags=re.S)
     if n != 1:
-        raise SystemExit(f"README.md has {n} blocks between the markers, expected 1")
-    readme.write_text(text)
+        raise SystemExit(f"README.md has {n} blocks between {begin} and {end}, expected 1")
+    README.write_text(text)
+
+
+def main(folder: Path) -> None:
+    """Puts one folder's table into the README."""
+    if not (folder / "report.json").exists():
+        put(folder.resolve().name, (folder / "table.md").read_text())
+        return
+    put("measured by make demo", table(json.loads((folder / "report.json").read_text())))
     if (folder / "road.png").exists():
         (ROOT / "docs" / "images").mkdir(parents=True, exist_ok=True)
         shutil.copy(folder / "road.png", ROOT / "docs" / "images" / "road.png")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    for word in sys.argv[1:]:
+        main(Path(word))
