@@ -20,6 +20,7 @@ def serve(
     keys: Path | None = None,
     metrics: str | None = None,
     log: Format = "text",
+    busy_poll_s: float = 0.0,
 ) -> int:
     """Serve a policy to robots until Ctrl-C.
 
@@ -36,6 +37,8 @@ def serve(
         keys: Folder of `edp keys new`: clients must prove who they are, and everything is encrypted.
         metrics: HOST:PORT of pages for Prometheus and health checks, like 127.0.0.1:9464.
         log: How events are written to stderr: text, or json, one object a line.
+        busy_poll_s: How long to look for messages without a pause before sleeping [s], at most 0.1: a core that
+            sleeps is slow to wake. Wants a core that nobody else uses.
     """
 
     def work() -> None:
@@ -49,7 +52,7 @@ def serve(
         monitor = None if metrics is None else Monitor(metrics)
         try:
             server_keys = None if keys is None else ServerKeys.load(keys)
-            PolicyServer(bundle, bind, provider, seed, precision, server_keys, monitor).run()
+            PolicyServer(bundle, bind, provider, seed, precision, server_keys, monitor, busy_poll_s).run()
         finally:
             if monitor is not None:
                 monitor.close()
@@ -70,9 +73,9 @@ def reload(server: str = "tcp://127.0.0.1:5599", rollback: bool = False, keys: P
 
     def work() -> None:
         from policy_server.client import PolicyClient
-        from policy_server.security import ClientKeys
+        from policy_server.security import client_keys
 
-        with PolicyClient(server, keys=None if keys is None else ClientKeys.load(keys)) as client:
+        with PolicyClient(server, keys=client_keys(keys)) as client:
             swapped = client.rollback() if rollback else client.reload()
         print(f"serving {swapped['bundle_hash'][:12]}, before {swapped['previous_bundle_hash'][:12]}")
 

@@ -60,12 +60,13 @@ class PolicyServer:
         precision: fp32, or fp16 or int8 where the bundle has it.
         keys: Of the server and its clients; required off loopback.
         monitor: Pages that tell Prometheus of this server.
+        busy_poll_s: How long it looks for messages without a pause before it sleeps [s]; needs a core of its own.
 
     Raises:
         BundleError: The bundle is refused.
         BackendError: The provider is missing, or the golden vectors come out differently.
         ServerError: The endpoint is in use or not allowed.
-        ValueError: The seed is not a whole number in [0, 2^63).
+        ValueError: The seed is not a whole number in [0, 2^63), or busy_poll_s not in [0, 0.1].
     """
 
     def __init__(
@@ -77,8 +78,12 @@ class PolicyServer:
         precision: Precision = "fp32",
         keys: ServerKeys | None = None,
         monitor: Monitor | None = None,
+        busy_poll_s: float = 0.0,
     ):
         check_bind(endpoint, has_keys=keys is not None)
+        if not 0 <= busy_poll_s <= _WAIT_S:
+            raise ValueError(f"busy_poll_s {busy_poll_s}: expected 0 to {_WAIT_S} s")
+        self._busy_poll_ns = int(busy_poll_s * 1e9)
         load = partial(ServedPolicy, bundle_path, provider, precision)
         self.policy = load()
         self.provider = self.policy.provider
@@ -158,7 +163,7 @@ class PolicyServer:
 
     def _turn(self, wait: bool) -> bool:
         """Takes in what has come and computes one batch; returns whether there was something to do."""
-        messages = self.front.receive(_WAIT_S if wait else 0)
+        messages = self._receive(wait)
         self.ticked_ns = arrival_ns = time.monotonic_ns()
         for identity, frames in messages:
             self._take(identity, frames, arrival_ns)
@@ -167,6 +172,15 @@ class PolicyServer:
         if self._monitor is not None:
             self._monitor.poll()
         return bool(messages or self.scheduler)
+
+    def _receive(self, wait: bool) -> list[tuple[bytes, list[bytes]]]:
+        """Returns messages; looks for them without a pause before it sleeps: a core that sleeps is slow to wake."""
+        if wait and self._busy_poll_ns:
+            until_ns = time.monotonic_ns() + self._busy_poll_ns
+            while time.monotonic_ns() < until_ns:
+                if messages := self.front.receive(0):
+                    return messages
+        return self.front.receive(_WAIT_S if wait else 0)
 
     def _drain(self) -> None:
         """Answers everything that has come before the end, for DRAIN_S at most."""

@@ -399,6 +399,29 @@ def test_only_loopback_is_bound(bundle_path, endpoint):
         PolicyServer(bundle_path, endpoint, "cpu")
 
 
+def test_busy_polling_looks_before_it_sleeps(bundle_path, monkeypatch):
+    server = PolicyServer(bundle_path, "tcp://127.0.0.1:*", "cpu", busy_poll_s=0.1)
+    waits, answers = [], [[], [], [(b"a", [b"first"])]]
+
+    def receive(wait_s):
+        waits.append(wait_s)
+        return answers.pop(0) if answers else []
+
+    monkeypatch.setattr(server.front, "receive", receive)
+    assert server._receive(wait=True) == [(b"a", [b"first"])] and waits == [0, 0, 0]
+    waits.clear()
+    assert server._receive(wait=True) == []
+    assert len(waits) > 10 and set(waits[:-1]) == {0} and waits[-1] > 0  # nothing came: it sleeps
+    waits.clear()
+    assert server._receive(wait=False) == [] and waits == [0]
+    server.close()
+
+
+def test_busy_polling_that_would_delay_the_end_is_refused(bundle_path):
+    with pytest.raises(ValueError, match="expected 0 to 0.1 s"):
+        PolicyServer(bundle_path, "tcp://127.0.0.1:*", "cpu", busy_poll_s=1.0)
+
+
 def test_loopback_in_its_spellings_is_allowed(tmp_path):
     own = f"ipc://{tmp_path}/socket"
     for endpoint in ("tcp://127.0.0.1:1", "tcp://127.1.2.3:*", "tcp://localhost:1", "tcp://[::1]:1", own):
