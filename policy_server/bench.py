@@ -10,6 +10,7 @@ from policy_server.bench_host import host
 from policy_server.client import PolicyClient
 from policy_server.clock import quiet
 from policy_server.manifest import Manifest
+from policy_server.security import ClientKeys
 from policy_server.stats import summary
 
 __all__ = ["ActsOnBatches", "bench_backend", "bench_roundtrip", "compare", "host", "middle_obs"]
@@ -45,7 +46,12 @@ def bench_backend(
 
 
 def bench_roundtrip(
-    endpoint: str, n: int = 20_000, obs: np.ndarray | None = None, warmup: int = 200, timeout_s: float = 1.0
+    endpoint: str,
+    n: int = 20_000,
+    obs: np.ndarray | None = None,
+    warmup: int = 200,
+    timeout_s: float = 1.0,
+    keys: ClientKeys | None = None,
 ) -> dict[str, Any]:
     """Returns the latency of a server as one client sees it, which asks again as soon as it is answered.
 
@@ -55,6 +61,7 @@ def bench_roundtrip(
         obs: (obs_dim,) to send; None for one inside the manifest's limits.
         warmup: Queries before the first timed one.
         timeout_s: How long to wait for each answer [s].
+        keys: For a server with keys.
 
     Returns:
         n, policy, bundle_hash, provider, summaries roundtrip_us, queue_us, inference_us, server_us and
@@ -66,7 +73,7 @@ def bench_roundtrip(
     """
     names = ("roundtrip_us", "queue_us", "inference_us", "server_us")
     samples = np.zeros((len(names), n + warmup))
-    with PolicyClient(endpoint, timeout_s) as client:
+    with PolicyClient(endpoint, timeout_s, keys) as client:
         hello = client.hello()
         obs = _middle_obs(client) if obs is None else obs
         with quiet():

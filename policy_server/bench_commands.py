@@ -13,6 +13,7 @@ from policy_server.client import PolicyClient
 from policy_server.guard import guarded
 from policy_server.load import LoadPlan, LoadSamples, default_processes, run
 from policy_server.manifest import Manifest
+from policy_server.security import client_keys
 from policy_server.stats import summary
 
 
@@ -63,6 +64,7 @@ def bench_load(
     json: Path | None = None,
     samples: Path | None = None,
     figure: Path | None = None,
+    keys: Path | None = None,
 ) -> int:
     """Measure latency under the load of one or many robots, network included; Ctrl-C reports what there is so far.
 
@@ -84,11 +86,12 @@ def bench_load(
         json: File to write the result to.
         samples: File (.npz) for the raw samples.
         figure: Picture of latency over time and of the tail, e.g. load.png.
+        keys: A client's NAME.key_secret, or the folder with it and server.key, for a server with keys.
     """
 
     asked = {"rate_hz": rate, "n_requests": n, "duration_s": seconds, "deadline_s": deadline_s}
     asked |= {"warmup_s": warmup_s, "timeout_s": timeout_s}
-    where, files = (server, bundle, provider, timeout_s), _Files(json, samples, figure)
+    where, files = (server, bundle, provider, timeout_s, keys), _Files(json, samples, figure)
     return guarded("bench load", lambda: _load(where, asked, clients, processes, files))
 
 
@@ -177,16 +180,22 @@ def _measure(plans: list[LoadPlan], n_processes: int | None) -> list[LoadSamples
     return measured
 
 
-def _target(server: str, bundle: str | None, provider: Provider, timeout_s: float) -> tuple[dict, dict[str, Any]]:
+def _target(
+    server: str, bundle: str | None, provider: Provider, timeout_s: float, keys: Path | None
+) -> tuple[dict, dict[str, Any]]:
     """Returns what the result says of the policy, and the plan's part of where it is and what it wants."""
+    found_keys = client_keys(keys, has_server=not bundle)
     if bundle:
         found = Bundle.load(bundle)
         about = {"bundle_hash": found.hash, "provider": provider}
         return _named(found.manifest, about), _wants(found.manifest) | {"bundle": bundle, "provider": provider}
-    with PolicyClient(server, timeout_s) as client:
+    with PolicyClient(server, timeout_s, found_keys) as client:
         hello = client.hello()
         about = {"bundle_hash": hello["bundle_hash"], "provider": hello["provider"]}
-        return _named(client.manifest, about), _wants(client.manifest) | {"endpoint": server}
+        return _named(client.manifest, about), _wants(client.manifest) | {
+            "endpoint": server,
+            "keys": keys and str(keys),
+        }
 
 
 def _named(manifest: Manifest, about: dict[str, Any]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from policy_server.wire import Header, Kind, Status, WireError
 
 __all__ = ["PolicyClient", "PolicyError", "PolicyTimeout"]
 
+_NO_REPLY_HINT = "is the server running there (edp serve), and is the deadline long enough for it?"
 _NOT_WAITED = Status.SUPERSEDED  # of a request whose newer one is under way
 
 
@@ -48,6 +49,7 @@ class PolicyClient:
         self._manifest: Manifest | None = None
         self._shape: tuple[int, int] = (0, 0)
         self._link = links.connect(endpoint, keys)
+        self._unconnected_hint = links.unconnected_hint(keys)
 
     @property
     def manifest(self) -> Manifest:
@@ -66,14 +68,17 @@ class PolicyClient:
         times = {name: getattr(header, name) for name in ("queue_us", "inference_us", "server_us", "valid_us")}
         return {**times, "roundtrip_us": (received_ns - header.client_time_ns) / 1000}
 
-    def hello(self) -> dict[str, Any]:
+    def hello(self, timeout_s: float | None = None) -> dict[str, Any]:
         """Returns wire_version, bundle_hash, manifest, provider, self_test_error, seed and session (an ordinal).
+
+        Args:
+            timeout_s: How long to wait [s]; None for the client's timeout_s.
 
         Raises:
             PolicyTimeout: No answer.
             BundleError: The server's manifest is of another schema.
         """
-        answer = self._control({"op": "hello"})
+        answer = self._control({"op": "hello"}, timeout_s)
         self._learn(Manifest.from_dict(answer.get("manifest")))
         return answer
 
@@ -162,7 +167,7 @@ class PolicyClient:
             if found is None:
                 break
             if found[0].status != _NOT_WAITED:
-                newest, self._oldest = found, found[0].sequence + 1
+                newest, self._oldest = found, max(self._oldest, found[0].sequence + 1)
         return None if newest is None else self._action(*self._checked(newest))
 
     def close(self) -> None:
@@ -180,7 +185,7 @@ class PolicyClient:
 
     def _send_obs(self, obs: np.ndarray, wait_s: float, start_ns: int, deadline_ns: int) -> int:
         if self._manifest is None:
-            self.hello()
+            self.hello(wait_s)
         # a budget of 0 would mean "for ever"
         self._send(Kind.ACT, wire.float_bytes(obs), start_ns, deadline_ns, budget_us=max(int(wait_s * 1e6), 1))
         return self._sequence
@@ -197,8 +202,10 @@ class PolicyClient:
     def _control(self, request: dict[str, Any], timeout_s: float | None = None) -> dict[str, Any]:
         """Returns the server's answer to a control request."""
         start_ns = time.monotonic_ns()
-        deadline_ns = start_ns + int((self._timeout_s if timeout_s is None else timeout_s) * 1e9)
-        self._oldest = self._send(Kind.CONTROL, wire.json_bytes(request), start_ns, deadline_ns)
+        wait_s = self._timeout_s if timeout_s is None else timeout_s
+        deadline_ns = start_ns + int(wait_s * 1e9)
+        send_ns = start_ns + int(min(wait_s, self._timeout_s) * 1e9)  # a slow answer needs no slow connection
+        self._oldest = self._send(Kind.CONTROL, wire.json_bytes(request), start_ns, send_ns)
         _, payload = self._receive(Kind.CONTROL_REPLY, start_ns, deadline_ns)
         try:
             return wire.parse_object(payload)
@@ -209,14 +216,14 @@ class PolicyClient:
         """Sends a request and returns its sequence number. Raises PolicyTimeout without a connection."""
         self._sequence += 1
         if not self._link.send(wire.encode(Header(kind, 0, self._sequence, start_ns, budget_us), payload), deadline_ns):
-            raise self._timeout(start_ns, "not connected")
+            raise self._timeout(start_ns, "not connected to", self._unconnected_hint)
         return self._sequence
 
     def _receive(self, kind: Kind, start_ns: int, deadline_ns: int) -> tuple[Header, memoryview]:
         """Returns header and payload of the reply. Raises PolicyTimeout, or PolicyError for an error reply."""
         found = self._next(kind, deadline_ns)
         if found is None:
-            raise self._timeout(start_ns, "no reply")
+            raise self._timeout(start_ns, "no reply from", _NO_REPLY_HINT)
         return self._checked(found)
 
     def _next(self, kind: Kind, deadline_ns: int) -> tuple[Header, memoryview] | None:
@@ -229,9 +236,9 @@ class PolicyClient:
                 header, payload = wire.decode(data)
             except WireError as error:
                 raise PolicyError(error.status, f"{self.endpoint} sent what is not this protocol: {error}") from error
-            if header.kind == Kind.ERROR and (header.sequence >= self._oldest or header.sequence == 0):
-                return header, payload
-            if header.kind == kind and self._oldest <= header.sequence <= self._sequence:
+            if header.kind not in (kind, Kind.ERROR):
+                continue
+            if self._oldest <= header.sequence <= self._sequence or (header.kind == Kind.ERROR and not header.sequence):
                 return header, payload
 
     @staticmethod
@@ -242,12 +249,9 @@ class PolicyClient:
             raise PolicyError(_status(header.status), bytes(payload).decode(errors="replace"))
         return reply
 
-    def _timeout(self, start_ns: int, what: str) -> PolicyTimeout:
+    def _timeout(self, start_ns: int, what: str, hint: str) -> PolicyTimeout:
         elapsed_ms = (time.monotonic_ns() - start_ns) / 1e6
-        return PolicyTimeout(
-            f"{what} from {self.endpoint} after {elapsed_ms:.1f} ms; is the server running there (edp serve), "
-            "and is the deadline long enough for it?"
-        )
+        return PolicyTimeout(f"{what} {self.endpoint} after {elapsed_ms:.1f} ms; {hint}")
 
 
 def _status(code: int) -> Status:

@@ -44,21 +44,7 @@ class KeyedLink:
     """
 
     def __init__(self, endpoint: str, identity: bytes, keys: ClientKeys):
-        self._socket = zmq.Context.instance().socket(zmq.DEALER)
-        self._socket.linger = 0
-        apply_client(self._socket, keys)
-        options = {zmq.ROUTING_ID: identity, zmq.IMMEDIATE: 1, zmq.MAXMSGSIZE: wire.MAX_FRAME_BYTES}
-        options |= {zmq.RECONNECT_IVL: int(BACK_OFF_S[0] * 1000), zmq.RECONNECT_IVL_MAX: int(BACK_OFF_S[1] * 1000)}
-        options |= {zmq.HEARTBEAT_IVL: 1000, zmq.HEARTBEAT_TIMEOUT: 3000, zmq.IPV6: "[" in endpoint}
-        for option, value in options.items():
-            self._socket.setsockopt(option, value)
-        try:
-            self._socket.connect(endpoint)
-        except zmq.ZMQError as error:
-            self._socket.close()
-            raise ValueError(
-                f"endpoint {endpoint!r}: {zmq.strerror(error.errno or 0)}; expected tcp://HOST:PORT or ipc://PATH"
-            ) from error
+        self._socket = dealer(endpoint, identity, keys)
 
     def send(self, frame: bytes, deadline_ns: int) -> bool:
         """See `Link`."""
@@ -90,6 +76,48 @@ class KeyedLink:
                 time.sleep(min(left_ns, 50_000) * 1e-9)
 
 
+def new_identity() -> bytes:
+    """Returns a routing id of its own, which nobody can guess."""
+    return b"c" + uuid.uuid4().bytes
+
+
+def dealer(endpoint: str, identity: bytes, keys: ClientKeys | None = None) -> zmq.Socket:
+    """Returns a DEALER of libzmq that connects by itself.
+
+    Args:
+        endpoint: tcp://HOST:PORT or ipc://PATH.
+        identity: Routing id: the session on the server.
+        keys: Of the client.
+
+    Raises:
+        ValueError: ZeroMQ does not understand the endpoint.
+    """
+    own = zmq.Context.instance().socket(zmq.DEALER)
+    if keys is not None:
+        apply_client(own, keys)
+    options = {zmq.ROUTING_ID: identity, zmq.LINGER: 0, zmq.IMMEDIATE: 1, zmq.MAXMSGSIZE: wire.MAX_FRAME_BYTES}
+    options |= {zmq.RECONNECT_IVL: int(BACK_OFF_S[0] * 1000), zmq.RECONNECT_IVL_MAX: int(BACK_OFF_S[1] * 1000)}
+    options |= {zmq.HEARTBEAT_IVL: 1000, zmq.HEARTBEAT_TIMEOUT: 3000, zmq.IPV6: "[" in endpoint}
+    for option, value in options.items():
+        own.setsockopt(option, value)
+    try:
+        own.connect(endpoint)
+    except zmq.ZMQError as error:
+        own.close()
+        raise ValueError(
+            f"endpoint {endpoint!r}: {zmq.strerror(error.errno or 0)}; expected tcp://HOST:PORT or ipc://PATH"
+        ) from error
+    return own
+
+
+def unconnected_hint(keys: ClientKeys | None) -> str:
+    """Returns what to look at where there is no connection: a question, the end of a sentence."""
+    there = "is the server running there"
+    if keys is None:
+        return f"{there} (edp serve), and without keys, since one with keys answers no client without them (--keys)?"
+    return f"{there} (edp serve --keys), and does it know this client's key, since it answers no client without one?"
+
+
 def connect(endpoint: str, keys: ClientKeys | None = None) -> Link:
     """Returns a link with a routing id of its own, which nobody can guess.
 
@@ -100,5 +128,5 @@ def connect(endpoint: str, keys: ClientKeys | None = None) -> Link:
     Raises:
         ValueError: Nobody can connect to such an endpoint.
     """
-    identity = b"c" + uuid.uuid4().bytes
+    identity = new_identity()
     return PlainLink(endpoint, identity) if keys is None else KeyedLink(endpoint, identity, keys)

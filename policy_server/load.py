@@ -38,6 +38,7 @@ class LoadPlan:
         endpoint: Of a running server; None with `bundle`.
         bundle: Folder of a bundle to run in the clients' own processes instead.
         provider: Of that bundle.
+        keys: File or folder of the clients' keys, for a server with keys; the secret itself is in no message.
         n_clients: 1 to 64, each with a session of its own.
         rate_hz: Of each client; None for a closed loop: each asks again when it is answered.
         n_requests: Requests to measure, of all clients together.
@@ -52,6 +53,7 @@ class LoadPlan:
     endpoint: str | None = None
     bundle: str | None = None
     provider: str = "auto"
+    keys: str | None = None
     n_clients: int = 1
     rate_hz: float | None = None
     n_requests: int = 20_000
@@ -140,7 +142,8 @@ def default_processes(n_clients: int) -> int:
 def _parts(plan: LoadPlan, n_processes: int) -> list[dict[str, Any]]:
     """Returns each process's part: neighbouring clients, and its share of the requests, as JSON values."""
     period_ns = round(1e9 / plan.rate_hz) if plan.rate_hz else 0
-    common = {name: getattr(plan, name) for name in ("obs", "reply_bytes", "endpoint", "bundle", "provider")}
+    names = ("obs", "reply_bytes", "endpoint", "bundle", "provider", "keys")
+    common = {name: getattr(plan, name) for name in names}
     bounds = [plan.n_clients * i // n_processes for i in range(n_processes + 1)]
     parts = []
     for first, end in zip(bounds[:-1], bounds[1:], strict=True):

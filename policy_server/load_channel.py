@@ -1,17 +1,16 @@
 """How a load generator's clients reach a policy: sockets to a server, or a policy in this process."""
 
-import contextlib
 import select
 import time
-import uuid
 from collections import deque
 from typing import NamedTuple, Protocol
 
 import numpy as np
 import zmq
 
-from policy_server import wire
+from policy_server import links, wire
 from policy_server.errors import PolicyError, PolicyTimeout
+from policy_server.security import ClientKeys
 from policy_server.wire import Header, Kind, WireError
 
 _POLLIN, _NOBLOCK = int(zmq.POLLIN), int(zmq.NOBLOCK)  # an enum's operators would cost microseconds
@@ -53,7 +52,7 @@ class Channel(Protocol):
 
 
 class SocketChannel:
-    """One DEALER for each client, all of them served by one thread.
+    """One DEALER, and so one session, for each client, all of them served by one thread.
 
     ZeroMQ tells of news through a file descriptor that fires once; so after every send and receive the socket's
     events are looked at, and `select`, whose timeout is in microseconds (ZeroMQ's own is in milliseconds), only
@@ -65,19 +64,28 @@ class SocketChannel:
         payload: Every request's payload.
         reply_bytes: Size of an action chunk [bytes].
         timeout_s: How long to wait for all connections [s].
+        keys: Of all clients, for a server with keys.
 
     Raises:
         ValueError: ZeroMQ does not understand the endpoint.
         PolicyTimeout: Not all are connected in time.
     """
 
-    def __init__(self, endpoint: str, n_clients: int, payload: bytes, reply_bytes: int, timeout_s: float):
+    def __init__(
+        self,
+        endpoint: str,
+        n_clients: int,
+        payload: bytes,
+        reply_bytes: int,
+        timeout_s: float,
+        keys: ClientKeys | None = None,
+    ):
         self._payload, self._reply_bytes = payload, reply_bytes
-        self._sockets = [_connect(endpoint) for _ in range(n_clients)]
+        self._sockets = [links.dealer(endpoint, links.new_identity(), keys) for _ in range(n_clients)]
         self._clients = {socket.fileno(): client for client, socket in enumerate(self._sockets)}
         self._fds = list(self._clients)
         self._look: set[int] = set()  # clients whose descriptor may have fired unseen
-        self._wait_connected(endpoint, time.monotonic() + timeout_s)
+        self._wait_connected(time.monotonic() + timeout_s, f"{endpoint}; {links.unconnected_hint(keys)}")
 
     def send(self, client: int, sequence: int, now_ns: int, budget_us: int) -> bool:
         """See `Channel`."""
@@ -123,15 +131,12 @@ class SocketChannel:
         times_us = (header.queue_us, header.inference_us, header.server_us)
         return Reply(client, header.sequence, header.status if good else BAD_REPLY, received_ns, times_us)
 
-    def _wait_connected(self, endpoint: str, until_s: float) -> None:
-        """Waits until every socket has its connection."""
+    def _wait_connected(self, until_s: float, where: str) -> None:
+        """Waits until every socket has its connection. Raises PolicyTimeout, which says `where`."""
         for client, socket in enumerate(self._sockets):
             if not socket.poll(max(round((until_s - time.monotonic()) * 1000), 0), zmq.POLLOUT):
                 self.close()
-                raise PolicyTimeout(
-                    f"client {client} of {len(self._sockets)} got no connection to {endpoint}; is the server running "
-                    "there (edp serve)?"
-                )
+                raise PolicyTimeout(f"client {client} of {len(self._sockets)} got no connection to {where}")
             self._look.add(client)
 
 
@@ -170,28 +175,3 @@ class LocalChannel:
     def close(self) -> None:
         """See `Channel`."""
         self._policy.close()
-
-
-def _connect(endpoint: str) -> zmq.Socket:
-    """Returns a DEALER with a session of its own, set up as `PolicyClient`'s. Raises ValueError."""
-    socket = zmq.Context.instance().socket(zmq.DEALER)
-    options = {
-        zmq.ROUTING_ID: b"c" + uuid.uuid4().bytes,
-        zmq.LINGER: 0,
-        zmq.IMMEDIATE: 1,
-        zmq.MAXMSGSIZE: wire.MAX_FRAME_BYTES,
-        zmq.HEARTBEAT_IVL: 1000,
-        zmq.HEARTBEAT_TIMEOUT: 3000,
-        zmq.IPV6: "[" in endpoint,
-    }
-    for option, value in options.items():
-        socket.setsockopt(option, value)
-    try:
-        socket.connect(endpoint)
-    except zmq.ZMQError as error:
-        with contextlib.suppress(zmq.ZMQError):
-            socket.close()
-        raise ValueError(
-            f"endpoint {endpoint!r}: {zmq.strerror(error.errno or 0)}; expected tcp://HOST:PORT or ipc://PATH"
-        ) from error
-    return socket

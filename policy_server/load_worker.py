@@ -17,6 +17,7 @@ from policy_server import wire
 from policy_server.clock import quiet
 from policy_server.load_channel import Channel, LocalChannel, SocketChannel
 from policy_server.load_generator import Generator, Timing
+from policy_server.security import client_keys
 
 
 def main() -> int:
@@ -52,7 +53,8 @@ def _channel(part: dict[str, Any]) -> Channel:
 
         return LocalChannel(LocalPolicy(part["bundle"], part["provider"]), obs)
     n_clients, timeout_s = len(part["timing"]["phases_ns"]), part["connect_timeout_s"]
-    return SocketChannel(part["endpoint"], n_clients, wire.float_bytes(obs), part["reply_bytes"], timeout_s)
+    payload, keys = wire.float_bytes(obs), client_keys(part["keys"])
+    return SocketChannel(part["endpoint"], n_clients, payload, part["reply_bytes"], timeout_s, keys)
 
 
 def _stdin_ended() -> bool:

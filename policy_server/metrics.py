@@ -15,19 +15,18 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Literal
 
 from policy_server.endpoint import ServerError
-from policy_server.stats import Histogram
+from policy_server.stats import BUCKETS_PER_OCTAVE, Histogram
 
 TICK_LIMIT_S = 5.0
 _MAX_CONNECTIONS = 8
-_PER_OCTAVE = 8  # of policy_server.stats.Histogram
 _STEP = 2  # every second edge of the histogram: 19 %
-_N_EDGES = 22 * _PER_OCTAVE  # 1 us to 4.2 s; what took longer is in +Inf
+_N_EDGES = 22 * BUCKETS_PER_OCTAVE  # 1 us to 4.2 s; what took longer is in +Inf
 _TEXT = "text/plain; charset=utf-8"
 
 
 @dataclass(frozen=True)
 class Latency:
-    """One histogram: counts by bucket, bucket i below 2^(i/8) us, and the sum [us]."""
+    """One histogram: counts by bucket, those of bucket i at most 2^(i/8) us, and the sum [us]."""
 
     counts: tuple[int, ...]
     sum_us: float
@@ -35,7 +34,7 @@ class Latency:
     @classmethod
     def of(cls, histogram: Histogram) -> "Latency":
         """Returns a copy of a server's histogram."""
-        return cls(tuple(map(int, histogram._counts)), float(histogram.sum_us))
+        return cls(tuple(histogram.counts()), float(histogram.sum_us))
 
     def buckets(self) -> list[tuple[str, int]]:
         """Returns (upper edge [s], number at most that long), the last one +Inf, as Prometheus counts."""
@@ -43,7 +42,7 @@ class Latency:
         for index in range(0, _N_EDGES + 1, _STEP):
             n += sum(self.counts[at : index + 1])
             at = index + 1
-            rows.append((f"{2 ** (index / _PER_OCTAVE) * 1e-6:.6g}", n))
+            rows.append((f"{2 ** (index / BUCKETS_PER_OCTAVE) * 1e-6:.6g}", n))
         return [*rows, ("+Inf", n + sum(self.counts[at:]))]
 
 

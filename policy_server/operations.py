@@ -67,6 +67,10 @@ class Operations:
         if self._reloader.busy:
             self._reloader.poll()
 
+    def close(self) -> None:
+        """Waits for a reload that is under way."""
+        self._reloader.close()
+
     def health(self) -> dict[str, Any]:
         """Returns status ("ok" or "draining"), ready, reloading, bundle_hash and uptime_s."""
         server = self._server
@@ -137,7 +141,8 @@ class Operations:
         if identity is None or header is None:
             return
         if policy is None:
-            self._server.refuse(identity, Status.REFUSED, f"the old policy stays: {error}", header.sequence)
+            reason = str(error).replace(str(self._server.policy.bundle.path), "...")  # the log names the folder
+            self._server.refuse(identity, Status.REFUSED, f"the old policy stays: {reason}", header.sequence)
         else:
             self._reply(identity, header, wire.json_bytes(self._swapped()))
 

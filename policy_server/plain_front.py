@@ -114,13 +114,8 @@ class PlainFront:
 
     def close(self, linger_s: float = 0.0) -> None:
         """Ends all connections; replies that wait have `linger_s` to leave [s]."""
-        until_ns = time.monotonic_ns() + int(linger_s * 1e9)
+        self._linger(time.monotonic_ns() + int(linger_s * 1e9))
         for peer in list(self._peers.values()):
-            with contextlib.suppress(OSError):
-                writable = select.poll()  # not select(): it refuses descriptors from 1024 on
-                writable.register(peer.fd, select.POLLOUT)
-                while peer.unsent and time.monotonic_ns() < until_ns and writable.poll(10):
-                    self._flush(peer)
             self._drop(peer)
         if self._listener.fileno() >= 0:
             self._listener.close()
@@ -128,6 +123,20 @@ class PlainFront:
             if self._path is not None:
                 with contextlib.suppress(OSError):
                     os.unlink(self._path)
+
+    def _linger(self, until_ns: int) -> None:
+        """Sends what waits, to every peer that reads."""
+        writable, waiting = select.poll(), {fd: peer for fd, peer in self._peers.items() if peer.unsent}
+        for fd in waiting:  # poll, not select: that refuses descriptors from 1024 on
+            writable.register(fd, select.POLLOUT)
+        while waiting and (left_ns := until_ns - time.monotonic_ns()) > 0:
+            for fd, _ in writable.poll(left_ns / 1e6):
+                with contextlib.suppress(OSError):
+                    self._flush(waiting[fd])
+                    if waiting[fd].unsent:
+                        continue
+                writable.unregister(fd)
+                del waiting[fd]
 
     def _accept(self) -> None:
         with contextlib.suppress(OSError):
@@ -140,7 +149,7 @@ class PlainFront:
                 _tune(own)
             self._peers[own.fileno()] = _Peer(own, time.monotonic_ns())
             self._epoll.register(own, select.EPOLLIN)
-            own.send(zmtp.greeting(as_server=True))
+            own.send(zmtp.greeting())
 
     def _read(self, peer: _Peer) -> None:
         """Takes in what has come from one peer. Raises OSError where its connection must end."""
@@ -154,7 +163,8 @@ class PlainFront:
             data = data[missing:]
         peer.frames.extend(peer.decoder.feed(data))
         if peer.identity is None and peer.frames:
-            self._introduce(peer, zmtp.parse_ready(peer.frames.popleft().body))
+            flags, body = peer.frames.popleft()
+            self._introduce(peer, zmtp.parse_ready(body, flags))
 
     def _introduce(self, peer: _Peer, properties: dict[bytes, bytes]) -> None:
         """Finishes the handshake: a peer that says who it is takes over from its own older connection."""
@@ -176,19 +186,19 @@ class PlainFront:
         while frames and n < _TURN and peer.identity is not None:
             flags, body = frames.popleft()
             n += 1
-            if not flags & zmtp.MORE:
-                peer.begun_ns = 0
             if flags & zmtp.COMMAND:
                 answer = zmtp.pong(body)
                 if answer is not None:
                     self._write(peer, answer)
-                continue
-            peer.parts.append(body)
-            if not flags & zmtp.MORE:
-                messages.append((peer.identity, peer.parts))
+            elif not flags & zmtp.MORE:
+                messages.append((peer.identity, [*peer.parts, body]))
                 peer.parts = []
-            elif len(peer.parts) > _MAX_PARTS or sum(map(len, peer.parts)) > wire.MAX_FRAME_BYTES:
-                raise zmtp.ZmtpError("message of too many frames")
+            else:
+                peer.parts.append(body)
+                if len(peer.parts) > _MAX_PARTS or sum(map(len, peer.parts)) > wire.MAX_FRAME_BYTES:
+                    raise zmtp.ZmtpError("message of too many frames")
+            if not peer.parts:  # a ping does not make half a message younger
+                peer.begun_ns = 0
         if frames:
             self._unread[peer.fd] = peer
         if not peer.begun_ns and (peer.parts or peer.decoder.partial):
@@ -249,7 +259,10 @@ class PlainFront:
 
 def _listen(endpoint: str) -> socket.socket:
     """Returns a socket that listens. Raises ServerError where that fails."""
-    family, address = address_of(endpoint.removesuffix(":*") + ":0" if endpoint.endswith(":*") else endpoint)
+    try:
+        family, address = address_of(endpoint.removesuffix(":*") + ":0" if endpoint.endswith(":*") else endpoint)
+    except ValueError as error:
+        raise ServerError(f"cannot listen on {error}") from error
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
         if family == AF_UNIX:

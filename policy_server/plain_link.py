@@ -19,6 +19,7 @@ IDLE_NS = 500_000_000  # after a pause of this length, a connection is looked at
 AF_UNIX = getattr(socket, "AF_UNIX", -1)
 _CHUNK = 1 << 16
 _NAP_NS = 20_000_000  # the kernel rounds this up to its own ticks: deadlines nearer than twice that get a select
+_SELECT_FDS = 1024  # select() refuses descriptors from here on; poll() rounds the time up to whole milliseconds
 _DONTWAIT = socket.MSG_DONTWAIT
 
 
@@ -84,6 +85,10 @@ class PlainLink:
         """Returns whether the socket can be read, or written, at the latest at `deadline_ns`."""
         assert self._socket is not None
         left_s = max((deadline_ns - time.monotonic_ns()) * 1e-9, 0)
+        if self._socket.fileno() >= _SELECT_FDS and hasattr(select, "poll"):
+            poll = select.poll()
+            poll.register(self._socket, select.POLLOUT if writable else select.POLLIN)
+            return bool(poll.poll(left_s * 1e3))
         mine = (self._socket,)
         ready = select.select((), mine, (), left_s) if writable else select.select(mine, (), (), left_s)
         return any(ready)
@@ -93,10 +98,13 @@ class PlainLink:
         assert self._socket is not None
         try:
             while True:
-                with contextlib.suppress(BlockingIOError):
-                    data = data[self._socket.send(data, _DONTWAIT) :]
-                if not data:
+                try:
+                    n = self._socket.send(data, _DONTWAIT)
+                except BlockingIOError:
+                    n = 0
+                if n == len(data):
                     return True
+                data = data[n:]
                 if not self._wait(True, deadline_ns):
                     break
         except OSError:
@@ -125,7 +133,8 @@ class PlainLink:
                 answer = zmtp.pong(body)
                 if answer is not None and self._socket is not None:
                     with contextlib.suppress(BlockingIOError):  # it has enough to read; the messages must not be lost
-                        self._socket.send(answer, _DONTWAIT)
+                        if self._socket.send(answer, _DONTWAIT) < len(answer):
+                            raise ConnectionAbortedError("half a frame was sent")
             elif flags & zmtp.MORE:
                 self._part += body
                 if len(self._part) > wire.MAX_FRAME_BYTES:
@@ -198,7 +207,7 @@ class PlainLink:
         while not frames:
             yield False
             frames = self._decoder.feed(_more(own, _CHUNK))
-        zmtp.parse_ready(frames[0].body)
+        zmtp.parse_ready(frames[0].body, frames[0].flags)
         own.setblocking(True)  # for _NAP_NS at most
         own.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", 0, _NAP_NS // 1000))
         self._sort(frames[1:])

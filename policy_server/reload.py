@@ -14,6 +14,7 @@ from policy_server.served import ServedPolicy
 
 Done = Callable[["ServedPolicy | None", "str | None"], None]
 _NICE = 10  # of the loading thread: the serving one comes first
+_END_S = 10.0  # that the process waits in the end for a policy that is being loaded
 
 
 class Reloader:
@@ -26,6 +27,7 @@ class Reloader:
     def __init__(self, load: Callable[[], ServedPolicy]):
         self._load = load
         self._results: queue.SimpleQueue[tuple[Done, ServedPolicy | None, str | None]] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
         self.busy = False
 
     def start(self, current: ServedPolicy, done: Done) -> None:
@@ -37,7 +39,8 @@ class Reloader:
         if self.busy:
             raise ServerError("a reload is under way already; wait for it to end")
         self.busy = True
-        threading.Thread(target=self._work, args=(current, done), name="reload", daemon=True).start()
+        self._thread = threading.Thread(target=self._work, args=(current, done), name="reload", daemon=True)
+        self._thread.start()
 
     def poll(self) -> None:
         """Hands over the result of a load that has ended, if there is one."""
@@ -45,6 +48,11 @@ class Reloader:
             done, policy, error = self._results.get_nowait()
             self.busy = False
             done(policy, error)
+
+    def close(self) -> None:
+        """Waits for a load that is under way: a runtime whose thread the interpreter cuts off aborts the process."""
+        if self._thread is not None:
+            self._thread.join(_END_S)
 
     def _work(self, current: ServedPolicy, done: Done) -> None:
         with contextlib.suppress(OSError, AttributeError):  # Linux: a thread has a priority of its own

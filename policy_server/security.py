@@ -37,7 +37,7 @@ __all__ = [
     "apply_client",
     "apply_server",
 ]
-__all__ += ["make_keys", "read_clients"]
+__all__ += ["client_keys", "make_keys", "read_clients"]
 
 DOMAIN = "edp"
 HANDSHAKE_MS = 3000  # a connection that has not proved who it is by then is closed
@@ -106,6 +106,23 @@ class ClientKeys:
         if server_file is None:
             raise KeysError(f"no server.key beside {file}; copy it from the server's folder of keys")
         return cls(*_read_secret(file), _read(server_file)[0])
+
+
+def client_keys(path: str | Path | None, has_server: bool = True) -> ClientKeys | None:
+    """Returns the keys that a command's --keys names, None where it was not given.
+
+    Args:
+        path: See `ClientKeys.load`.
+        has_server: Whether the command talks to a server at all.
+
+    Raises:
+        KeysError: As of `ClientKeys.load`, or there is no server to show them to.
+    """
+    if path is None:
+        return None
+    if not has_server:
+        raise KeysError(f"--keys {path} is for a server: give --server ENDPOINT as well, or leave --keys out")
+    return ClientKeys.load(path)
 
 
 def make_keys(folder: str | Path, name: str | None = None) -> list[Path]:

@@ -128,8 +128,9 @@ class PolicyServer:
         self._stop.set()
 
     def close(self) -> None:
-        """Closes the socket; replies have a moment to leave."""
+        """Closes the socket; replies have a moment to leave. Ends when nothing runs any more."""
         self.front.close(LINGER_S)
+        self.operations.close()
 
     def use(self, policy: ServedPolicy) -> None:
         """Answers with another policy from the next batch on."""

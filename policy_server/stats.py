@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 PERCENTILES = (("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("p999", 0.999))
-_BUCKETS_PER_OCTAVE = 8
-_N_BUCKETS = 32 * _BUCKETS_PER_OCTAVE
+BUCKETS_PER_OCTAVE = 8
+_N_BUCKETS = 32 * BUCKETS_PER_OCTAVE
 
 
 def percentile(sorted_samples: np.ndarray, p: float) -> float:
@@ -89,7 +89,10 @@ def _finite(value: float) -> float | None:
 
 
 class Histogram:
-    """Counts of latencies in buckets that grow by 2^(1/8) (9 %) each, from 1 us to over an hour."""
+    """Counts of latencies in buckets that grow by 2^(1/8) (9 %) each, from 1 us to over an hour.
+
+    Bucket i holds what is at most 2^(i/8) us and more than the bucket before may hold.
+    """
 
     def __init__(self):
         self._counts = np.zeros(_N_BUCKETS, dtype=np.int64)
@@ -99,7 +102,7 @@ class Histogram:
 
     def add(self, value_us: float) -> None:
         """Counts one latency [us]."""
-        index = int(math.log2(value_us) * _BUCKETS_PER_OCTAVE) + 1 if value_us > 1 else 0
+        index = math.ceil(math.log2(value_us) * BUCKETS_PER_OCTAVE) if value_us > 1 else 0
         self._counts[min(index, _N_BUCKETS - 1)] += 1
         self.n += 1
         self.sum_us += value_us
@@ -107,11 +110,15 @@ class Histogram:
 
     def add_many(self, values_us: np.ndarray) -> None:
         """Counts latencies (n,) [us] at once; n >= 1."""
-        buckets = (np.log2(np.maximum(values_us, 1)) * _BUCKETS_PER_OCTAVE).astype(np.int64) + (values_us > 1)
+        buckets = np.ceil(np.log2(np.maximum(values_us, 1)) * BUCKETS_PER_OCTAVE).astype(np.int64)
         self._counts += np.bincount(np.minimum(buckets, _N_BUCKETS - 1), minlength=_N_BUCKETS)
         self.n += len(values_us)
         self.sum_us += float(values_us.sum())
         self.max_us = max(self.max_us, float(values_us.max()))
+
+    def counts(self) -> list[int]:
+        """Returns how many were counted in each bucket."""
+        return self._counts.tolist()
 
     def percentile_us(self, p: float) -> float:
         """Returns an upper bound of the p-quantile, at most 9 % too high [us]; 0 where nothing was counted."""
@@ -119,7 +126,7 @@ class Histogram:
         for index, count in enumerate(self._counts):
             seen += count
             if count and seen >= rank:
-                return min(2 ** (index / _BUCKETS_PER_OCTAVE), self.max_us)
+                return min(2 ** (index / BUCKETS_PER_OCTAVE), self.max_us)
         return 0.0
 
     def to_json(self) -> dict[str, Any]:

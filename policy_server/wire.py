@@ -171,8 +171,11 @@ def all_finite(array: np.ndarray) -> bool:
 
 
 def _finite(flat: np.ndarray) -> bool:
-    """As `all_finite`; a sum of squares is finite, or too large, or of such numbers: one call where three were."""
-    return math.isfinite(flat.dot(flat)) or bool(np.isfinite(flat).all())
+    """As `all_finite`; a sum of squares is finite, or too large, or of such numbers: one call where three were.
+
+    vdot, unlike dot, does not warn where that sum overflows.
+    """
+    return math.isfinite(np.vdot(flat, flat)) or bool(np.isfinite(flat).all())
 
 
 def float_bytes(array: np.ndarray) -> bytes:

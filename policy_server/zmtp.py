@@ -25,9 +25,9 @@ class Frame(NamedTuple):
     body: bytes
 
 
-def greeting(as_server: bool = False) -> bytes:
-    """Returns the first 64 bytes of a connection: signature, version 3.0, mechanism NULL."""
-    return _SIGNATURE + b"\x03\x00" + b"NULL".ljust(20, b"\0") + bytes([as_server]) + bytes(31)
+def greeting() -> bytes:
+    """Returns the first 64 bytes of a connection, the same at both ends: signature, version 3.0, mechanism NULL."""
+    return _SIGNATURE + b"\x03\x00" + b"NULL".ljust(52, b"\0")
 
 
 def check_greeting(data: bytes) -> None:
@@ -61,16 +61,16 @@ def ready(socket_type: bytes, identity: bytes = b"") -> bytes:
     return command(b"READY", b"".join(bytes([len(k)]) + k + struct.pack(">I", len(v)) + v for k, v in properties))
 
 
-def parse_ready(body: bytes) -> dict[bytes, bytes]:
+def parse_ready(body: bytes, flags: int = COMMAND) -> dict[bytes, bytes]:
     """Returns the properties that a READY command tells, names in lower case. Raises ZmtpError for anything else."""
+    if not flags & COMMAND:
+        raise ZmtpError(f"message of {len(body)} bytes, expected the command READY first")
     if not body.startswith(b"\x05READY"):
         raise ZmtpError(f"command {body[1:16]!r}, expected READY")
     properties, at = {}, 6
     while at < len(body):
         name_end = at + 1 + body[at]
         value_at = name_end + 4
-        if value_at > len(body):
-            raise ZmtpError("READY ends in the middle of a property")
         value_end = value_at + int.from_bytes(body[name_end:value_at], "big")
         if value_end > len(body):
             raise ZmtpError("READY ends in the middle of a property")
@@ -107,8 +107,8 @@ class Decoder:
             if len(self._rest) < self._needed:
                 return []
             data = bytes(self._rest)
-        elif len(data) > 1 and data[0] == 0 and data[1] == len(data) - 2:  # one short message, nothing else
-            return [Frame(0, data[2:])]
+        elif len(data) > 1 and data[0] == 0 and data[1] == len(data) - 2 <= self._max_bytes:
+            return [Frame(0, data[2:])]  # one short message, nothing else
         frames, at, n, self._needed = [], 0, len(data), 2
         while n - at >= 2:
             flags = data[at]

@@ -35,6 +35,7 @@ def control(
     realtime: bool = False,
     json: Path | None = None,
     record: Path | None = None,
+    keys: Path | None = None,
 ) -> int:
     """Drive a robot with a policy on absolute deadlines; give one of --server, --bundle.
 
@@ -52,14 +53,11 @@ def control(
         realtime: Ask for SCHED_FIFO, and fail where it is refused.
         json: File to write the report to.
         record: File (.npz) for observations, targets and raw times.
+        keys: A client's NAME.key_secret, or the folder with it and server.key, for a server with keys.
     """
-    if (server is None) == (bundle is None):
-        raise ValueError("give exactly one of --server ENDPOINT and --bundle FOLDER")
-    from policy_server.client import PolicyClient
     from policy_server.control import ControlConfig, run
-    from policy_server.local import LocalPolicy
 
-    with PolicyClient(server) if server else LocalPolicy(str(bundle), seed=seed) as policy:
+    with _policy(server, bundle, seed, keys) as policy:
         period_s = policy.manifest.control_period_s if hz is None else 1 / hz
         n_ticks, episode_ticks = round(seconds / period_s), round(episode_s / period_s) if episode_s else None
         config = ControlConfig(n_ticks, period_s, episode_ticks=episode_ticks, seed=seed, realtime=realtime)
@@ -69,11 +67,27 @@ def control(
         obs_dim, act_dim = policy.manifest.obs_dim, policy.manifest.act_dim
     show(report)
     if record:
-        seen = np.array(rows).reshape(len(rows), obs_dim + act_dim)
-        times = {k: getattr(report, k) for k in ("period_ns", "late_ns", "work_ns", "act_ns")}
-        np.savez(record, obs=seen[:, :obs_dim], target=seen[:, obs_dim:], **times)
+        _save(record, np.array(rows).reshape(len(rows), obs_dim + act_dim), obs_dim, report)
     write_json(json, report.to_json())
     return 1 if report.error else 130 * report.interrupted
+
+
+def _policy(server: str | None, bundle: Path | None, seed: int, keys: Path | None) -> Any:
+    """Returns a `PolicyClient` or a `LocalPolicy`. Raises ValueError where not exactly one was asked for."""
+    if (server is None) == (bundle is None):
+        raise ValueError("give exactly one of --server ENDPOINT and --bundle FOLDER")
+    from policy_server.client import PolicyClient
+    from policy_server.local import LocalPolicy
+    from policy_server.security import client_keys
+
+    found_keys = client_keys(keys, has_server=server is not None)
+    return PolicyClient(server, keys=found_keys) if server else LocalPolicy(str(bundle), seed=seed)
+
+
+def _save(record: Path, seen: np.ndarray, obs_dim: int, report: Any) -> None:
+    """Writes what was seen, (n_ticks, obs_dim + act_dim), and the raw times [ns]."""
+    times = {k: getattr(report, k) for k in ("period_ns", "late_ns", "work_ns", "act_ns")}
+    np.savez(record, obs=seen[:, :obs_dim], target=seen[:, obs_dim:], **times)
 
 
 def show(report: Any) -> None:

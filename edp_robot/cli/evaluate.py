@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 
@@ -18,6 +18,7 @@ def evaluate(
     episodes: int = 100,
     seed: int = 0,
     json: Path | None = None,
+    keys: Path | None = None,
 ) -> int:
     """Measure success and return over whole episodes; give exactly one of --from, --bundle, --server.
 
@@ -31,22 +32,26 @@ def evaluate(
         episodes: How many.
         seed: Of start poses and noise.
         json: File to write the result to.
+        keys: A client's NAME.key_secret, or the folder with it and server.key, for a server with keys.
     """
     given = [x for x in (start, bundle, server) if x is not None]
     if len(given) != 1:
         raise ValueError(f"{len(given)} of --from, --bundle, --server given; give exactly one")
+    from policy_server.client import PolicyClient
+    from policy_server.security import client_keys
     from sim.evaluate import evaluate as run
 
-    from ..stages.evaluate import torch_actor
-
+    found_keys = client_keys(keys, has_server=server is not None)
     if start is not None:
+        from ..stages.evaluate import torch_actor
         from ..stages.export import load_policy
 
         item = load_policy(start)
         name, n_action_steps, act = item.source.spec.name, item.source.n_action_steps, torch_actor(item.policy, seed)
+    elif bundle is not None:
+        name, n_action_steps, act = _bundle_actor(bundle, task, seed)
     else:
-        found = _bundle_actor(bundle, task, seed) if bundle else _server_actor(str(server), task, seed)
-        name, n_action_steps, act = found
+        name, n_action_steps, act = _server_actor(PolicyClient(str(server), keys=found_keys), task, seed)
     result = run(act, task or name, episodes, seed, n_action_steps)
     print(
         f"{task or name}: success {result.success:.3f} [{result.success_low:.3f}, {result.success_high:.3f}], "
@@ -68,12 +73,10 @@ def _bundle_actor(bundle: Path, task: str | None, seed: int):
     return manifest.task, manifest.n_action_steps, act
 
 
-def _server_actor(endpoint: str, task: str | None, seed: int):
-    """Returns (task, held steps, ActFn) of a server, asked one observation at a time."""
-    from policy_server.client import PolicyClient
+def _server_actor(client: Any, task: str | None, seed: int):
+    """Returns (task, held steps, ActFn) of a server, asked one observation at a time by this `PolicyClient`."""
     from sim.registry import task_spec
 
-    client = PolicyClient(endpoint)
     manifest = client.manifest
     amap = task_spec(task or manifest.task).action_map
     client.reset(seed)

@@ -24,10 +24,9 @@ def top(
         json: Print one JSON object a line instead of a screen.
         keys: A client's NAME.key_secret, or the folder with it and server.key, for a server with keys.
     """
-    from policy_server.security import ClientKeys
+    from policy_server.security import client_keys
     from policy_server.top import watch
 
-    client_keys = None if keys is None else ClientKeys.load(keys)
     with contextlib.suppress(KeyboardInterrupt):
-        watch(server, interval_s, once, json, client_keys)
+        watch(server, interval_s, once, json, client_keys(keys))
     return 0

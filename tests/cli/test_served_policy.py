@@ -10,46 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from edp_robot.cli.serving import run_server
-from edp_robot.stages.export import as_field, golden, to_onnx
-from edp_robot.stages.models import normaliser
-from edp_robot.students import PairedStudent
-from policy_server.bundle import save
 from policy_server.client import PolicyClient
 from policy_server.local import LocalPolicy
-from sim.registry import task_spec
 
 EDP = [sys.executable, "-m", "edp_robot.cli"]
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory):
-    """An untrained student as a bundle: the arm wanders, within its limits."""
-    torch.manual_seed(0)
-    spec = task_spec("arm-press")
-    policy = PairedStudent(normaliser(spec), spec.obs_dim, spec.act_dim, 32, 2).eval()
-    path = tmp_path_factory.mktemp("served") / "bundle"
-    save(
-        path,
-        name="untrained",
-        task=spec.name,
-        source_commit="none",
-        config_hash="0" * 64,
-        obs=tuple(map(as_field, spec.obs)),
-        action=tuple(map(as_field, spec.action)),
-        horizon=10,
-        n_action_steps=10,
-        control_period_s=spec.control_period_s,
-        latent_dim=spec.act_dim,
-        sampler={"method": "student", "n_denoise_steps": 1},
-        metrics={},
-        parity={},
-        onnx_bytes=to_onnx(policy, spec, 10),
-        golden=golden(policy, spec, 10, torch.zeros(1, spec.obs_dim)),
-    )
-    return path
 
 
 def test_a_served_policy_equals_the_local_one(bundle, tmp_path):

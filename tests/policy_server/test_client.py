@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 import zmq
 
-from policy_server import wire
+from policy_server import security, wire
 from policy_server.bundle import Bundle
 from policy_server.client import PolicyClient, PolicyError, PolicyTimeout
+from policy_server.security import ClientKeys
 from policy_server.wire import Header, Kind, Status
 
 OBS = np.float32([0.1, -0.2, 0.01])
@@ -63,7 +64,7 @@ def chunk(header, value, **changes):
 
 def test_server_absent_is_a_clear_timeout(connect):
     start = time.monotonic()
-    with pytest.raises(PolicyTimeout, match=r"not connected from tcp://127.0.0.1:9 after \d+.*is the server running"):
+    with pytest.raises(PolicyTimeout, match=r"not connected to tcp://127.0.0.1:9 after \d+.*is the server running"):
         connect("tcp://127.0.0.1:9", timeout_s=0.1).hello()
     assert 0.1 <= time.monotonic() - start < 1.0
 
@@ -155,3 +156,39 @@ def test_a_restarted_server_is_found_again(start_server, bundle_path, tmp_path):
 def test_nonsense_endpoint_is_refused():
     with pytest.raises(ValueError, match="expected tcp://HOST:PORT"):
         PolicyClient("nonsense")
+
+
+@pytest.mark.parametrize("with_keys", [False, True])
+def test_where_nobody_listens_keys_are_thought_of(tmp_path, with_keys):
+    security.make_keys(tmp_path, "robot-1")
+    keys = ClientKeys.load(tmp_path / "private") if with_keys else None
+    said = (
+        "edp serve --keys.*answers no client without one" if with_keys else r"answers no client without them \(--keys\)"
+    )
+    client = PolicyClient("tcp://127.0.0.1:9", 0.05, keys)
+    with client, pytest.raises(PolicyTimeout, match=f"not connected to tcp://127.0.0.1:9 after .*{said}") as caught:
+        client.send(OBS)
+    assert str(caught.value).count("?") == 1 and str(caught.value).endswith("?")
+
+
+def test_the_policy_of_an_action_changes_with_a_reload(start_server, bundle_path, tiny, tmp_path):
+    folder, old = tmp_path / "bundle", Bundle.load(bundle_path)
+    folder.symlink_to(bundle_path)
+    new = tiny.save(tmp_path / "new", name="tiny-2")
+    server = start_server(folder)
+    with PolicyClient(server.endpoint, timeout_s=20) as client:
+        assert client.last_policy == wire.NO_POLICY
+
+        def policy():
+            client.act(OBS)
+            return client.last_policy
+
+        assert policy() == bytes.fromhex(old.hash)[:8]
+        (tmp_path / "next").symlink_to(new.path)
+        (tmp_path / "next").rename(folder)
+        assert policy() == bytes.fromhex(old.hash)[:8]
+        assert client.reload() == {"bundle_hash": new.hash, "previous_bundle_hash": old.hash}
+        assert policy() == bytes.fromhex(new.hash)[:8] != bytes.fromhex(old.hash)[:8]
+        assert client.health()["bundle_hash"] == client.stats()["bundle_hash"] == new.hash
+        assert client.rollback() == {"bundle_hash": old.hash, "previous_bundle_hash": new.hash}
+        assert policy() == bytes.fromhex(old.hash)[:8]

@@ -86,6 +86,24 @@ def test_buckets_are_cumulative_and_at_the_edges_of_the_histogram():
     assert dict(rows)["4e-06"] == 5
 
 
+@pytest.mark.parametrize("one_by_one", [True, False])
+def test_an_edge_belongs_to_its_own_bucket(one_by_one):
+    """Prometheus' le means "at most". The server counts whole microseconds, so that 1, 2, 4, 8 are on an edge."""
+    values = [1, 2, 2, 4, 8, 8.0001, 1024, 2**22, 2**22 + 1]
+    histogram = Histogram()
+    if one_by_one:
+        for value in values:
+            histogram.add(value)
+    else:
+        histogram.add_many(np.array(values))
+    rows = dict(Latency.of(histogram).buckets())
+    edges = ("1e-06", "1.18921e-06", "1.68179e-06", "2e-06", "3.36359e-06", "4e-06", "8e-06", "9.51366e-06")
+    assert [rows[edge] for edge in edges] == [1, 1, 1, 3, 3, 4, 5, 6]
+    assert [rows[edge] for edge in ("0.000861078", "0.001024", "3.52698", "4.1943", "+Inf")] == [6, 7, 7, 8, 9]
+    assert histogram.percentile_us(3 / 9) == 2 and histogram.percentile_us(4 / 9) == 4
+    assert sum(histogram.counts()) == histogram.n == 9
+
+
 def test_labels_cannot_break_the_format():
     with pages(lambda: example(policy='x"} 1\nevil 2', statuses={'"\\\n': 1})) as address:
         read = samples(get(address, "/metrics")[1])

@@ -418,7 +418,7 @@ def test_busy_polling_looks_before_it_sleeps(bundle_path, monkeypatch):
 
 
 def test_busy_polling_that_would_delay_the_end_is_refused(bundle_path):
-    with pytest.raises(ValueError, match="expected 0 to 0.1 s"):
+    with pytest.raises(ValueError, match=r"expected 0 to 0\.1 s"):
         PolicyServer(bundle_path, "tcp://127.0.0.1:*", "cpu", busy_poll_s=1.0)
 
 
