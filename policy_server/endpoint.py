@@ -48,8 +48,10 @@ def _check_ipc(path: str) -> None:
 
     ZeroMQ would remove whatever lies at the path and take it over in silence.
     """
+    if path == "*":
+        raise ServerError("endpoint ipc://*: expected a path, which clients must know, like ipc:///run/policy")
     file = Path(path)
-    if path == "*" or path.startswith("@") or not file.exists():
+    if path.startswith("@") or not file.exists():
         return
     if not stat.S_ISSOCK(file.stat().st_mode):
         raise ServerError(f"ipc path {path} is an existing file, not a socket; choose another path")

@@ -2,7 +2,6 @@
 
 from collections import OrderedDict, deque
 from collections.abc import Sequence
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 

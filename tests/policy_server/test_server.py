@@ -428,6 +428,11 @@ def test_loopback_in_its_spellings_is_allowed(tmp_path):
         check_bind(endpoint)
 
 
+def test_an_ipc_path_must_be_one():
+    with pytest.raises(ServerError, match="expected a path"):
+        check_bind("ipc://*")
+
+
 @pytest.mark.parametrize("endpoint", ["5599", "http://127.0.0.1:1", "tcp://", "inproc://x"])
 def test_other_endpoints_are_refused(endpoint):
     with pytest.raises(ServerError, match=r"expected tcp://127\.0\.0\.1:PORT or ipc"):
