@@ -8,9 +8,12 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from raw_zmtp import Server, listening
 
 from policy_server import bundle as bundles
 from policy_server.bundle import Field
+from policy_server.plain_front import PlainFront
+from policy_server.plain_link import PlainLink
 
 OBS_DIM, ACT_DIM, HORIZON = 3, 2, 2
 LATENT_DIM = HORIZON * ACT_DIM
@@ -173,3 +176,36 @@ def served(bundle_path):
     """One server for all tests of a file."""
     with running_server(bundle_path) as server:
         yield server
+
+
+@pytest.fixture(params=["tcp", "ipc"])
+def front(request, tmp_path):
+    endpoint = f"ipc://{tmp_path}/front" if request.param == "ipc" else "tcp://127.0.0.1:*"
+    with contextlib.closing(PlainFront(endpoint)) as front:
+        yield front
+
+
+@pytest.fixture
+def ipc(tmp_path):
+    """A front on a Unix socket."""
+    with contextlib.closing(PlainFront(f"ipc://{tmp_path}/f")) as front:
+        yield front
+
+
+@pytest.fixture(params=["tcp", "ipc"])
+def wanted(request, tmp_path):
+    """Where a raw server is to listen."""
+    return f"ipc://{tmp_path}/s" if request.param == "ipc" else "tcp://127.0.0.1:0"
+
+
+@pytest.fixture
+def start(wanted):
+    """Starts a raw server with these scripts and returns it with a link to it."""
+    with contextlib.ExitStack() as stack:
+
+        def make(*scripts):
+            listener, endpoint = stack.enter_context(listening(wanted))
+            link = stack.enter_context(contextlib.closing(PlainLink(endpoint, b"me")))
+            return Server(listener, scripts), link
+
+        yield make

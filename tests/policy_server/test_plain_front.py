@@ -16,19 +16,6 @@ from policy_server.endpoint import ServerError
 from policy_server.plain_front import MAX_UNSENT, PlainFront
 
 
-@pytest.fixture(params=["tcp", "ipc"])
-def front(request, tmp_path):
-    endpoint = f"ipc://{tmp_path}/front" if request.param == "ipc" else "tcp://127.0.0.1:*"
-    with contextlib.closing(PlainFront(endpoint)) as front:
-        yield front
-
-
-@pytest.fixture
-def ipc(tmp_path):
-    with contextlib.closing(PlainFront(f"ipc://{tmp_path}/f")) as front:
-        yield front
-
-
 @pytest.fixture
 def dealer():
     """Makes libzmq sockets, DEALERs unless told otherwise."""

@@ -18,19 +18,6 @@ TURN = 16  # messages
 STUCK_S = 0.2  # instead of 10
 
 
-@pytest.fixture(params=["tcp", "ipc"])
-def front(request, tmp_path):
-    endpoint = f"ipc://{tmp_path}/front" if request.param == "ipc" else "tcp://127.0.0.1:*"
-    with contextlib.closing(PlainFront(endpoint)) as front:
-        yield front
-
-
-@pytest.fixture
-def ipc(tmp_path):
-    with contextlib.closing(PlainFront(f"ipc://{tmp_path}/f")) as front:
-        yield front
-
-
 @pytest.fixture
 def hurried(monkeypatch):
     """Standing still for STUCK_S is enough, and it is looked at all the time."""

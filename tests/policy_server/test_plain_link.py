@@ -16,7 +16,6 @@ from raw_zmtp import (
     LINK_HELLO,
     LONG_S,
     ROUTER_READY,
-    Server,
     answer,
     check_answers,
     greet,
@@ -31,20 +30,6 @@ from policy_server import plain_link, wire, zmtp
 from policy_server.plain_link import PlainLink, address_of
 
 PING, PONG = zmtp.command(b"PING", b"\0\0ctx"), zmtp.command(b"PONG", b"ctx")
-
-
-@pytest.fixture(params=["tcp", "ipc"])
-def start(request, tmp_path):
-    """Starts a server with these scripts and returns it with a link to it."""
-    wanted = f"ipc://{tmp_path}/s" if request.param == "ipc" else "tcp://127.0.0.1:0"
-    with contextlib.ExitStack() as stack:
-
-        def make(*scripts):
-            listener, endpoint = stack.enter_context(listening(wanted))
-            link = stack.enter_context(contextlib.closing(PlainLink(endpoint, b"me")))
-            return Server(listener, scripts), link
-
-        yield make
 
 
 def test_a_handshake_and_a_reply_byte_by_byte(start):

@@ -31,24 +31,6 @@ from policy_server.plain_link import BACK_OFF_S, PlainLink
 PING, PONG = zmtp.command(b"PING", b"\0\0ctx"), zmtp.command(b"PONG", b"ctx")
 
 
-@pytest.fixture(params=["tcp", "ipc"])
-def wanted(request, tmp_path):
-    return f"ipc://{tmp_path}/s" if request.param == "ipc" else "tcp://127.0.0.1:0"
-
-
-@pytest.fixture
-def start(wanted):
-    """Starts a server with these scripts and returns it with a link to it."""
-    with contextlib.ExitStack() as stack:
-
-        def make(*scripts):
-            listener, endpoint = stack.enter_context(listening(wanted))
-            link = stack.enter_context(contextlib.closing(PlainLink(endpoint, b"me")))
-            return Server(listener, scripts), link
-
-        yield make
-
-
 def test_a_server_that_is_not_there_and_comes(wanted):
     with listening(wanted) as (_, endpoint):
         pass
