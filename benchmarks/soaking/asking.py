@@ -1,0 +1,116 @@
+"""Many clients in a closed loop in one thread: each asks again as soon as it is answered."""
+
+from __future__ import annotations
+
+import time
+from array import array
+from collections.abc import Callable
+
+import numpy as np
+
+from policy_server import links, wire
+from policy_server.wire import Header, Kind
+from soaking.ledger import Ledger
+
+ANSWER_S = 10.0  # then a request counts as lost
+MAX_LOST = 3  # in a row: then a client gives up
+
+
+class Asker:
+    """One client on a link of its own, which accounts for every request.
+
+    Attributes:
+        ledger: Its account.
+        latencies_us: Of its answered requests, in their order [us].
+        longest_gap_s: Longest time between two answers [s].
+        n_lost_in_a_row: Requests without an answer since the last one with an answer.
+
+    Args:
+        endpoint: Of the server.
+        rows: Observations (n, obs_dim), which it sends in turn.
+    """
+
+    def __init__(self, endpoint: str, rows: np.ndarray):
+        self.ledger = Ledger()
+        self.latencies_us = array("f")
+        self.longest_gap_s = 0.0
+        self.n_lost_in_a_row = 0
+        self._link = links.connect(endpoint)
+        self._payloads = [wire.float_bytes(row) for row in rows]
+        self._waiting: tuple[int, int] | None = None  # sequence, sent [ns]
+        self._answered_ns = 0
+
+    def send(self) -> None:
+        """Sends the next request."""
+        sequence, now_ns = self.ledger.ask(), time.monotonic_ns()
+        payload = self._payloads[sequence % len(self._payloads)]
+        deadline_ns = now_ns + int(ANSWER_S * 1e9)
+        if self._link.send(wire.encode(Header(Kind.ACT, 0, sequence, now_ns), payload), deadline_ns):
+            self._waiting = sequence, now_ns
+        else:
+            self.ledger.unsent(sequence)
+
+    def receive(self) -> tuple[Header, bytes] | None:
+        """Returns the answer of the request that waits; None where it does not come within ANSWER_S."""
+        self.n_lost_in_a_row += 1
+        if self._waiting is None:
+            return None
+        sequence, sent_ns = self._waiting
+        while (data := self._link.receive(sent_ns + int(ANSWER_S * 1e9))) is not None:
+            header, payload = wire.decode(data)
+            self.ledger.answer(header)
+            if header.sequence == sequence:
+                self._note(sent_ns)
+                return header, bytes(payload)
+        self._waiting = None
+        return None
+
+    def finish(self, wait_s: float) -> None:
+        """Counts what still comes within `wait_s` after everything was answered, and closes."""
+        until_ns = time.monotonic_ns() + int(wait_s * 1e9)
+        while (data := self._link.receive(until_ns)) is not None:
+            self.ledger.answer(wire.decode(data)[0])
+        self._link.close()
+
+    def _note(self, sent_ns: int) -> None:
+        now_ns, self._waiting, self.n_lost_in_a_row = time.monotonic_ns(), None, 0
+        self.latencies_us.append((now_ns - sent_ns) / 1000)
+        if self._answered_ns:
+            self.longest_gap_s = max(self.longest_gap_s, (now_ns - self._answered_ns) * 1e-9)
+        self._answered_ns = now_ns
+
+
+def closed_loop(
+    askers: list[Asker],
+    more: Callable[[int], bool],
+    heard: Callable[[int, Header, bytes], None] = lambda *_: None,
+    settle_s: float = 0.5,
+) -> None:
+    """Lets all clients ask in turn, one request of each under way at any time; ends when all are answered.
+
+    Args:
+        askers: The clients.
+        more: Told how many requests were sent, whether to send another one.
+        heard: Told each answer: index of the client, header, payload.
+        settle_s: How long answers that nobody expects are waited for in the end [s].
+    """
+    n_sent, active = 0, []
+    for asker in askers:
+        if more(n_sent):
+            asker.send()
+            n_sent += 1
+            active.append(asker)
+    while active:
+        for index, asker in enumerate(askers):
+            if asker not in active:
+                continue
+            found = asker.receive()
+            if found is not None:
+                heard(index, *found)
+            if asker.n_lost_in_a_row < MAX_LOST and more(n_sent):
+                asker.send()
+                n_sent += 1
+            else:
+                active.remove(asker)
+    for asker in askers:
+        asker.finish(settle_s / len(askers))

@@ -1,0 +1,93 @@
+"""Part `requests`: very many requests, each accounted for, while the server's memory is watched."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from policy_server.bundle import Bundle
+from policy_server.stats import summary
+from soaking import ledger
+from soaking.asking import Asker, closed_loop
+from soaking.serving import Served, serving
+
+N_SAMPLES = 200  # of the memory
+FLAT_MIB = 8.0  # growth between 10 % and the end that still counts as flat
+
+
+class Watch:
+    """Samples the server's memory each time another share of the requests is sent."""
+
+    def __init__(self, server: Served, n: int):
+        self._server, self._n, self._step = server, n, max(n // N_SAMPLES, 1)
+        self.samples: list[tuple[int, float, float, int]] = []
+        self._start_ns = self._said_ns = time.monotonic_ns()
+
+    def more(self, n_sent: int) -> bool:
+        """Returns whether another request is to be sent."""
+        if n_sent % self._step == 0 or n_sent == self._n:
+            self._sample(n_sent)
+        return n_sent < self._n
+
+    def _sample(self, n_sent: int) -> None:
+        if self.samples and self.samples[-1][0] == n_sent:
+            return
+        now_ns = time.monotonic_ns()
+        elapsed_s = (now_ns - self._start_ns) * 1e-9
+        self.samples.append((n_sent, elapsed_s, self._server.rss_mib(), self._server.n_files()))
+        if now_ns - self._said_ns > 5e9:
+            self._said_ns = now_ns
+            print(
+                f"requests: {n_sent} of {self._n}, {n_sent / elapsed_s:.0f}/s, RSS {self.samples[-1][2]:.1f} MiB",
+                flush=True,
+            )
+
+
+def run(bundle: Bundle, folder: Path, n: int, n_clients: int) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Returns (result, arrays) of `n` requests by `n_clients`.
+
+    Arrays: rss (k, 4): requests sent, time [s], RSS [MiB], open descriptors; latency_us (n,).
+    """
+    rows = bundle.golden()["obs"]
+    with serving(bundle.path, folder) as server:
+        askers = [Asker(server.endpoint, rows) for _ in range(n_clients)]
+        watch = Watch(server, n)
+        start_ns = time.monotonic_ns()
+        closed_loop(askers, watch.more)
+        elapsed_s = (time.monotonic_ns() - start_ns) * 1e-9
+        alive = server.alive
+    verdict = ledger.total([asker.ledger for asker in askers])
+    samples = np.array(watch.samples)
+    latencies_us = np.concatenate([np.frombuffer(asker.latencies_us, np.float32) for asker in askers])
+    memory = growth(samples)
+    result = {
+        "n_clients": n_clients,
+        **verdict,
+        **memory,
+        "elapsed_s": elapsed_s,
+        "requests_hz": verdict["n_sent"] / elapsed_s,
+        "latency_us": summary(latencies_us),
+        "alive": alive,
+        "met": alive and ledger.clean(verdict) and memory["growth_mib"] <= FLAT_MIB,
+    }
+    return result, {"rss": samples, "latency_us": latencies_us}
+
+
+def growth(samples: np.ndarray) -> dict[str, float]:
+    """Returns rss_10_mib, rss_end_mib, rss_max_mib, growth_mib (10 % to the end), and descriptors at both [MiB].
+
+    Args:
+        samples: (k, 4): requests sent, time [s], RSS [MiB], open descriptors.
+    """
+    early = samples[np.searchsorted(samples[:, 0], 0.1 * samples[-1, 0])]
+    return {
+        "rss_10_mib": float(early[2]),
+        "rss_end_mib": float(samples[-1, 2]),
+        "rss_max_mib": float(samples[:, 2].max()),
+        "growth_mib": float(samples[-1, 2] - early[2]),
+        "n_files_10": int(early[3]),
+        "n_files_end": int(samples[-1, 3]),
+    }
