@@ -1,6 +1,6 @@
 """The same policy behind the patterns in use elsewhere, in one run, side by side.
 
-    python benchmarks/peers.py [--bundle BUNDLE] [--rounds 5] [--n 4000] [--only edp-tcp openpi] [--json FILE]
+    python benchmarks/peers.py [--bundle BUNDLE] [--rounds 7] [--n 3000] [--only edp-tcp openpi] [--json FILE]
 
 `edp serve` over tcp and ipc, openpi's websocket, GR00T's REQ/REP with msgpack, LeRobot's gRPC with pickle (see
 `peer_patterns`): each server a process, each client a process, one bundle behind all of them, on the CPU, batch 1 for
@@ -136,10 +136,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=ROOT / "results" / "peers", help="folder for the results")
     parser.add_argument("--json", type=Path, help="one more copy of peers.json")
     parser.add_argument("--only", nargs="+", choices=PATTERNS, default=list(PATTERNS), help="patterns to run")
-    parser.add_argument("--rounds", type=int, default=5, help="rounds of one client")
-    parser.add_argument("--n", type=int, default=4000, help="requests of each pattern in a round")
-    parser.add_argument("--rounds-many", type=int, default=3, help="rounds of many clients")
-    parser.add_argument("--seconds", type=float, default=5.0, help="length of a round of many clients [s]; 0: none")
+    parser.add_argument("--rounds", type=int, default=7, help="rounds of one client")
+    parser.add_argument("--n", type=int, default=3000, help="requests of each pattern in a round")
+    parser.add_argument("--rounds-many", type=int, default=7, help="rounds of many clients")
+    parser.add_argument("--seconds", type=float, default=3.0, help="length of a round of many clients [s]; 0: none")
     parser.add_argument("--processes", type=int, default=16, help="processes of the many clients")
     parser.add_argument("--threads", type=int, default=1, help="clients in each of them, a thread each")
     parser.add_argument(

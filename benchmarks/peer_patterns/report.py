@@ -48,6 +48,9 @@ def rates(rounds_us: list[np.ndarray], seconds: float) -> dict[str, Any]:
 def ratios(one: dict[str, Any], many: dict[str, Any]) -> list[dict[str, Any]]:
     """Returns each target that can be judged: what, value, target and whether it is met.
 
+    A value is the median of the rounds' own ratios, so that a machine whose speed drifts from round to round does not
+    count. The best peer is the one with the best median.
+
     Args:
         one: `medians` by pattern, one client.
         many: `rates` by place and pattern, many clients.
@@ -55,9 +58,9 @@ def ratios(one: dict[str, Any], many: dict[str, Any]) -> list[dict[str, Any]]:
     rows = []
     for ours in (name for name in OURS if name in one):
         for peer in (name for name in P50_TARGETS if name in one):
-            rows.append(_at_most(f"{ours} / {peer}: p50", one[ours]["p50"] / one[peer]["p50"], P50_TARGETS[peer]))
-        if best := min((one[peer]["p999"] for peer in PEERS if peer in one), default=None):
-            rows.append(_at_most(f"{ours} / best peer: p99.9", one[ours]["p999"] / best, P999_TARGET))
+            rows.append(_at_most(f"{ours} / {peer}: p50", _ratio("p50", one[ours], one[peer]), P50_TARGETS[peer]))
+        if best := min((one[peer] for peer in PEERS if peer in one), key=lambda row: row["p999"], default=None):
+            rows.append(_at_most(f"{ours} / best peer: p99.9", _ratio("p999", one[ours], best), P999_TARGET))
     return rows + [row for place, patterns in many.items() for row in _many_ratios(place, patterns)]
 
 
@@ -66,11 +69,17 @@ def _many_ratios(place: str, many: dict[str, Any]) -> list[dict[str, Any]]:
     rows = []
     peers = [many[peer] for peer in PEERS if peer in many]
     for ours in (name for name in OURS if name in many and peers):
-        rate = many[ours]["requests_hz"] / max(peer["requests_hz"] for peer in peers)
+        fastest = max(peers, key=lambda row: row["requests_hz"])
+        rate = float(np.median(np.divide(many[ours]["rounds_hz"], fastest["rounds_hz"])))
         what = f"{ours} / best peer, many clients, {place}"
         rows.append({"what": f"{what}: req/s", "value": rate, "target": RATE_TARGET, "met": rate >= RATE_TARGET})
-        rows.append(_at_most(f"{what}: p99", many[ours]["p99"] / min(peer["p99"] for peer in peers), 1.0))
+        best = min(peers, key=lambda row: row["p99"])
+        rows.append(_at_most(f"{what}: p99", _ratio("p99", many[ours], best), 1.0))
     return rows
+
+
+def _ratio(key: str, ours: dict[str, Any], peer: dict[str, Any]) -> float:
+    return float(np.median(np.divide(ours["rounds"][key], peer["rounds"][key])))
 
 
 def _at_most(what: str, value: float, target: float) -> dict[str, Any]:
@@ -84,8 +93,8 @@ def table(result: dict[str, Any]) -> str:
     lines = [
         f"One bundle ({result['bundle']}), one run on {result['host']['cpu']}, {result['host']['n_cores']} cores: "
         f"{settings['rounds']} rounds of {settings['n']:,} requests of one client, {many_rounds}, patterns by turns. "
-        "Medians over rounds; server and clients on the same machine, inference included. The many ran free: where the "
-        "kernel puts them, and apart: the server on a core of its own, the clients on the others.",
+        "Medians over rounds, ratios too; server and clients on the same machine, inference included. The many ran "
+        "free: where the kernel puts them, and apart: the server on a core of its own, the clients on the others.",
         "",
         "| | p50 [us] | p99 [us] | p99.9 [us] | n |" + "".join(f" req/s, {p} | p99 [us], {p} | n, {p} |" for p in many),
         "|---|" + "--:|" * (4 + 3 * len(many)),

@@ -100,6 +100,16 @@ def test_medians_are_taken_over_rounds_and_ratios_against_the_best_peer():
     }
 
 
+def test_ratios_are_those_of_each_round():
+    """Ours takes 100, 300, 200 us where openpi takes 400, 1000, 300: .25, .3, 2/3; medians would say 200 / 400."""
+
+    def one(*times_us):
+        return report.medians([np.full(3, time_us) for time_us in times_us])
+
+    found = report.ratios({"edp-ipc": one(100.0, 300.0, 200.0), "openpi": one(400.0, 1000.0, 300.0)}, {})
+    assert [(row["value"], row["met"]) for row in found] == [(pytest.approx(0.3), True), (pytest.approx(0.3), True)]
+
+
 def test_a_server_that_does_not_start_says_why(tmp_path):
     with (
         pytest.raises(RuntimeError, match=r"gr00t's server did not answer; its log ends:\n(.|\n)*no-bundle"),
