@@ -10,8 +10,8 @@ robot's CPU; `flood`, as fast as the peer can. `reload`: two policies take turns
 is compared with the policy that it names.
 
 `edp serve` runs in a process of its own, with a student-sized policy of random weights, on the CPU, over tcp. Writes
-PART.json, PART.npz (raw arrays) and soak.png to --out. The exit code is 1 where a part does not do what it must.
-A latency beside an attack wants a quiet machine with a core each for server, robot and peer.
+PART.json, PART.npz (raw arrays), table.md and soak.png to --out. The exit code is 1 where a part does not do what it
+must. A latency beside an attack wants a quiet machine with a core each for server, robot and peer.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 from peer_patterns.student import student
 from soaking import figure, hostile, reloads, requests
+from soaking.table import table
 
 from policy_server.bench import host
 
@@ -116,6 +117,7 @@ def main(argv: list[str] | None = None) -> int:
         np.savez_compressed(args.out / f"{part}.npz", **rounded)
         print(f"{line(part, result)}\n{part}: {'met' if result['met'] else 'NOT met'}", flush=True)
         well &= result["met"]
+    (args.out / "table.md").write_text(table(args.out))
     print(f"written to {args.out}, {figure.draw(args.out)}")
     return 0 if well else 1
 

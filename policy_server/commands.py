@@ -37,8 +37,8 @@ def serve(
         keys: Folder of `edp keys new`: clients must prove who they are, and everything is encrypted.
         metrics: HOST:PORT of pages for Prometheus and health checks, like 127.0.0.1:9464.
         log: How events are written to stderr: text, or json, one object a line.
-        busy_poll_s: How long to look for messages without a pause before sleeping [s], at most 0.1: a core that
-            sleeps is slow to wake. Wants a core that nobody else uses.
+        busy_poll_s: How long after a message to look for more without a pause before sleeping [s], at most 0.1: a
+            core that sleeps is slow to wake. Wants a core that nobody else uses.
     """
 
     def work() -> None:

@@ -6,6 +6,6 @@ observations, added sleeps, torch tensors in place of arrays) is left out, which
 """
 
 PEERS = ("openpi", "gr00t", "lerobot")
-OURS = ("edp-tcp", "edp-ipc")
+OURS = ("edp-tcp", "edp-ipc", "edp-ipc-poll")
 PATTERNS = (*OURS, *PEERS)
 SEED = 7  # of the noise that every pattern's first client is answered with

@@ -130,8 +130,9 @@ class Process:
 def server(pattern: str, bundle: Path, folder: Path, cores: frozenset[int] = frozenset()) -> Iterator[str]:
     """Yields the endpoint of the pattern's server, which runs inside the block."""
     if pattern in OURS:
-        bind = "tcp://127.0.0.1:*" if pattern == "edp-tcp" else f"ipc://{folder / 'edp.sock'}"
+        bind = "tcp://127.0.0.1:*" if pattern == "edp-tcp" else f"ipc://{folder / pattern}.sock"
         command = ["-m", "edp_robot.cli", "serve", str(bundle), "--bind", bind, "--provider", "cpu"]
+        command += ["--busy-poll-s", "0.001"] if pattern == "edp-ipc-poll" else []
     else:
         command = ["-m", "peer_patterns.serve", pattern, str(bundle)]
     process = Process(f"{pattern}'s server", [sys.executable, *command], folder / f"{pattern}-server.log", cores)

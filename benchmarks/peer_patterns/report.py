@@ -17,50 +17,50 @@ PERCENTILES = {"p50": 0.5, "p99": 0.99, "p999": 0.999}
 TITLES = {
     "edp-tcp": "`edp serve`, tcp",
     "edp-ipc": "`edp serve`, ipc",
+    "edp-ipc-poll": "`edp serve --busy-poll-s 0.001`, ipc",
     "openpi": "openpi: websocket + msgpack",
     "gr00t": "GR00T pattern: REQ/REP + msgpack",
     "lerobot": "LeRobot pattern: gRPC + pickle",
 }
 
 
-def medians(rounds_us: list[np.ndarray]) -> dict[str, Any]:
-    """Returns medians over rounds of p50, p99, p999 [us], each round's own, n of all, and the pooled summary.
+def percentiles(rounds_us: list[np.ndarray]) -> dict[str, Any]:
+    """Returns the summary of all rounds together (n, percentiles and their intervals [us]), and rounds: each's own.
 
     Args:
         rounds_us: A round's latencies each, (n,) [us]; none may be empty.
     """
     each = {name: [percentile(np.sort(row), p) for row in rounds_us] for name, p in PERCENTILES.items()}
-    pooled = summary(np.concatenate(rounds_us))
-    return {**{k: float(np.median(v)) for k, v in each.items()}, "n": pooled["n"], "rounds": each, "pooled": pooled}
+    return {**summary(np.concatenate(rounds_us)), "rounds": each}
 
 
 def rates(rounds_us: list[np.ndarray], seconds: float) -> dict[str, Any]:
-    """Returns `medians` and requests_hz, the median over rounds of answers a second.
+    """Returns `percentiles` and requests_hz, the median over rounds of answers a second.
 
     Args:
-        rounds_us: See `medians`.
+        rounds_us: See `percentiles`.
         seconds: Length of a round [s].
     """
     each = [len(row) / seconds for row in rounds_us]
-    return {"requests_hz": float(np.median(each)), "rounds_hz": each, **medians(rounds_us)}
+    return {"requests_hz": float(np.median(each)), "rounds_hz": each, **percentiles(rounds_us)}
 
 
 def ratios(one: dict[str, Any], many: dict[str, Any]) -> list[dict[str, Any]]:
     """Returns each target that can be judged: what, value, target and whether it is met.
 
     A value is the median of the rounds' own ratios, so that a machine whose speed drifts from round to round does not
-    count. The best peer is the one with the best median.
+    count; p99.9, for which a round is too short, is that of all rounds together.
 
     Args:
-        one: `medians` by pattern, one client.
+        one: `percentiles` by pattern, one client.
         many: `rates` by place and pattern, many clients.
     """
     rows = []
     for ours in (name for name in OURS if name in one):
         for peer in (name for name in P50_TARGETS if name in one):
             rows.append(_at_most(f"{ours} / {peer}: p50", _ratio("p50", one[ours], one[peer]), P50_TARGETS[peer]))
-        if best := min((one[peer] for peer in PEERS if peer in one), key=lambda row: row["p999"], default=None):
-            rows.append(_at_most(f"{ours} / best peer: p99.9", _ratio("p999", one[ours], best), P999_TARGET))
+        if best := min((one[peer]["p999"] for peer in PEERS if peer in one), default=None):
+            rows.append(_at_most(f"{ours} / best peer: p99.9", one[ours]["p999"] / best, P999_TARGET))
     return rows + [row for place, patterns in many.items() for row in _many_ratios(place, patterns)]
 
 
@@ -93,8 +93,9 @@ def table(result: dict[str, Any]) -> str:
     lines = [
         f"One bundle ({result['bundle']}), one run on {result['host']['cpu']}, {result['host']['n_cores']} cores: "
         f"{settings['rounds']} rounds of {settings['n']:,} requests of one client, {many_rounds}, patterns by turns. "
-        "Medians over rounds, ratios too; server and clients on the same machine, inference included. The many ran "
-        "free: where the kernel puts them, and apart: the server on a core of its own, the clients on the others.",
+        "Percentiles of all rounds; ratios and req/s are medians over rounds. Server and clients on the same machine, "
+        "inference included. The many ran free: where the kernel puts them, and apart: the server on a core of its own, "
+        "the clients on the others.",
         "",
         "| | p50 [us] | p99 [us] | p99.9 [us] | n |" + "".join(f" req/s, {p} | p99 [us], {p} | n, {p} |" for p in many),
         "|---|" + "--:|" * (4 + 3 * len(many)),

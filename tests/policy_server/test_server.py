@@ -408,12 +408,13 @@ def test_busy_polling_looks_before_it_sleeps(bundle_path, monkeypatch):
         return answers.pop(0) if answers else []
 
     monkeypatch.setattr(server.front, "receive", receive)
+    assert server._receive(wait=False) == [] and waits == [0]
     assert server._receive(wait=True) == [(b"a", [b"first"])] and waits == [0, 0, 0]
     waits.clear()
     assert server._receive(wait=True) == []
     assert len(waits) > 10 and set(waits[:-1]) == {0} and waits[-1] > 0  # nothing came: it sleeps
     waits.clear()
-    assert server._receive(wait=False) == [] and waits == [0]
+    assert server._receive(wait=True) == [] and waits == [waits[0]] and waits[0] > 0  # and looks no more until it hears
     server.close()
 
 
