@@ -94,8 +94,8 @@ def table(result: dict[str, Any]) -> str:
         f"One bundle ({result['bundle']}), one run on {result['host']['cpu']}, {result['host']['n_cores']} cores: "
         f"{settings['rounds']} rounds of {settings['n']:,} requests of one client, {many_rounds}, patterns by turns. "
         "Percentiles of all rounds; ratios and req/s are medians over rounds. Server and clients on the same machine, "
-        "inference included. The many ran free: where the kernel puts them, and apart: the server on a core of its own, "
-        "the clients on the others.",
+        "inference included. The many ran free: where the kernel puts them, and apart: the server on a core of its own "
+        "and the clients on the others.",
         "",
         "| | p50 [us] | p99 [us] | p99.9 [us] | n |" + "".join(f" req/s, {p} | p99 [us], {p} | n, {p} |" for p in many),
         "|---|" + "--:|" * (4 + 3 * len(many)),

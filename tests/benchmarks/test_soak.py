@@ -240,6 +240,7 @@ def test_a_soak_of_reloads(tmp_path):
     assert (result["n_reloads"], result["n_reloads_failed"], result["n_wrong"], result["n_lost"]) == (3, 0, 0, 0)
     assert result["n_once"] == result["n_sent"] == sum(result["policies"].values()) > 20
     assert len(result["policies"]) == 2 and 0 < result["longest_gap_s"] < 60
+    assert "| 3 reloads under load | no failed request | 0 of " in (tmp_path / "table.md").read_text()
 
 
 def test_senseless_sizes_and_a_server_that_is_not_there():
