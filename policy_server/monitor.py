@@ -20,7 +20,7 @@ def snapshot(server: "PolicyServer") -> Snapshot:
         provider=policy.provider,
         version=_version(),
         statuses=dict(counters.statuses),
-        latencies={name: Latency.of(histogram) for name, histogram in counters.histograms().items()},
+        latencies={name: Latency.of(histogram) for name, histogram in counters.histograms.items()},
         n_sessions=len(server.sessions),
         n_queued=len(server.scheduler),
         n_blocked=bad.n_blocked(time.monotonic_ns()) if bad else 0,
