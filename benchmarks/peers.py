@@ -35,7 +35,7 @@ from policy_server.bench import host
 from policy_server.bundle import Bundle
 
 ROOT = Path(__file__).parents[1]
-WARMUP = 50
+WARMUP = 200  # requests: a core that slept is slow for its first 20 ms
 PLACES = ("free", "apart")  # where processes run: wherever the kernel likes, or the server on a core of its own
 Samples = dict[str, list[np.ndarray]]
 
