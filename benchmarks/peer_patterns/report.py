@@ -58,9 +58,9 @@ def ratios(one: dict[str, Any], many: dict[str, Any]) -> list[dict[str, Any]]:
     rows = []
     for ours in (name for name in OURS if name in one):
         for peer in (name for name in P50_TARGETS if name in one):
-            rows.append(_at_most(f"{ours} / {peer}: p50", _ratio("p50", one[ours], one[peer]), P50_TARGETS[peer]))
+            rows.append(_at_most(ours, f"p50, of {peer}'s", _ratio("p50", one[ours], one[peer]), P50_TARGETS[peer]))
         if best := min((one[peer]["p999"] for peer in PEERS if peer in one), default=None):
-            rows.append(_at_most(f"{ours} / best peer: p99.9", one[ours]["p999"] / best, P999_TARGET))
+            rows.append(_at_most(ours, "p99.9, of the best peer's", one[ours]["p999"] / best, P999_TARGET))
     return rows + [row for place, patterns in many.items() for row in _many_ratios(place, patterns)]
 
 
@@ -71,10 +71,10 @@ def _many_ratios(place: str, many: dict[str, Any]) -> list[dict[str, Any]]:
     for ours in (name for name in OURS if name in many and peers):
         fastest = max(peers, key=lambda row: row["requests_hz"])
         rate = float(np.median(np.divide(many[ours]["rounds_hz"], fastest["rounds_hz"])))
-        what = f"{ours} / best peer, many clients, {place}"
-        rows.append({"what": f"{what}: req/s", "value": rate, "target": RATE_TARGET, "met": rate >= RATE_TARGET})
+        what = f"req/s, {place}, of the best peer's"
+        rows.append({"ours": ours, "what": what, "value": rate, "target": RATE_TARGET, "met": rate >= RATE_TARGET})
         best = min(peers, key=lambda row: row["p99"])
-        rows.append(_at_most(f"{what}: p99", _ratio("p99", many[ours], best), 1.0))
+        rows.append(_at_most(ours, f"p99, {place}, of the best peer's", _ratio("p99", many[ours], best), 1.0))
     return rows
 
 
@@ -82,8 +82,8 @@ def _ratio(key: str, ours: dict[str, Any], peer: dict[str, Any]) -> float:
     return float(np.median(np.divide(ours["rounds"][key], peer["rounds"][key])))
 
 
-def _at_most(what: str, value: float, target: float) -> dict[str, Any]:
-    return {"what": what, "value": value, "target": target, "met": value <= target}
+def _at_most(ours: str, what: str, value: float, target: float) -> dict[str, Any]:
+    return {"ours": ours, "what": what, "value": value, "target": target, "met": value <= target}
 
 
 def table(result: dict[str, Any]) -> str:
@@ -105,13 +105,21 @@ def table(result: dict[str, Any]) -> str:
         last = "".join(f" {load['requests_hz']:,.0f} | {load['p99']:,.0f} | {load['n']:,} |" for load in loads)
         values = " | ".join(f"{row[key]:,.0f}" for key in PERCENTILES)
         lines.append(f"| {TITLES[name]} | {values} | {row['n']:,} |{last}")
-    lines += ["", "| ratio | value | target | |", "|---|--:|--:|---|"]
-    for row in result["ratios"]:
-        sign = ">=" if row["target"] == RATE_TARGET else "<="
+    return "\n".join([*lines, "", *_ratio_lines(result["ratios"])]) + "\n"
+
+
+def _ratio_lines(rows: list[dict[str, Any]]) -> list[str]:
+    """Returns a table of ratios, a column for each of ours."""
+    ours = list(dict.fromkeys(row["ours"] for row in rows))
+    lines = ["| ratio | asked | " + " | ".join(TITLES[name] for name in ours) + " |", "|---|---|" + "--:|" * len(ours)]
+    for what in dict.fromkeys(row["what"] for row in rows):
+        found = {row["ours"]: row for row in rows if row["what"] == what}
+        target = next(iter(found.values()))["target"]
+        cells = [f"{row['value']:.2f}{'' if row['met'] else ' missed'}" for row in found.values()]
         lines.append(
-            f"| {row['what']} | {row['value']:.2f} | {sign} {row['target']:g} | {'met' if row['met'] else 'missed'} |"
+            f"| {what} | {'at least' if target == RATE_TARGET else 'at most'} {target:g} | {' | '.join(cells)} |"
         )
-    return "\n".join(lines) + "\n"
+    return lines
 
 
 def figure(path: Path, samples: dict[str, dict[str, np.ndarray]], n_clients: int) -> None:

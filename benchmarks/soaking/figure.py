@@ -43,13 +43,18 @@ def _memory(axes, arrays: dict[str, np.ndarray]) -> None:
 
 def _tails(axes, arrays: dict[str, np.ndarray]) -> None:
     """Draws the share of requests that are slower than a latency, a curve for each array [us]."""
+    colours: dict[str, str] = {}
     for name, latencies_us in arrays.items():
         if name.endswith("_us") and len(latencies_us):
+            label = name.removesuffix("_us").replace("_", ", ")
+            first, kind = label.split(", ")[0], label.split(", ")[-1]
+            colour = colours.setdefault(first, f"C{len(colours)}")
             latency_us, share = tail_curve(latencies_us)
-            axes.step(latency_us / 1000, share, where="post", label=name.removesuffix("_us").replace("_", ", "))
+            axes.step(latency_us / 1000, share, colour, where="post", label=label, linestyle=_LINES.get(kind, "-"))
     axes.set(xlabel="latency [ms]", ylabel="share slower (1 - p)", xscale="log", yscale="log")
     axes.xaxis.set_minor_formatter("")
-    axes.legend()
+    axes.legend(loc="lower left", fontsize=7)
 
 
+_LINES = {"alone": ":", "attacked": "-", "neighbour": "--"}
 _DRAWN = {"requests": _memory, "hostile": _tails, "reload": _tails}
