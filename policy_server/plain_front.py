@@ -6,7 +6,6 @@ connection that does not finish its greeting, or does not read its replies, ends
 """
 
 import contextlib
-import errno
 import os
 import resource
 import select
@@ -14,19 +13,18 @@ import socket
 import time
 from collections import deque
 
-from policy_server import wire, zmtp
-from policy_server.endpoint import ServerError
-from policy_server.plain_link import AF_UNIX, address_of
+from policy_server import listening, wire, zmtp
+from policy_server.plain_link import AF_UNIX
 
 MAX_PEERS = 1100
 MAX_UNSENT = 1 << 18  # bytes that wait for a peer which does not read
+MAX_HALF = 1 << 26  # bytes of messages that have not ended, of all peers together
+_LARGE = 1 << 16  # bytes of one: below that it is not counted
 STUCK_S = 10.0  # without a greeting, with half a message, or without reading: then the connection ends
 _SPARE_FDS = 64  # of the process, that connections leave free: a reload opens files
 _TURN = 16  # messages of one peer before the next one's turn
 _MAX_PARTS = 3
 _CHUNK = 1 << 14
-_BACKLOG = 256
-_KEEPALIVE = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 25_000}
 
 
 class _Peer:
@@ -43,6 +41,11 @@ class _Peer:
         self.progress_ns = now_ns
         self.begun_ns = 0  # when the message began that is not complete
 
+    @property
+    def n_half(self) -> int:
+        """Bytes of the message that is not complete."""
+        return self.decoder.n_partial + sum(map(len, self.parts))
+
 
 class PlainFront:
     """Listens for DEALERs of ZeroMQ without keys.
@@ -58,9 +61,9 @@ class PlainFront:
     """
 
     def __init__(self, endpoint: str):
-        self._listener = _listen(endpoint)
+        self._listener = listening.listen(endpoint)
         self._path = endpoint[6:] if endpoint.startswith("ipc://") and not endpoint.startswith("ipc://@") else None
-        self.endpoint = endpoint if endpoint.startswith("ipc://") else _name(self._listener)
+        self.endpoint = endpoint if endpoint.startswith("ipc://") else listening.name_of(self._listener)
         self._epoll = select.epoll()
         self._epoll.register(self._listener, select.EPOLLIN)
         self._peers: dict[int, _Peer] = {}  # by file descriptor
@@ -146,7 +149,7 @@ class PlainFront:
                 return
             own.setblocking(False)
             if own.family != AF_UNIX:
-                _tune(own)
+                listening.tune(own)
             self._peers[own.fileno()] = _Peer(own, time.monotonic_ns())
             self._epoll.register(own, select.EPOLLIN)
             own.send(zmtp.greeting())
@@ -201,8 +204,10 @@ class PlainFront:
                 peer.begun_ns = 0
         if frames:
             self._unread[peer.fd] = peer
-        if not peer.begun_ns and (peer.parts or peer.decoder.partial):
-            peer.begun_ns = time.monotonic_ns()
+        if peer.parts or peer.decoder.n_partial:
+            peer.begun_ns = peer.begun_ns or time.monotonic_ns()
+            if peer.n_half > _LARGE and sum(each.n_half for each in self._peers.values()) > MAX_HALF:
+                raise zmtp.ZmtpError("too many large messages that do not end")
 
     def _take_turns(self, messages: list[tuple[bytes, list[bytes]]]) -> None:
         unread, self._unread = self._unread, {}
@@ -255,42 +260,3 @@ class PlainFront:
         with contextlib.suppress(OSError):
             self._epoll.unregister(peer.fd)
         peer.socket.close()
-
-
-def _listen(endpoint: str) -> socket.socket:
-    """Returns a socket that listens. Raises ServerError where that fails."""
-    try:
-        family, address = address_of(endpoint.removesuffix(":*") + ":0" if endpoint.endswith(":*") else endpoint)
-    except ValueError as error:
-        raise ServerError(f"cannot listen on {error}") from error
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        if family == AF_UNIX:
-            if isinstance(address, str) and not address.startswith("\0"):
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(address)  # of a server that was killed: `check_bind` has looked
-        else:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen(_BACKLOG)
-    except OSError as error:
-        listener.close()
-        in_use = error.errno == errno.EADDRINUSE
-        hint = "; stop the other process or choose another --bind" if in_use else ""
-        raise ServerError(f"cannot listen on {endpoint}: {error.strerror or error}{hint}") from error
-    listener.setblocking(False)
-    return listener
-
-
-def _name(listener: socket.socket) -> str:
-    host, port = listener.getsockname()[:2]
-    return f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
-
-
-def _tune(own: socket.socket) -> None:
-    """No waiting for more to send; a robot that lost its power is noticed."""
-    own.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    own.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in _KEEPALIVE.items():
-        if hasattr(socket, name):
-            own.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)

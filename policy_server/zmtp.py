@@ -96,9 +96,9 @@ class Decoder:
         self._rest, self._needed = bytearray(), 0  # the start of a frame, and how long the frame is at least
 
     @property
-    def partial(self) -> bool:
-        """Whether a frame has begun and is not complete."""
-        return bool(self._rest)
+    def n_partial(self) -> int:
+        """How many bytes there are of a frame that has begun and is not complete."""
+        return len(self._rest)
 
     def feed(self, data: bytes) -> list[Frame]:
         """Returns the frames that are complete. Raises ZmtpError for reserved flags and frames over the limit."""

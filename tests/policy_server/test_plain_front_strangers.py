@@ -86,6 +86,27 @@ def test_who_stops_in_the_middle_or_drips_ends_and_who_is_silent_stays(ipc, hurr
     check_serves(ipc, silent, b"silent")
 
 
+def test_many_large_messages_without_an_end_are_too_many(ipc, monkeypatch):
+    monkeypatch.setattr(plain_front, "MAX_HALF", 250_000)
+    good, (one, two, three) = Raw(ipc, b"good"), [Raw(ipc, name) for name in (b"1", b"2", b"3")]
+    met(good)
+    half = zmtp.frame(bytes(200_000))[:100_000]
+    small = zmtp.frame(bytes(60_000))[:50_001]  # small ones are not to blame
+    for peer, start, n_half in ((one, half, 100_000), (two, half, 200_000), (good, small, 250_001)):
+        peer.socket.sendall(start)
+        pump(ipc, lambda got, n_half=n_half: sum(each.n_half for each in ipc._peers.values()) == n_half)
+    with contextlib.suppress(OSError):
+        three.socket.sendall(half)
+    pump(ipc, lambda got: b"3" not in ipc._routes)
+    assert three.ended() and sorted(ipc._routes) == [b"1", b"2", b"good"]
+    good.socket.sendall(zmtp.frame(bytes(60_000))[50_001:])
+    assert pump(ipc, len) == [(b"good", [bytes(60_000)])]
+    two.socket.close()
+    pump(ipc, lambda got: b"2" not in ipc._routes)
+    one.socket.sendall(zmtp.frame(bytes(200_000))[100_000:])
+    assert pump(ipc, len) == [(b"1", [bytes(200_000)])]
+
+
 def send(own, data):
     """Sends as much as the other end lets it."""
     with contextlib.suppress(OSError):

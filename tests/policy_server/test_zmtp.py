@@ -110,7 +110,7 @@ def test_frames_survive_any_cutting(frames, cuts):
     for piece in pieces(encode(frames), cuts):
         decoded += decoder.feed(piece)
     assert decoded == frames
-    assert not decoder.partial
+    assert not decoder.n_partial
 
 
 @given(frames_)
@@ -123,7 +123,7 @@ def test_each_frame_comes_with_its_last_byte_and_partial_tells_the_truth(frames)
     decoder = Decoder(LIMIT)
     for at, byte in enumerate(encode(frames), 1):
         assert decoder.feed(bytes([byte])) == ([ends[at]] if at in ends else [])
-        assert decoder.partial == (at not in ends)
+        assert bool(decoder.n_partial) == (at not in ends)
 
 
 @given(noise_, cuts_, st.integers(0, 300))
