@@ -1,9 +1,8 @@
 """A server of the tests' own, which does what a script says, and remembers."""
 
-import threading
 import time
 
-import zmq
+from impostor import Impostor
 
 from policy_server import wire
 from policy_server.wire import Header, Kind, Status
@@ -19,8 +18,8 @@ def error(header, status):
     return wire.encode(Header(Kind.ERROR, status, header.sequence), b"no")
 
 
-class FakeServer:
-    """A ROUTER in a thread. `answer(header, n)` gives the frames that answer the n-th ACT, from 0.
+class FakeServer(Impostor):
+    """`answer(header, n)` gives the frames that answer the n-th ACT, from 0.
 
     Attributes:
         headers: Of all ACTs so far.
@@ -29,39 +28,19 @@ class FakeServer:
     """
 
     def __init__(self, answer=lambda header, n: [ok(header)], manifest=None, stall=None):
+        super().__init__(self._reply)
         self.headers, self.sessions, self.stall_ns = [], set(), None
         self._answer, self._manifest, self._stall = answer, manifest, stall
-        self._socket = zmq.Context.instance().socket(zmq.ROUTER)
-        self._socket.linger = 0
-        self.endpoint = f"tcp://127.0.0.1:{self._socket.bind_to_random_port('tcp://127.0.0.1')}"
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
 
-    def __enter__(self):
-        self._thread.start()
-        return self
-
-    def __exit__(self, *exc):
-        self._stop.set()
-        self._thread.join(10)
-        self._socket.close(linger=0)
-
-    def _run(self):
-        while not self._stop.is_set():
-            if not self._socket.poll(20):
-                continue
-            identity, frame = self._socket.recv_multipart()
-            header, _ = wire.decode(frame)
-            if header.kind == Kind.CONTROL:
-                answer = {"manifest": self._manifest, "bundle_hash": "0" * 64, "provider": "fake"}
-                reply = Header(Kind.CONTROL_REPLY, Status.OK, header.sequence)
-                self._socket.send_multipart([identity, wire.encode(reply, wire.json_bytes(answer))])
-                continue
-            self.headers.append(header)
-            self.sessions.add(identity)
-            self._stall_once()
-            for reply in self._answer(header, len(self.headers) - 1):
-                self._socket.send_multipart([identity, reply])
+    def _reply(self, header):
+        if header.kind == Kind.CONTROL:
+            answer = {"manifest": self._manifest, "bundle_hash": "0" * 64, "provider": "fake"}
+            reply = Header(Kind.CONTROL_REPLY, Status.OK, header.sequence)
+            return [wire.encode(reply, wire.json_bytes(answer))]
+        self.headers.append(header)
+        self.sessions.add(self.seen[-1][0])
+        self._stall_once()
+        return self._answer(header, len(self.headers) - 1)
 
     def _stall_once(self):
         """`stall` = (at which ACT, how long [s])."""

@@ -1,44 +1,14 @@
 """The C++ client against impostors: servers that keep silent, answer in disorder or send what is no answer."""
 
 import subprocess
-import threading
 
 import numpy as np
 import pytest
 import zmq
+from impostor import Impostor
 
 from policy_server import wire
 from policy_server.wire import Header, Kind, Status
-
-
-class Impostor:
-    """A ROUTER that answers each message with what `reply(header) -> list of messages (lists of frames)` says."""
-
-    def __init__(self, reply, **options):
-        self.socket = zmq.Context.instance().socket(zmq.ROUTER)
-        self.socket.linger = 0
-        for name, value in options.items():
-            setattr(self.socket, name, value)
-        self.endpoint = f"tcp://127.0.0.1:{self.socket.bind_to_random_port('tcp://127.0.0.1')}"
-        self.reply, self.seen, self.done = reply, [], threading.Event()
-        self.thread = threading.Thread(target=self.loop, daemon=True)
-
-    def loop(self):
-        while not self.done.is_set():
-            if self.socket.poll(20):
-                identity, frame = self.socket.recv_multipart()
-                self.seen.append((identity, frame))
-                for answer in self.reply(wire.decode(frame)[0]):
-                    self.socket.send_multipart([identity, *answer])
-
-    def __enter__(self):
-        self.thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self.done.set()
-        self.thread.join()
-        self.socket.close()
 
 
 def action(header, *values, **changes):

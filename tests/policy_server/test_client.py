@@ -1,9 +1,8 @@
-import threading
 import time
 
 import numpy as np
 import pytest
-import zmq
+from impostor import Impostor
 
 from policy_server import security, wire
 from policy_server.bundle import Bundle
@@ -12,33 +11,6 @@ from policy_server.security import ClientKeys
 from policy_server.wire import Header, Kind, Status
 
 OBS = np.float32([0.1, -0.2, 0.01])
-
-
-class Impostor:
-    """A ROUTER that answers each message with what `reply(header) -> list of frames` says."""
-
-    def __init__(self, reply):
-        self.socket = zmq.Context.instance().socket(zmq.ROUTER)
-        self.socket.linger = 0
-        self.endpoint = f"tcp://127.0.0.1:{self.socket.bind_to_random_port('tcp://127.0.0.1')}"
-        self.reply, self.done = reply, threading.Event()
-        self.thread = threading.Thread(target=self.loop, daemon=True)
-
-    def loop(self):
-        while not self.done.is_set():
-            if self.socket.poll(20):
-                identity, frame = self.socket.recv_multipart()
-                for answer in self.reply(wire.decode(frame)[0]):
-                    self.socket.send_multipart([identity, answer])
-
-    def __enter__(self):
-        self.thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self.done.set()
-        self.thread.join()
-        self.socket.close()
 
 
 @pytest.fixture

@@ -174,6 +174,7 @@ def test_the_load_ends_with_its_parent():
             stack.callback(parent.wait)
             stack.callback(parent.kill)
             wait_for(lambda: len(server.headers) > 20)
+            assert parent.poll() is None
         last = [0, 0.0]
 
         def quiet_for_300_ms():
@@ -182,3 +183,4 @@ def test_the_load_ends_with_its_parent():
             return time.monotonic() - last[1] > 0.3
 
         wait_for(quiet_for_300_ms)
+        assert len(server.headers) == last[0] > 20
