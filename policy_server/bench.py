@@ -75,7 +75,7 @@ def bench_roundtrip(
     samples = np.zeros((len(names), n + warmup))
     with PolicyClient(endpoint, timeout_s, keys) as client:
         hello = client.hello()
-        obs = _middle_obs(client) if obs is None else obs
+        obs = middle_obs(client.manifest) if obs is None else obs
         with quiet():
             for i in range(n + warmup):
                 client.act(obs)
@@ -99,7 +99,3 @@ def middle_obs(manifest: Manifest) -> np.ndarray:
     bounded = np.isfinite(low) & np.isfinite(high)
     middle = np.where(bounded, low, 0) / 2 + np.where(bounded, high, 0) / 2
     return np.clip(middle, low, high).astype(np.float32)
-
-
-def _middle_obs(client: PolicyClient) -> np.ndarray:
-    return middle_obs(client.manifest)
