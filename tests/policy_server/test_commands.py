@@ -37,7 +37,7 @@ def test_raw_samples_are_there_without_the_warmup(served):
 
 def test_middle_of_the_limits(served):
     with PolicyClient(served.endpoint, 10) as client:
-        np.testing.assert_allclose(bench._middle_obs(client), [0, 0, 0.01])
+        np.testing.assert_allclose(bench.middle_obs(client.manifest), [0, 0, 0.01])
 
 
 def test_failures_are_one_line_and_not_zero(tmp_path, capsys):
