@@ -3,6 +3,7 @@
 
 VENV ?= .venv
 PYTHON ?=
+WORKERS ?= auto
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
@@ -21,8 +22,8 @@ venv: $(STAMP) ## the virtual environment, with everything in it
 demo: $(STAMP) ## the whole road: train, export, serve, drive, measure (5 minutes; runs/demo/report.html)
 	$(BIN)/edp demo
 
-test: $(STAMP) ## the fast tests, a file at a time on each core
-	$(PYTEST) -n auto --maxprocesses 4 --dist loadfile -m "not slow and not gpu"
+test: $(STAMP) ## the fast tests, a file at a time on each core (WORKERS=0: in one process)
+	$(PYTEST) -n $(WORKERS) --maxprocesses 4 --dist loadfile -m "not slow and not gpu"
 
 test-slow: $(STAMP) ## the slow tests
 	$(PYTEST) -m "slow and not gpu"
