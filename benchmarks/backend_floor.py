@@ -25,18 +25,18 @@ import onnxruntime
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from edp_robot.config import DistillConfig
-from edp_robot.stages.export import N_GOLDEN, to_onnx
-from edp_robot.stages.models import normaliser
-from edp_robot.students import PairedStudent
+from edp_robot.config.schema import DistillConfig
+from edp_robot.deploy.export import N_GOLDEN, to_onnx
+from edp_robot.deploy.students import PairedStudent
 from edp_robot.studies.distillation_measures import interleaved, products_call
-from policy_server.backends import Backend
-from policy_server.bench import host
-from policy_server.bundle import Bundle, Field, save
-from policy_server.runtimes.bound import BoundGraph
-from policy_server.runtimes.sessions import import_runtime, open_session
-from policy_server.stats import summary
-from sim.registry import task_spec
+from edp_robot.training.models import normaliser
+from policy_server.bench.latency import host
+from policy_server.bench.statistics import summary
+from policy_server.contract.bundle import Bundle, Field, save
+from policy_server.runtime.base import Backend
+from policy_server.runtime.onnxruntime.bound import BoundGraph
+from policy_server.runtime.onnxruntime.providers import import_runtime, open_session
+from sim.core.registry import task_spec
 
 
 def untrained(folder: Path) -> Bundle:
@@ -64,10 +64,21 @@ def untrained(folder: Path) -> Bundle:
         "metrics": {},
         "parity": {},
     }
-    sizes = {"horizon": 10, "n_action_steps": 10, "control_period_s": 0.01, "latent_dim": spec.act_dim}
+    sizes = {
+        "horizon": 10,
+        "n_action_steps": 10,
+        "control_period_s": 0.01,
+        "latent_dim": spec.act_dim,
+    }
     golden = {"obs": obs, "noise": noise, "action": action[0]}
     sampler = {"method": "student", "batch_sizes": [1, 8]}
-    parts = {"obs": fields[0], "action": fields[1], "onnx_bytes": graph, "golden": golden, "sampler": sampler}
+    parts = {
+        "obs": fields[0],
+        "action": fields[1],
+        "onnx_bytes": graph,
+        "golden": golden,
+        "sampler": sampler,
+    }
     return save(folder / "untrained", **about, **sizes, **parts)
 
 
@@ -82,22 +93,29 @@ def products(graph: bytes) -> list[np.ndarray]:
     for node in model.graph.node:
         if node.op_type in ("Gemm", "MatMul") and node.input[1] in held:
             turned = any(a.name == "transB" and a.i for a in node.attribute)
-            found.append(np.ascontiguousarray(held[node.input[1]].T if turned else held[node.input[1]]))
+            found.append(
+                np.ascontiguousarray(held[node.input[1]].T if turned else held[node.input[1]])
+            )
     return found
 
 
 def bare(weights: list[np.ndarray]) -> bytes:
     """Returns a graph of these products one after the other, and of nothing else; of none, the identity."""
-    nodes = [helper.make_node("MatMul", [f"x{i}", f"w{i}"], [f"x{i + 1}"]) for i in range(len(weights))]
+    nodes = [
+        helper.make_node("MatMul", [f"x{i}", f"w{i}"], [f"x{i + 1}"]) for i in range(len(weights))
+    ]
     n_in, n_out = (weights[0].shape[0], weights[-1].shape[1]) if weights else (28, 28)
     nodes = nodes or [helper.make_node("Identity", ["x0"], ["x1"])]
     nodes[0].input[0], nodes[-1].output[0] = "obs", "action"
     ports = [
-        helper.make_tensor_value_info(k, TensorProto.FLOAT, ["batch", d]) for k, d in (("obs", n_in), ("action", n_out))
+        helper.make_tensor_value_info(k, TensorProto.FLOAT, ["batch", d])
+        for k, d in (("obs", n_in), ("action", n_out))
     ]
     held = [numpy_helper.from_array(w, f"w{i}") for i, w in enumerate(weights)]
     graph = helper.make_graph(nodes, "bare", ports[:1], ports[1:], held)
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9).SerializeToString()
+    return helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9
+    ).SerializeToString()
 
 
 def bound_call(graph: bytes, n_in: int, n_out: int) -> Any:
@@ -141,7 +159,12 @@ def million(backend: Backend, n: int = 1_000_000) -> dict[str, float]:
         backend.act(obs, noise, out=out)
     traced = tracemalloc.get_traced_memory()[0] - start
     tracemalloc.stop()
-    return {"calls": n, "wall_s": took, "resident_growth_kib": grown, "traced_growth_bytes_per_tenth": traced}
+    return {
+        "calls": n,
+        "wall_s": took,
+        "resident_growth_kib": grown,
+        "traced_growth_bytes_per_tenth": traced,
+    }
 
 
 def resident_kib() -> int:
@@ -151,7 +174,9 @@ def resident_kib() -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("bundle", nargs="?", type=Path)
     parser.add_argument("--n", type=int, default=20_000)
     parser.add_argument("--million", action="store_true")
@@ -165,7 +190,10 @@ def main() -> None:
         loaded = time.perf_counter()
         backend.self_test()
         checked = time.perf_counter()
-        result: dict[str, Any] = {"load_ms": (loaded - began) * 1e3, "golden_ms": (checked - loaded) * 1e3}
+        result: dict[str, Any] = {
+            "load_ms": (loaded - began) * 1e3,
+            "golden_ms": (checked - loaded) * 1e3,
+        }
         print(
             f"load {result['load_ms']:.1f} ms, {len(backend.golden['obs'])} golden vectors {result['golden_ms']:.2f} ms"
         )
@@ -182,12 +210,21 @@ def main() -> None:
 def report(bundle: Bundle, backend: Backend, weights: list[np.ndarray], n: int) -> dict[str, Any]:
     """Prints and returns the times, and the floor in arithmetic and memory."""
     numbers = sum(w.size for w in weights)
-    print(f"{len(weights)} products, {2 * numbers / 1e3:.0f} kFLOP, {4 * numbers / 1e3:.0f} kB of weights a call")
-    found = {name: summary(times) for name, times in interleaved(contenders(bundle, backend, weights), n).items()}
+    print(
+        f"{len(weights)} products, {2 * numbers / 1e3:.0f} kFLOP, {4 * numbers / 1e3:.0f} kB of weights a call"
+    )
+    found = {
+        name: summary(times)
+        for name, times in interleaved(contenders(bundle, backend, weights), n).items()
+    }
     floor = found["onnx products"]["p50"]
-    print(f"{'[us], batch 1, one thread':<26}{'p50':>8}{'p99':>8}{'p99.9':>8}{'n':>8}  of onnx products")
+    print(
+        f"{'[us], batch 1, one thread':<26}{'p50':>8}{'p99':>8}{'p99.9':>8}{'n':>8}  of onnx products"
+    )
     for name, row in found.items():
-        print(f"{name:<26}{row['p50']:8.1f}{row['p99']:8.1f}{row['p999']:8.1f}{row['n']:8}{row['p50'] / floor:8.2f}")
+        print(
+            f"{name:<26}{row['p50']:8.1f}{row['p99']:8.1f}{row['p999']:8.1f}{row['n']:8}{row['p50'] / floor:8.2f}"
+        )
     return {"latency_us": found, "kflop": 2 * numbers / 1e3, "weights_kb": 4 * numbers / 1e3}
 
 

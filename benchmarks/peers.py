@@ -31,18 +31,26 @@ from peer_patterns import PATTERNS, report
 from peer_patterns.processes import OBS_FILE, Process, build_openpi, clients, openpi_built, server
 from peer_patterns.student import student
 
-from policy_server.bench import host
-from policy_server.bundle import Bundle
+from policy_server.bench.latency import host
+from policy_server.contract.bundle import Bundle
 
 ROOT = Path(__file__).parents[1]
 WARMUP = 200  # requests: a core that slept is slow for its first 20 ms
-PLACES = ("free", "apart")  # where processes run: wherever the kernel likes, or the server on a core of its own
+PLACES = (
+    "free",
+    "apart",
+)  # where processes run: wherever the kernel likes, or the server on a core of its own
 Samples = dict[str, list[np.ndarray]]
 
 
 @contextlib.contextmanager
 def running(
-    bundle: Path, folder: Path, names: list[str], place: str = PLACES[0], n_processes: int = 1, n_threads: int = 1
+    bundle: Path,
+    folder: Path,
+    names: list[str],
+    place: str = PLACES[0],
+    n_processes: int = 1,
+    n_threads: int = 1,
 ) -> Iterator[dict[str, list[Process]]]:
     """Yields the clients' processes of each pattern, connected to a server of its own; who is not asked sleeps."""
     first, others = _cores(place)
@@ -50,7 +58,9 @@ def running(
         found = {}
         for name in names:
             endpoint = stack.enter_context(server(name, bundle, folder, first))
-            found[name] = stack.enter_context(clients(name, endpoint, folder, n_processes, n_threads, others))
+            found[name] = stack.enter_context(
+                clients(name, endpoint, folder, n_processes, n_threads, others)
+            )
         yield found
 
 
@@ -60,7 +70,9 @@ def measure_one(bundle: Path, folder: Path, args: argparse.Namespace) -> Samples
     with running(bundle, folder, args.only) as workers:
         for i in range(args.rounds):
             for name in _turned(args.only, i):
-                times_ns = workers[name][0].ask(op="timed", n=args.n, warmup=WARMUP, timeout_s=60 + 0.1 * args.n)
+                times_ns = workers[name][0].ask(
+                    op="timed", n=args.n, warmup=WARMUP, timeout_s=60 + 0.1 * args.n
+                )
                 samples[name].append(np.array(times_ns) / 1000)
             _progress(f"one client, round {i + 1} of {args.rounds}", samples)
     return samples
@@ -75,7 +87,10 @@ def measure_many(bundle: Path, folder: Path, args: argparse.Namespace, place: st
         for i in range(args.rounds_many):
             for name in _turned(args.only, i):
                 samples[name].append(_load(name, workers[name], args.seconds))
-            _progress(f"{args.processes * args.threads} clients, {place}, round {i + 1} of {args.rounds_many}", samples)
+            _progress(
+                f"{args.processes * args.threads} clients, {place}, round {i + 1} of {args.rounds_many}",
+                samples,
+            )
     return samples
 
 
@@ -93,7 +108,11 @@ def _load(name: str, workers: list[Process], seconds: float) -> np.ndarray:
 def _cores(place: str) -> tuple[frozenset[int], frozenset[int]]:
     """Returns the cores of the server and of its clients; empty for all."""
     mine = sorted(os.sched_getaffinity(0))
-    return (frozenset(mine[:1]), frozenset(mine[1:])) if place == "apart" else (frozenset(), frozenset())
+    return (
+        (frozenset(mine[:1]), frozenset(mine[1:]))
+        if place == "apart"
+        else (frozenset(), frozenset())
+    )
 
 
 def _turned(names: list[str], i: int) -> list[str]:
@@ -114,10 +133,15 @@ def run(args: argparse.Namespace, folder: Path) -> tuple[dict[str, Any], dict[st
     samples |= {place: measure_many(bundle.path, folder, args, place) for place in args.place}
     one_rows = {name: report.percentiles(rows) for name, rows in samples["one"].items()}
     many_rows = {
-        place: {name: report.rates(rows, args.seconds) for name, rows in samples[place].items() if rows}
+        place: {
+            name: report.rates(rows, args.seconds) for name, rows in samples[place].items() if rows
+        }
         for place in args.place
     }
-    settings = {key: getattr(args, key) for key in ("rounds", "n", "rounds_many", "seconds", "processes", "threads")}
+    settings = {
+        key: getattr(args, key)
+        for key in ("rounds", "n", "rounds_many", "seconds", "processes", "threads")
+    }
     result = {
         "bundle": bundle.manifest.name,
         "bundle_hash": bundle.hash,
@@ -151,22 +175,39 @@ def write(out: Path, result: dict[str, Any], samples: dict[str, Samples]) -> Non
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """Returns the options."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--bundle", type=Path, help="policy to serve; default: student-sized, random weights")
-    parser.add_argument("--out", type=Path, default=ROOT / "results" / "peers", help="folder for the results")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--bundle", type=Path, help="policy to serve; default: student-sized, random weights"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=ROOT / "results" / "peers", help="folder for the results"
+    )
     parser.add_argument("--json", type=Path, help="one more copy of peers.json")
-    parser.add_argument("--only", nargs="+", choices=PATTERNS, default=list(PATTERNS), help="patterns to run")
+    parser.add_argument(
+        "--only", nargs="+", choices=PATTERNS, default=list(PATTERNS), help="patterns to run"
+    )
     parser.add_argument("--rounds", type=int, default=60, help="rounds of one client")
     parser.add_argument("--n", type=int, default=300, help="requests of each pattern in a round")
     parser.add_argument("--rounds-many", type=int, default=15, help="rounds of many clients")
-    parser.add_argument("--seconds", type=float, default=1.0, help="length of a round of many clients [s]; 0: none")
-    parser.add_argument("--processes", type=int, default=16, help="processes of the many clients")
-    parser.add_argument("--threads", type=int, default=1, help="clients in each of them, a thread each")
     parser.add_argument(
-        "--place", nargs="+", choices=PLACES, help="where the many run; default: both, given more than one core"
+        "--seconds", type=float, default=1.0, help="length of a round of many clients [s]; 0: none"
+    )
+    parser.add_argument("--processes", type=int, default=16, help="processes of the many clients")
+    parser.add_argument(
+        "--threads", type=int, default=1, help="clients in each of them, a thread each"
+    )
+    parser.add_argument(
+        "--place",
+        nargs="+",
+        choices=PLACES,
+        help="where the many run; default: both, given more than one core",
     )
     args = parser.parse_args(argv)
-    counts = {key: getattr(args, key) for key in ("rounds", "n", "rounds_many", "processes", "threads")}
+    counts = {
+        key: getattr(args, key) for key in ("rounds", "n", "rounds_many", "processes", "threads")
+    }
     if bad := [f"--{key.replace('_', '-')} {value}" for key, value in counts.items() if value < 1]:
         parser.error(f"{', '.join(bad)}: expected 1 or more")
     args.only = list(dict.fromkeys(args.only))

@@ -17,13 +17,13 @@ from pathlib import Path
 
 import torch
 
-from edp_robot import presets
-from edp_robot.config import PretrainConfig
-from edp_robot.rl.replay import Replay
-from edp_robot.stages.pretrainer import Pretrainer
-from policy_server.bench import host
-from sim.hold import Hold
-from sim.registry import make_vec
+from edp_robot.config import presets
+from edp_robot.config.schema import PretrainConfig
+from edp_robot.methods.replay import Replay
+from edp_robot.training.pretrainer import Pretrainer
+from policy_server.bench.latency import host
+from sim.core.hold import Hold
+from sim.core.registry import make_vec
 
 
 class Runner:
@@ -31,7 +31,10 @@ class Runner:
 
     def __init__(self, config: PretrainConfig) -> None:
         self.config = config
-        env = Hold(make_vec(config.task, config.n_seeds * config.loop.n_envs, 0), config.loop.n_action_steps)
+        env = Hold(
+            make_vec(config.task, config.n_seeds * config.loop.n_envs, 0),
+            config.loop.n_action_steps,
+        )
         spec, n = env.task_spec, env.num_envs
         self.learner = Pretrainer(spec, config)
         self.replay = Replay(100_000, n, spec.obs_dim, spec.act_dim, 0, config.n_seeds)
@@ -56,19 +59,34 @@ def products(config: PretrainConfig, obs_dim: int) -> list[tuple[int, int, int, 
     action, hidden = config.action_model, config.ddpg.n_layers - 1
     return [
         *_reward_products(config, obs_dim),
-        (s, b, action.width, action.inner, 6 * action.n_blocks / config.action_model_every),  # forward, twice backward
+        (
+            s,
+            b,
+            action.width,
+            action.inner,
+            6 * action.n_blocks / config.action_model_every,
+        ),  # forward, twice backward
         (2 * s, b, w, w, (3 + 1 + 2) * hidden),  # critic; its target; through it for the actor
         (s, b, w, w, (3 + 1) * hidden),  # actor; for the target
     ]
 
 
-def _reward_products(config: PretrainConfig, obs_dim: int) -> list[tuple[int, int, int, int, float]]:
+def _reward_products(
+    config: PretrainConfig, obs_dim: int
+) -> list[tuple[int, int, int, int, float]]:
     """Returns those of the state model and the reward, or of the reward's comparison with n_states states."""
-    reward, model, n_rows = config.score_reward, config.state_model, config.batch * config.ddpg.n_step
+    reward, model, n_rows = (
+        config.score_reward,
+        config.state_model,
+        config.batch * config.ddpg.n_step,
+    )
     if reward.estimator == "exact":
         return [(config.n_seeds, n_rows, obs_dim, reward.n_states, 1)]
     learning = (config.n_seeds, config.batch, model.width, model.inner, 6 * model.n_blocks)
-    return [learning, (config.n_seeds, n_rows * reward.n_draws, model.width, model.inner, 2 * model.n_blocks)]
+    return [
+        learning,
+        (config.n_seeds, n_rows * reward.n_draws, model.width, model.inner, 2 * model.n_blocks),
+    ]
 
 
 def floor_s(config: PretrainConfig, repeats: int = 20) -> float:
@@ -95,7 +113,10 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     torch.manual_seed(0)
-    configs = {f"ours, {n} seeds": replace(presets.pretrain("demo", given.task), n_seeds=n) for n in given.n_seeds}
+    configs = {
+        f"ours, {n} seeds": replace(presets.pretrain("demo", given.task), n_seeds=n)
+        for n in given.n_seeds
+    }
     configs["paper"] = presets.pretrain("paper", given.task)
     runners = {name: Runner(config) for name, config in configs.items()}
     times: dict[str, list[float]] = {name: [] for name in configs}
@@ -105,7 +126,9 @@ def main() -> None:
             if i:  # the first warms up
                 times[name].append(took)
     result = {}
-    print("| recipe | grad_step [ms] | of the floor | grad_steps/s a seed | all seeds |\n|---|---|---|---|---|")
+    print(
+        "| recipe | grad_step [ms] | of the floor | grad_steps/s a seed | all seeds |\n|---|---|---|---|---|"
+    )
     for name, config in configs.items():
         took, floor = statistics.median(times[name]), floor_s(config)
         result[name] = {"grad_step_ms": took * 1e3, "floor_ms": floor * 1e3, "per_s": 1 / took}
@@ -113,7 +136,8 @@ def main() -> None:
         print(f"| {name} | {took * 1e3:.2f} | {took / floor:.1f} x | {1 / took:.1f} | {rate:.1f} |")
     if given.json:
         given.json.write_text(
-            json.dumps({"host": host(), "threads": given.threads, "recipes": result}, indent=1) + "\n"
+            json.dumps({"host": host(), "threads": given.threads, "recipes": result}, indent=1)
+            + "\n"
         )
 
 

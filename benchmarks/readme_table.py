@@ -10,7 +10,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from edp_robot.report import targets
+from edp_robot.demo.report import targets
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -20,8 +20,13 @@ def table(report: dict) -> str:
     host, success, latency = report["host"], report["success"], report["latency_us"]
     rows = ["| figure | asked | measured | |", "|---|---|---|---|"]
     rows += ["| " + " | ".join(t.row()) + " |" for t in targets(report)]
-    steps = [f"{name} {success[name]:.2f}" for name in ("before", "scratch", "finetuned", "student", "served")]
-    times = [f"{name.replace('_', ' ')} {v['p50']:.0f} / {v['p99']:.0f}" for name, v in latency.items()]
+    steps = [
+        f"{name} {success[name]:.2f}"
+        for name in ("before", "scratch", "finetuned", "student", "served")
+    ]
+    times = [
+        f"{name.replace('_', ' ')} {v['p50']:.0f} / {v['p99']:.0f}" for name, v in latency.items()
+    ]
     trip, control = report["roundtrip_us"], report["control"]
     where = f"{host['cpu']}, {host['n_cores']} cores, {host['kernel']}, Python {host['python']}"
     return "\n".join(
@@ -43,7 +48,12 @@ def table(report: dict) -> str:
 def put(name: str, block: str) -> None:
     """Replaces what stands between the README's markers of that name."""
     begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
-    text, n = re.subn(f"{begin}.*?{end}", lambda _: f"{begin}\n{block.strip()}\n{end}", README.read_text(), flags=re.S)
+    text, n = re.subn(
+        f"{begin}.*?{end}",
+        lambda _: f"{begin}\n{block.strip()}\n{end}",
+        README.read_text(),
+        flags=re.S,
+    )
     if n != 1:
         raise SystemExit(f"README.md has {n} blocks between {begin} and {end}, expected 1")
     README.write_text(text)

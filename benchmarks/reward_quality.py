@@ -18,14 +18,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from edp_robot import presets
-from edp_robot.explore.intrinsic import IntrinsicReward
-from edp_robot.settings import changed
-from edp_robot.stages.models import normaliser
-from edp_robot.stages.pretrainer import intrinsic_reward
-from policy_server.bench import host
-from sim.mazes import Maze
-from sim.registry import make_vec, task_spec
+from edp_robot.config import presets
+from edp_robot.config.settings import changed
+from edp_robot.methods.explore.intrinsic_reward import IntrinsicReward
+from edp_robot.training.models import normaliser
+from edp_robot.training.pretrainer import intrinsic_reward
+from policy_server.bench.latency import host
+from sim.core.registry import make_vec, task_spec
+from sim.tasks.mazes import Maze
 
 HALF_CELL = 0.5
 NETWORK = ("score_reward.estimator=shared",)
@@ -37,7 +37,10 @@ REWARDS: dict[str, tuple[str, tuple[str, ...]]] = {  # name: (method, settings o
         "edp",
         (*OLD, *WHOLE, "score_reward.estimator=iid", "score_reward.n_draws=20"),
     ),
-    "edp, even in t, [.05, .6]": ("edp", (*OLD, "score_reward.t_low=0.05", "score_reward.t_high=0.6")),
+    "edp, even in t, [.05, .6]": (
+        "edp",
+        (*OLD, "score_reward.t_low=0.05", "score_reward.t_high=0.6"),
+    ),
     "edp, even in t, [.005, .2]": ("edp", OLD),
     "edp, even in log_snr, [.001, 1]": ("edp", (*SMOOTH, *WHOLE)),
     "edp, even in log_snr, [.005, .2]": ("edp", SMOOTH),
@@ -57,13 +60,17 @@ def visited(task: str, stuck: float) -> tuple[np.ndarray, np.ndarray]:
     positions = np.concatenate(seen)
     centres, _ = half_cells(positions)
     end = centres[np.abs(centres - positions[0]).sum(1).argmax()]
-    extra = end + rng.uniform(-HALF_CELL / 2, HALF_CELL / 2, (int(stuck / (1 - stuck) * len(positions)), 2))
+    extra = end + rng.uniform(
+        -HALF_CELL / 2, HALF_CELL / 2, (int(stuck / (1 - stuck) * len(positions)), 2)
+    )
     return np.concatenate([positions, extra]).astype(np.float32), end
 
 
 def half_cells(positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Returns the centres (m, 2) of the half-cells that were visited, and the number of visits (m,)."""
-    cells, counts = np.unique(np.floor(positions / HALF_CELL).astype(int), axis=0, return_counts=True)
+    cells, counts = np.unique(
+        np.floor(positions / HALF_CELL).astype(int), axis=0, return_counts=True
+    )
     return ((cells + 0.5) * HALF_CELL).astype(np.float32), counts
 
 
@@ -82,7 +89,9 @@ def learned(reward: IntrinsicReward, states: torch.Tensor, n_updates: int) -> fl
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--task", default="maze-square-large")
     parser.add_argument("--stuck", type=float, default=0.3)
     parser.add_argument("--updates", type=int, default=6_000)
@@ -98,11 +107,17 @@ def main() -> None:
     result = {}
     for name, (method, settings) in REWARDS.items():
         torch.manual_seed(0)
-        reward = intrinsic_reward(task_spec(given.task), replace(changed(base, settings), method=method))
+        reward = intrinsic_reward(
+            task_spec(given.task), replace(changed(base, settings), method=method)
+        )
         took = learned(reward, states, given.updates)
         calls = torch.stack([reward.error(where)[0] for _ in range(64)]).numpy()
         one, mean = calls[0], calls.mean(0)
-        row = [rank_correlation(one, -counts), rank_correlation(mean, -counts), float((mean > mean[at]).mean())]
+        row = [
+            rank_correlation(one, -counts),
+            rank_correlation(mean, -counts),
+            float((mean > mean[at]).mean()),
+        ]
         result[name] = dict(zip(("one", "mean", "dead_end"), row, strict=True))
         print(f"| {name} | {row[0]:.2f} | {row[1]:.2f} | {row[2]:.2f} | {took:.2f} |", flush=True)
     if given.json:

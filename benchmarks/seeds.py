@@ -29,10 +29,16 @@ def edp(result: Path, *args: str) -> dict[str, float]:
         with result.with_suffix(".log").open("w") as log:
             command = [*EDP, *args, "--json", str(result)]
             status = subprocess.run(
-                command, stdout=log, stderr=log, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False
+                command,
+                stdout=log,
+                stderr=log,
+                env={**os.environ, "OMP_NUM_THREADS": "1"},
+                check=False,
             ).returncode
         if status:
-            raise RuntimeError(f"`edp {' '.join(args)}` ended with status {status}; see {result.with_suffix('.log')}")
+            raise RuntimeError(
+                f"`edp {' '.join(args)}` ended with status {status}; see {result.with_suffix('.log')}"
+            )
     return json.loads(result.read_text())
 
 
@@ -41,13 +47,24 @@ def one_seed(seed: int, given: argparse.Namespace) -> dict[str, dict[str, float]
     out, chosen = given.out / str(seed), ["--seed", str(seed)]
     start = str(out / "pretrain")
     steps = ["--env-steps", str(given.pretrain_steps)] if given.pretrain_steps else []
-    made = {"pretrain": edp(out / "pretrain.json", "pretrain", "--task", "arm", "--out", start, *steps, *chosen)}
+    made = {
+        "pretrain": edp(
+            out / "pretrain.json", "pretrain", "--task", "arm", "--out", start, *steps, *chosen
+        )
+    }
     steps = ["--env-steps", str(given.finetune_steps)] if given.finetune_steps else []
     shared = ["--task", given.task, "--eval-episodes", str(given.episodes), *steps, *chosen]
     options = ["--reuse-replay", given.reuse_replay] if given.reuse_replay else []
     name = f"finetuned{given.mark}"
     made["finetuned"] = edp(
-        out / f"{name}.json", "finetune", "--from", start, "--out", str(out / name), *options, *shared
+        out / f"{name}.json",
+        "finetune",
+        "--from",
+        start,
+        "--out",
+        str(out / name),
+        *options,
+        *shared,
     )
     name = f"scratch{given.mark}"
     made["scratch"] = edp(out / f"{name}.json", "finetune", "--out", str(out / name), *shared)
@@ -72,7 +89,9 @@ def main() -> None:
     parser.add_argument("--finetune-steps", type=int)
     parser.add_argument("--reuse-replay", choices=("True", "False"))
     parser.add_argument("--episodes", type=int, default=300)
-    parser.add_argument("--mark", default="", help="distinguishes fine-tunings of the same pre-training")
+    parser.add_argument(
+        "--mark", default="", help="distinguishes fine-tunings of the same pre-training"
+    )
     parser.add_argument("--processes", type=int, default=2)
     given = parser.parse_args()
     with ThreadPoolExecutor(given.processes) as pool:
@@ -80,7 +99,9 @@ def main() -> None:
     print("\n| seed | coverage | presses | fine-tuned | scratch | gap |\n|---|---|---|---|---|---|")
     print("\n".join(row(seed, m) for seed, m in zip(given.seeds, made, strict=True)))
     gaps = [m["finetuned"]["success"] - m["scratch"]["success"] for m in made]
-    print(f"gap: median {statistics.median(gaps):+.3f}, least {min(gaps):+.3f}, of {len(gaps)} seeds")
+    print(
+        f"gap: median {statistics.median(gaps):+.3f}, least {min(gaps):+.3f}, of {len(gaps)} seeds"
+    )
 
 
 if __name__ == "__main__":

@@ -28,11 +28,15 @@ from peer_patterns.student import student
 from soaking import figure, hostile, reloads, requests
 from soaking.table import table
 
-from policy_server.bench import host
+from policy_server.bench.latency import host
 
 ROOT = Path(__file__).parents[1]
 N = {"requests": 1_000_000, "hostile": 100_000, "reload": 100}
-PASSES = {"paced": (True, 0), "remote": (True, 19), "flood": (False, 0)}  # of `hostile`: whether at a rate, niceness
+PASSES = {
+    "paced": (True, 0),
+    "remote": (True, 19),
+    "flood": (False, 0),
+}  # of `hostile`: whether at a rate, niceness
 Measured = tuple[dict[str, Any], dict[str, np.ndarray]]
 
 
@@ -47,7 +51,9 @@ def measure_hostile(folder: Path, n: int, args: argparse.Namespace) -> Measured:
     for name, (paced, niceness) in PASSES.items():
         print(f"hostile, {name}", flush=True)
         attack = hostile.Attack(n, args.hostile_hz if paced else 0.0, args.segments, niceness)
-        result[name], found = hostile.run(bundle, folder, attack, args.robot_hz, args.deadline_ms / 1000)
+        result[name], found = hostile.run(
+            bundle, folder, attack, args.robot_hz, args.deadline_ms / 1000
+        )
         arrays |= {f"{name}_{key}": value for key, value in found.items()}
     return {**result, "met": result["paced"]["met"]}, arrays
 
@@ -64,7 +70,9 @@ def line(part: str, result: dict[str, Any]) -> str:
     """Returns what a part found, in a line or two."""
     if part == "hostile":
         return "\n".join(_attack_line(name, result[name]) for name in PASSES)
-    counts = ", ".join(f"{result[f'n_{name}']} {name}" for name in ("sent", "once", "lost", "twice", "stray"))
+    counts = ", ".join(
+        f"{result[f'n_{name}']} {name}" for name in ("sent", "once", "lost", "twice", "stray")
+    )
     if part == "requests":
         memory = f"RSS {result['rss_10_mib']:.1f} MiB at 10 %, {result['rss_end_mib']:.1f} MiB at the end"
         return f"requests: {counts}; {result['requests_hz']:.0f}/s; {memory}"
@@ -83,20 +91,35 @@ def _attack_line(name: str, found: dict[str, Any]) -> str:
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """Returns the options."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("part", choices=[*PARTS, "all"], help="what to do")
     sizes = ", ".join(f"{n} for {part}" for part, n in N.items())
     parser.add_argument("--n", type=int, help=f"requests, bad frames or reloads; default {sizes}")
-    parser.add_argument("--out", type=Path, default=ROOT / "results" / "soak", help="folder for the results")
+    parser.add_argument(
+        "--out", type=Path, default=ROOT / "results" / "soak", help="folder for the results"
+    )
     parser.add_argument("--clients", type=int, default=8, help="clients of `requests`")
     parser.add_argument("--reload-clients", type=int, default=4, help="clients of `reload`")
-    parser.add_argument("--robot-hz", type=float, default=200.0, help="rate of the robot beside the hostile peer [1/s]")
+    parser.add_argument(
+        "--robot-hz",
+        type=float,
+        default=200.0,
+        help="rate of the robot beside the hostile peer [1/s]",
+    )
     parser.add_argument("--deadline-ms", type=float, default=20.0, help="of that robot [ms]")
-    parser.add_argument("--hostile-hz", type=float, default=2000.0, help="rate of the bad frames, first pass [1/s]")
-    parser.add_argument("--segments", type=int, default=10, help="turns of attack and peace, in each pass")
+    parser.add_argument(
+        "--hostile-hz", type=float, default=2000.0, help="rate of the bad frames, first pass [1/s]"
+    )
+    parser.add_argument(
+        "--segments", type=int, default=10, help="turns of attack and peace, in each pass"
+    )
     args = parser.parse_args(argv)
     numbers = {key: value for key, value in vars(args).items() if isinstance(value, int | float)}
-    if bad := [f"--{key.replace('_', '-')} {value:g}" for key, value in numbers.items() if value <= 0]:
+    if bad := [
+        f"--{key.replace('_', '-')} {value:g}" for key, value in numbers.items() if value <= 0
+    ]:
         parser.error(f"{', '.join(bad)}: expected more than 0")
     return args
 
@@ -112,7 +135,9 @@ def main(argv: list[str] | None = None) -> int:
         except (RuntimeError, OSError, ValueError) as error:
             print(f"soak: {part}: {error}", file=sys.stderr)
             return 1
-        (args.out / f"{part}.json").write_text(json.dumps({**result, "host": host()}, indent=1) + "\n")
+        (args.out / f"{part}.json").write_text(
+            json.dumps({**result, "host": host()}, indent=1) + "\n"
+        )
         rounded: dict[str, Any] = {key: value.astype(np.float32) for key, value in arrays.items()}
         np.savez_compressed(args.out / f"{part}.npz", **rounded)
         print(f"{line(part, result)}\n{part}: {'met' if result['met'] else 'NOT met'}", flush=True)

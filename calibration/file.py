@@ -49,7 +49,9 @@ class Calibration:
             CalibrationError: there is none; the message lists those that exist.
         """
         if name not in self.sections:
-            raise CalibrationError(f"no section {name!r} in the calibration of {self.robot!r}; {_list(self.sections)}")
+            raise CalibrationError(
+                f"no section {name!r} in the calibration of {self.robot!r}; {_list(self.sections)}"
+            )
         return self.sections[name]
 
 
@@ -61,11 +63,15 @@ def content_hash(document: dict[str, Any]) -> str:
     """
     content = {key: value for key, value in document.items() if key != "sha256"}
     _check_plain(content, "calibration")
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    text = json.dumps(
+        content, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False
+    )
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def save(path: str | Path, robot: str, sections: dict[str, dict[str, Any]], created: str | None = None) -> str:
+def save(
+    path: str | Path, robot: str, sections: dict[str, dict[str, Any]], created: str | None = None
+) -> str:
     """Writes `calibration.json` in one piece (temporary name, then renamed) and returns its hash.
 
     Args:
@@ -78,10 +84,17 @@ def save(path: str | Path, robot: str, sections: dict[str, dict[str, Any]], crea
         CalibrationError: the content would not load again.
     """
     created = created or datetime.now(UTC).isoformat(timespec="seconds")
-    document = {"schema_version": SCHEMA_VERSION, "robot": robot, "created": created, "sections": sections}
+    document = {
+        "schema_version": SCHEMA_VERSION,
+        "robot": robot,
+        "created": created,
+        "sections": sections,
+    }
     document["sha256"] = content_hash(document)
     _check_schema(document, str(path))
-    _write_atomically(Path(path), json.dumps(document, indent=2, sort_keys=True, allow_nan=False) + "\n")
+    _write_atomically(
+        Path(path), json.dumps(document, indent=2, sort_keys=True, allow_nan=False) + "\n"
+    )
     return document["sha256"]
 
 
@@ -95,7 +108,9 @@ def update(path: str | Path, robot: str, name: str, section: dict[str, Any]) -> 
     if Path(path).exists():
         old = load(path)
         if old.robot != robot:
-            raise CalibrationError(f"{path} belongs to robot {old.robot!r}, not {robot!r}; choose another file")
+            raise CalibrationError(
+                f"{path} belongs to robot {old.robot!r}, not {robot!r}; choose another file"
+            )
         sections = dict(old.sections)
     return save(path, robot, sections | {name: section})
 
@@ -108,7 +123,9 @@ def load(path: str | Path) -> Calibration:
             finite, or was changed after it was written.
     """
     try:
-        document = json.loads(Path(path).read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+        document = json.loads(
+            Path(path).read_text(encoding="utf-8"), parse_constant=_refuse_constant
+        )
     except OSError as error:
         raise CalibrationError(f"cannot read the calibration {path}: {error.strerror}") from error
     except CalibrationError as error:
@@ -128,12 +145,18 @@ def load(path: str | Path) -> Calibration:
 def _check_schema(document: Any, path: str) -> None:
     """Raises CalibrationError unless `document` has exactly the fields of the contract, of the right types."""
     if not isinstance(document, dict):
-        raise CalibrationError(f"{path} holds a {type(document).__name__}, expected an object with {_list(FIELDS)}")
+        raise CalibrationError(
+            f"{path} holds a {type(document).__name__}, expected an object with {_list(FIELDS)}"
+        )
     version = document.get("schema_version")
     if version != SCHEMA_VERSION:
-        raise CalibrationError(f"{path} has schema_version {version!r}, this program reads {SCHEMA_VERSION}")
+        raise CalibrationError(
+            f"{path} has schema_version {version!r}, this program reads {SCHEMA_VERSION}"
+        )
     if set(document) != set(FIELDS):
-        raise CalibrationError(f"{path} has the fields {sorted(document)}, expected {sorted(FIELDS)}")
+        raise CalibrationError(
+            f"{path} has the fields {sorted(document)}, expected {sorted(FIELDS)}"
+        )
     for key, kind in FIELDS.items():
         if type(document[key]) is not kind:
             raise CalibrationError(f"{path}: {key} is {document[key]!r}, expected {kind.__name__}")
@@ -150,7 +173,9 @@ def _check_utc(created: str, path: str) -> None:
     except ValueError:
         offset = None
     if offset != timedelta(0):
-        raise CalibrationError(f"{path}: created is {created!r}, expected a UTC time such as 2026-11-23T13:00:00+00:00")
+        raise CalibrationError(
+            f"{path}: created is {created!r}, expected a UTC time such as 2026-11-23T13:00:00+00:00"
+        )
 
 
 def _check_plain(value: Any, where: str) -> None:
@@ -166,7 +191,9 @@ def _check_plain(value: Any, where: str) -> None:
     elif isinstance(value, float) and not math.isfinite(value):
         raise CalibrationError(f"{where} is {value}; every number must be finite")
     elif not isinstance(value, str | int | float | None):
-        raise CalibrationError(f"{where} is a {type(value).__name__}; expected text, a number, a list or an object")
+        raise CalibrationError(
+            f"{where} is a {type(value).__name__}; expected text, a number, a list or an object"
+        )
 
 
 def _refuse_constant(text: str) -> float:

@@ -23,9 +23,9 @@ import torch
 from torch import nn
 
 from edp_robot.cli import main as edp
-from sim import arm
-from sim.evaluate import evaluate
-from sim.registry import task_spec
+from sim.core.evaluate import evaluate
+from sim.core.registry import task_spec
+from sim.tasks import arm
 
 TASK, SIDE = "arm-reach-left", "left"
 GAIN = 6.0  # of the controller [1/rad]; full speed until 1/6 rad before the pose
@@ -62,7 +62,14 @@ class Mlp(nn.Module):
         self.register_buffer("middle", (high + low) / 2)
         self.register_buffer("spread", (high - low) / 2)
         self.net = nn.Sequential(
-            *(nn.Linear(len(low), width), nn.SiLU(), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, 6), nn.Tanh())
+            *(
+                nn.Linear(len(low), width),
+                nn.SiLU(),
+                nn.Linear(width, width),
+                nn.SiLU(),
+                nn.Linear(width, 6),
+                nn.Tanh(),
+            )
         )
 
     def forward(self, obs: torch.Tensor) -> torch.Tensor:
@@ -112,7 +119,9 @@ def measured(policy: Mlp, episodes: int, seed: int) -> tuple[float, float]:
             return policy(torch.from_numpy(obs)).numpy()
 
     before = evaluate(act, TASK, episodes, seed).mean_return
-    return before, evaluate(lambda obs: rng.uniform(-1, 1, (len(obs), 6)), TASK, episodes, seed).mean_return
+    return before, evaluate(
+        lambda obs: rng.uniform(-1, 1, (len(obs), 6)), TASK, episodes, seed
+    ).mean_return
 
 
 def run(out: Path, n_steps: int, episodes: int, seed: int) -> dict[str, float]:
@@ -124,12 +133,26 @@ def run(out: Path, n_steps: int, episodes: int, seed: int) -> dict[str, float]:
     before, random = measured(policy, episodes, seed)
     for command in (
         ["wrap", "--onnx", str(onnx), "--out", str(bundle), "--task", TASK, "--action-map", "task"],
-        ["evaluate", "--bundle", str(bundle), "--episodes", str(episodes), "--seed", str(seed), "--json", str(result)],
+        [
+            "evaluate",
+            "--bundle",
+            str(bundle),
+            "--episodes",
+            str(episodes),
+            "--seed",
+            str(seed),
+            "--json",
+            str(result),
+        ],
     ):
         print(f"\n$ edp {' '.join(command)}")
         if edp(command):
             raise SystemExit(1)
-    return {"random": random, "before": before, "after": json.loads(result.read_text())["mean_return"]}
+    return {
+        "random": random,
+        "before": before,
+        "after": json.loads(result.read_text())["mean_return"],
+    }
 
 
 def main() -> None:

@@ -9,12 +9,12 @@ if TYPE_CHECKING:
 
 
 def make_vec(task: str, n_envs: int = 1, seed: int = 0) -> VectorEnv:
-    """Returns `n_envs` copies of `task` as one VectorEnv; see `sim.registry.make_vec`.
+    """Returns `n_envs` copies of `task` as one VectorEnv; see `sim.core.registry.make_vec`.
 
     Raises:
         ValueError: unknown task; the message lists those that exist.
     """
-    from .registry import make_vec as make
+    from sim.core.registry import make_vec as make
 
     return make(task, n_envs, seed)
 

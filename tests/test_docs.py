@@ -25,5 +25,7 @@ def test_documents_point_at_what_exists(path):
 
 
 def test_the_checks_can_fail():
-    assert broken_links("[a](no/such.md#part), [b](https://x.org), [c](pyproject.toml)", ROOT) == ["no/such.md"]
+    assert broken_links("[a](no/such.md#part), [b](https://x.org), [c](pyproject.toml)", ROOT) == [
+        "no/such.md"
+    ]
     assert unknown_targets("run\nmake fly\nor `make test`", "test: x\n") == {"fly"}

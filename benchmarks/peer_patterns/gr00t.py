@@ -18,7 +18,9 @@ import zmq
 def serve(policy: Callable[[np.ndarray], np.ndarray], ready: Callable[[str], None]) -> None:
     """Serves for ever; tells `ready` the endpoint."""
 
-    def get_action(observation: dict[str, Any], options: Any) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    def get_action(
+        observation: dict[str, Any], options: Any
+    ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         return {"action": policy(observation["state"])}, {}
 
     endpoints = {"get_action": get_action}
@@ -69,4 +71,8 @@ def _pack(value: Any) -> Any:
 
 def _unpack(value: dict) -> Any:
     """Returns the array that `_pack` wrote, or the dict as it is."""
-    return np.load(io.BytesIO(value["as_npy"]), allow_pickle=False) if "__ndarray_class__" in value else value
+    return (
+        np.load(io.BytesIO(value["as_npy"]), allow_pickle=False)
+        if "__ndarray_class__" in value
+        else value
+    )

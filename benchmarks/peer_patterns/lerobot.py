@@ -55,7 +55,9 @@ class _Servicer:
 
     def __init__(self, policy: Callable[[np.ndarray], np.ndarray]):
         self._policy = policy
-        self._queues: defaultdict[str, Queue[TimedObservation]] = defaultdict(lambda: Queue(maxsize=1))
+        self._queues: defaultdict[str, Queue[TimedObservation]] = defaultdict(
+            lambda: Queue(maxsize=1)
+        )
 
     def send_observations(self, chunks: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
         """Replaces the client's queued observation."""
@@ -71,7 +73,9 @@ class _Servicer:
         observation = self._queues[context.peer()].get(timeout=2)
         actions = self._policy(observation.observation["state"])
         at, number = observation.timestamp, observation.timestep
-        return pickle.dumps([TimedAction(at + i * PERIOD_S, number + i, action) for i, action in enumerate(actions)])
+        return pickle.dumps(
+            [TimedAction(at + i * PERIOD_S, number + i, action) for i, action in enumerate(actions)]
+        )
 
 
 def serve(policy: Callable[[np.ndarray], np.ndarray], ready: Callable[[str], None]) -> None:

@@ -45,7 +45,9 @@ async def _serve(policy: Callable[[np.ndarray], np.ndarray], ready: Callable[[st
             except ConnectionClosed:
                 return
 
-    async with websocket_server.serve(answer, "127.0.0.1", 0, compression=None, max_size=None) as server:
+    async with websocket_server.serve(
+        answer, "127.0.0.1", 0, compression=None, max_size=None
+    ) as server:
         ready(f"ws://127.0.0.1:{next(iter(server.sockets)).getsockname()[1]}")
         await server.serve_forever()
 
@@ -71,7 +73,12 @@ def _pack(value: Any) -> Any:
     """Returns what msgpack can write in place of an array."""
     if not isinstance(value, np.ndarray):
         return value
-    return {b"__ndarray__": True, b"data": value.tobytes(), b"dtype": value.dtype.str, b"shape": value.shape}
+    return {
+        b"__ndarray__": True,
+        b"data": value.tobytes(),
+        b"dtype": value.dtype.str,
+        b"shape": value.shape,
+    }
 
 
 def _unpack(value: dict) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from peer_patterns import SEED
-from policy_server.client import PolicyClient
+from policy_server.control.client import PolicyClient
 
 
 class Client:

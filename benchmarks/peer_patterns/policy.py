@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from peer_patterns import SEED
-from policy_server.backends import load
+from policy_server.runtime.base import load
 
 
 class Policy:
@@ -22,5 +22,7 @@ class Policy:
     def __call__(self, obs: np.ndarray) -> np.ndarray:
         """Returns action (horizon, act_dim) float32 for obs (obs_dim,)."""
         with self._lock:
-            noise = self._noise.standard_normal((1, self.backend.manifest.latent_dim), dtype=np.float32)
+            noise = self._noise.standard_normal(
+                (1, self.backend.manifest.latent_dim), dtype=np.float32
+            )
             return self.backend.act(obs[None], noise)[0]

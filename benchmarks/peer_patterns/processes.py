@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from edp_robot.cli.leash import leashed
+from edp_robot.demo.leash import leashed
 from peer_patterns import OURS
 
 OBS_FILE = "obs.npy"  # (n, obs_dim)
@@ -62,7 +62,9 @@ class Process:
         cores: That it may run on; empty for all.
     """
 
-    def __init__(self, name: str, command: list[str], log: Path, cores: frozenset[int] = frozenset()):
+    def __init__(
+        self, name: str, command: list[str], log: Path, cores: frozenset[int] = frozenset()
+    ):
         self._name, self._log = name, log
         path = os.pathsep.join([str(ROOT / "benchmarks"), str(ROOT)])
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
@@ -77,7 +79,9 @@ class Process:
                 cwd=ROOT,
             )
         if cores:
-            os.sched_setaffinity(self._process.pid, cores)  # before it has threads: they inherit this
+            os.sched_setaffinity(
+                self._process.pid, cores
+            )  # before it has threads: they inherit this
         self._lines: queue.Queue[str] = queue.Queue()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -89,7 +93,9 @@ class Process:
                 return line
         except queue.Empty:
             pass
-        raise RuntimeError(f"{self._name} did not answer; its log ends:\n{self._log.read_text()[-2000:]}")
+        raise RuntimeError(
+            f"{self._name} did not answer; its log ends:\n{self._log.read_text()[-2000:]}"
+        )
 
     def _read(self) -> None:
         """Moves lines from the pipe to the queue; an empty one says that there will be no more."""
@@ -127,7 +133,9 @@ class Process:
 
 
 @contextlib.contextmanager
-def server(pattern: str, bundle: Path, folder: Path, cores: frozenset[int] = frozenset()) -> Iterator[str]:
+def server(
+    pattern: str, bundle: Path, folder: Path, cores: frozenset[int] = frozenset()
+) -> Iterator[str]:
     """Yields the endpoint of the pattern's server, which runs inside the block."""
     if pattern in OURS:
         bind = "tcp://127.0.0.1:*" if pattern == "edp-tcp" else f"ipc://{folder / pattern}.sock"
@@ -135,7 +143,9 @@ def server(pattern: str, bundle: Path, folder: Path, cores: frozenset[int] = fro
         command += ["--busy-poll-s", "0.001"] if pattern == "edp-ipc-poll" else []
     else:
         command = ["-m", "peer_patterns.serve", pattern, str(bundle)]
-    process = Process(f"{pattern}'s server", [sys.executable, *command], folder / f"{pattern}-server.log", cores)
+    process = Process(
+        f"{pattern}'s server", [sys.executable, *command], folder / f"{pattern}-server.log", cores
+    )
     try:
         until = time.monotonic() + 60
         while not (line := process.line(max(until - time.monotonic(), 0))).startswith("serving "):
@@ -156,7 +166,15 @@ def clients(
 ) -> Iterator[list[Process]]:
     """Yields processes with `n_clients` connected clients each, which ask for OBS_FILE of `folder`."""
     python = str(openpi_python()) if pattern == "openpi" else sys.executable
-    command = [python, "-m", "peer_patterns.worker", pattern, endpoint, str(folder / OBS_FILE), str(n_clients)]
+    command = [
+        python,
+        "-m",
+        "peer_patterns.worker",
+        pattern,
+        endpoint,
+        str(folder / OBS_FILE),
+        str(n_clients),
+    ]
     with contextlib.ExitStack() as stack:
         workers = []
         for i in range(n_processes):

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from peer_patterns import OURS, PEERS
-from policy_server.stats import percentile, summary
+from policy_server.bench.statistics import percentile, summary
 
 P50_TARGETS = {"openpi": 0.8, "gr00t": 0.45, "lerobot": 0.25}
 P999_TARGET, RATE_TARGET = 0.5, 3.0
@@ -30,7 +30,9 @@ def percentiles(rounds_us: list[np.ndarray]) -> dict[str, Any]:
     Args:
         rounds_us: A round's latencies each, (n,) [us]; none may be empty.
     """
-    each = {name: [percentile(np.sort(row), p) for row in rounds_us] for name, p in PERCENTILES.items()}
+    each = {
+        name: [percentile(np.sort(row), p) for row in rounds_us] for name, p in PERCENTILES.items()
+    }
     return {**summary(np.concatenate(rounds_us)), "rounds": each}
 
 
@@ -58,9 +60,18 @@ def ratios(one: dict[str, Any], many: dict[str, Any]) -> list[dict[str, Any]]:
     rows = []
     for ours in (name for name in OURS if name in one):
         for peer in (name for name in P50_TARGETS if name in one):
-            rows.append(_at_most(ours, f"p50, of {peer}'s", _ratio("p50", one[ours], one[peer]), P50_TARGETS[peer]))
+            rows.append(
+                _at_most(
+                    ours,
+                    f"p50, of {peer}'s",
+                    _ratio("p50", one[ours], one[peer]),
+                    P50_TARGETS[peer],
+                )
+            )
         if best := min((one[peer]["p999"] for peer in PEERS if peer in one), default=None):
-            rows.append(_at_most(ours, "p99.9, of the best peer's", one[ours]["p999"] / best, P999_TARGET))
+            rows.append(
+                _at_most(ours, "p99.9, of the best peer's", one[ours]["p999"] / best, P999_TARGET)
+            )
     return rows + [row for place, patterns in many.items() for row in _many_ratios(place, patterns)]
 
 
@@ -72,9 +83,21 @@ def _many_ratios(place: str, many: dict[str, Any]) -> list[dict[str, Any]]:
         fastest = max(peers, key=lambda row: row["requests_hz"])
         rate = float(np.median(np.divide(many[ours]["rounds_hz"], fastest["rounds_hz"])))
         what = f"req/s, {place}, of the best peer's"
-        rows.append({"ours": ours, "what": what, "value": rate, "target": RATE_TARGET, "met": rate >= RATE_TARGET})
+        rows.append(
+            {
+                "ours": ours,
+                "what": what,
+                "value": rate,
+                "target": RATE_TARGET,
+                "met": rate >= RATE_TARGET,
+            }
+        )
         best = min(peers, key=lambda row: row["p99"])
-        rows.append(_at_most(ours, f"p99, {place}, of the best peer's", _ratio("p99", many[ours], best), 1.0))
+        rows.append(
+            _at_most(
+                ours, f"p99, {place}, of the best peer's", _ratio("p99", many[ours], best), 1.0
+            )
+        )
     return rows
 
 
@@ -89,7 +112,9 @@ def _at_most(ours: str, what: str, value: float, target: float) -> dict[str, Any
 def table(result: dict[str, Any]) -> str:
     """Returns the result of `peers.py` as Markdown."""
     one, many, settings = result["one_client"], result["many_clients"], result["settings"]
-    many_rounds = f"{settings['rounds_many']} of {settings['seconds']:g} s of {settings['clients']} clients"
+    many_rounds = (
+        f"{settings['rounds_many']} of {settings['seconds']:g} s of {settings['clients']} clients"
+    )
     lines = [
         f"One bundle ({result['bundle']}), one run on {result['host']['cpu']}, {result['host']['n_cores']} cores: "
         f"{settings['rounds']} rounds of {settings['n']:,} requests of one client, {many_rounds}, patterns by turns. "
@@ -97,12 +122,15 @@ def table(result: dict[str, Any]) -> str:
         "inference included. The many ran free: where the kernel puts them, and apart: the server on a core of its own "
         "and the clients on the others.",
         "",
-        "| | p50 [us] | p99 [us] | p99.9 [us] | n |" + "".join(f" req/s, {p} | p99 [us], {p} | n, {p} |" for p in many),
+        "| | p50 [us] | p99 [us] | p99.9 [us] | n |"
+        + "".join(f" req/s, {p} | p99 [us], {p} | n, {p} |" for p in many),
         "|---|" + "--:|" * (4 + 3 * len(many)),
     ]
     for name, row in one.items():
         loads = [patterns[name] for patterns in many.values() if name in patterns]
-        last = "".join(f" {load['requests_hz']:,.0f} | {load['p99']:,.0f} | {load['n']:,} |" for load in loads)
+        last = "".join(
+            f" {load['requests_hz']:,.0f} | {load['p99']:,.0f} | {load['n']:,} |" for load in loads
+        )
         values = " | ".join(f"{row[key]:,.0f}" for key in PERCENTILES)
         lines.append(f"| {TITLES[name]} | {values} | {row['n']:,} |{last}")
     return "\n".join([*lines, "", *_ratio_lines(result["ratios"])]) + "\n"
@@ -111,7 +139,10 @@ def table(result: dict[str, Any]) -> str:
 def _ratio_lines(rows: list[dict[str, Any]]) -> list[str]:
     """Returns a table of ratios, a column for each of ours."""
     ours = list(dict.fromkeys(row["ours"] for row in rows))
-    lines = ["| ratio | asked | " + " | ".join(TITLES[name] for name in ours) + " |", "|---|---|" + "--:|" * len(ours)]
+    lines = [
+        "| ratio | asked | " + " | ".join(TITLES[name] for name in ours) + " |",
+        "|---|---|" + "--:|" * len(ours),
+    ]
     for what in dict.fromkeys(row["what"] for row in rows):
         found = {row["ours"]: row for row in rows if row["what"] == what}
         target = next(iter(found.values()))["target"]
@@ -135,21 +166,41 @@ def figure(path: Path, samples: dict[str, dict[str, np.ndarray]], n_clients: int
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    titles = {kind: "one client" if kind == "one" else f"{n_clients} clients, {kind}" for kind in samples}
+    titles = {
+        kind: "one client" if kind == "one" else f"{n_clients} clients, {kind}" for kind in samples
+    }
     panels = [(titles[kind], patterns) for kind, patterns in samples.items() if patterns]
-    fig, axes = plt.subplots(1, len(panels), figsize=(5.6 * len(panels), 4.6), squeeze=False, layout="constrained")
+    fig, axes = plt.subplots(
+        1, len(panels), figsize=(5.6 * len(panels), 4.6), squeeze=False, layout="constrained"
+    )
     for axis, (title, patterns) in zip(axes[0], panels, strict=True):
         for name, times_us in patterns.items():
             x = np.sort(times_us)
-            axis.step(x, 1 - np.arange(len(x)) / len(x), where="post", label=TITLES[name].replace("`", ""))
+            axis.step(
+                x, 1 - np.arange(len(x)) / len(x), where="post", label=TITLES[name].replace("`", "")
+            )
         for name, p in (("p50", 0.5), ("p99", 0.99), ("p99.9", 0.999)):
             axis.axhline(1 - p, color="0.8", linewidth=0.8, zorder=0)
-            axis.annotate(name, (1, 1 - p), xycoords=("axes fraction", "data"), ha="left", va="center", color="0.45")
-        axis.set(xscale="log", yscale="log", xlabel="round trip t [us]", ylabel="share of requests slower than t")
+            axis.annotate(
+                name,
+                (1, 1 - p),
+                xycoords=("axes fraction", "data"),
+                ha="left",
+                va="center",
+                color="0.45",
+            )
+        axis.set(
+            xscale="log",
+            yscale="log",
+            xlabel="round trip t [us]",
+            ylabel="share of requests slower than t",
+        )
         axis.set_title(title)
         axis.minorticks_off()
         axis.set_xticks(*_ticks(axis.get_xlim()))
-    fig.legend(*axes[0, 0].get_legend_handles_labels(), fontsize=8, loc="outside lower center", ncols=3)
+    fig.legend(
+        *axes[0, 0].get_legend_handles_labels(), fontsize=8, loc="outside lower center", ncols=3
+    )
     fig.savefig(path, dpi=150)
     plt.close(fig)
 

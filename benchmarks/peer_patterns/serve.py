@@ -6,7 +6,7 @@ import importlib
 import sys
 
 from peer_patterns.policy import Policy
-from policy_server.clock import quiet
+from policy_server.control.clock import quiet
 
 
 def main(pattern: str, bundle: str) -> None:
@@ -15,7 +15,10 @@ def main(pattern: str, bundle: str) -> None:
     policy.backend.self_test()
     module = importlib.import_module(f"peer_patterns.{pattern}")
     with quiet():
-        module.serve(policy, lambda endpoint: print(f"serving {pattern} on {endpoint}, provider cpu", flush=True))
+        module.serve(
+            policy,
+            lambda endpoint: print(f"serving {pattern} on {endpoint}, provider cpu", flush=True),
+        )
 
 
 if __name__ == "__main__":

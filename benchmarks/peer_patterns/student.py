@@ -9,7 +9,7 @@ import onnx
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
-from policy_server.bundle import Bundle, Field, save
+from policy_server.contract.bundle import Bundle, Field, save
 
 OBS_DIM, ACT_DIM, HORIZON, WIDTH, N_LAYERS = 20, 5, 10, 256, 3
 LATENT_DIM = HORIZON * ACT_DIM
@@ -57,7 +57,9 @@ def student(path: Path) -> Bundle:
         source_commit="",
         config_hash="",
         obs=(Field("state", 0, OBS_DIM, "1", (-inf,) * OBS_DIM, (inf,) * OBS_DIM),),
-        action=(Field("target", 0, ACT_DIM, "1", (-1.0,) * ACT_DIM, (1.0,) * ACT_DIM, (inf,) * ACT_DIM),),
+        action=(
+            Field("target", 0, ACT_DIM, "1", (-1.0,) * ACT_DIM, (1.0,) * ACT_DIM, (inf,) * ACT_DIM),
+        ),
         horizon=HORIZON,
         n_action_steps=HORIZON,
         control_period_s=0.01,

@@ -2,7 +2,7 @@
 
 `python -m peer_patterns.worker PATTERN ENDPOINT OBS_FILE N_CLIENTS`, of which each has a thread and a connection.
 Reads a request a line (JSON), answers a line each; the first line says that all clients are connected and warm.
-It runs in openpi's environment too, so it imports nothing but NumPy and `policy_server.clock`.
+It runs in openpi's environment too, so it imports nothing but NumPy and `policy_server.control.clock`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from peer_patterns import OURS
-from policy_server.clock import quiet
+from policy_server.control.clock import quiet
 
 
 def actions(client: Any, obs: np.ndarray) -> list:

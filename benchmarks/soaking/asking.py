@@ -8,8 +8,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from policy_server import links, wire
-from policy_server.wire import Header, Kind
+from policy_server.contract import wire
+from policy_server.contract.wire import Header, Kind
+from policy_server.transport import curve_client as links
 from soaking.ledger import Ledger
 
 ANSWER_S = 10.0  # then a request counts as lost
@@ -45,7 +46,9 @@ class Asker:
         sequence, now_ns = self.ledger.ask(), time.monotonic_ns()
         payload = self._payloads[sequence % len(self._payloads)]
         deadline_ns = now_ns + int(ANSWER_S * 1e9)
-        if self._link.send(wire.encode(Header(Kind.ACT, 0, sequence, now_ns), payload), deadline_ns):
+        if self._link.send(
+            wire.encode(Header(Kind.ACT, 0, sequence, now_ns), payload), deadline_ns
+        ):
             self._waiting = sequence, now_ns
         else:
             self.ledger.unsent(sequence)

@@ -20,9 +20,10 @@ import time
 from collections import Counter, deque
 from typing import Any
 
-from policy_server import wire, zmtp
-from policy_server.plain_link import AF_UNIX, address_of
-from policy_server.wire import Header, Kind, Status
+from policy_server.contract import wire
+from policy_server.contract.wire import Header, Kind, Status
+from policy_server.transport import zmtp
+from policy_server.transport.plain_client import AF_UNIX, address_of
 from soaking.mutations import bad_stream, mutated, valid_frames
 
 N_PER_ID = 60
@@ -122,7 +123,13 @@ class Attacker:
                 self._one(rng)
         self._finish()
         elapsed_s = (time.monotonic_ns() - start_ns) * 1e-9
-        return {"n": n, "elapsed_s": elapsed_s, **self._counts, "answers": dict(self._answers), "leak": self._leak}
+        return {
+            "n": n,
+            "elapsed_s": elapsed_s,
+            **self._counts,
+            "answers": dict(self._answers),
+            "leak": self._leak,
+        }
 
     def _one(self, rng: random.Random) -> None:
         if rng.random() < RAW_SHARE or self._connection is None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from policy_server.load_figure import tail_curve
+from policy_server.bench.load.figure import tail_curve
 
 TITLES = {
     "requests": "Memory over requests",
@@ -50,7 +50,14 @@ def _tails(axes, arrays: dict[str, np.ndarray]) -> None:
             first, kind = label.split(", ")[0], label.split(", ")[-1]
             colour = colours.setdefault(first, f"C{len(colours)}")
             latency_us, share = tail_curve(latencies_us)
-            axes.step(latency_us / 1000, share, colour, where="post", label=label, linestyle=_LINES.get(kind, "-"))
+            axes.step(
+                latency_us / 1000,
+                share,
+                colour,
+                where="post",
+                label=label,
+                linestyle=_LINES.get(kind, "-"),
+            )
     axes.set(xlabel="latency [ms]", ylabel="share slower (1 - p)", xscale="log", yscale="log")
     axes.xaxis.set_minor_formatter("")
     axes.legend(loc="lower left", fontsize=7)

@@ -8,11 +8,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from policy_server.client import PolicyClient
-from policy_server.clock import wait_until
-from policy_server.errors import PolicyError, PolicyTimeout
-from policy_server.local import LocalPolicy
-from policy_server.stats import summary
+from policy_server.bench.statistics import summary
+from policy_server.contract.errors import PolicyError, PolicyTimeout
+from policy_server.control.client import PolicyClient
+from policy_server.control.clock import wait_until
+from policy_server.control.local import LocalPolicy
 
 SAME = 1e-5  # rounding: a batch with a stranger's observation is computed by another kernel
 N_EXACT = 20
@@ -43,7 +43,9 @@ class Robot:
         deadline_s: Of each answer, from the tick on [s].
     """
 
-    def __init__(self, endpoint: str, local: LocalPolicy, rows: np.ndarray, rate_hz: float, deadline_s: float):
+    def __init__(
+        self, endpoint: str, local: LocalPolicy, rows: np.ndarray, rate_hz: float, deadline_s: float
+    ):
         self._client, self._local, self._rows = PolicyClient(endpoint, timeout_s=10), local, rows
         self._period_ns, self._deadline_ns = int(1e9 / rate_hz), int(deadline_s * 1e9)
         self._seed = 0
@@ -69,7 +71,9 @@ class Robot:
         """Returns whether N_EXACT answers in a row are the policy's, bit for bit."""
         self._reset()
         rows = [self._rows[i % len(self._rows)] for i in range(N_EXACT)]
-        return all(self._client.act(row).tobytes() == self._local.act(row).tobytes() for row in rows)
+        return all(
+            self._client.act(row).tobytes() == self._local.act(row).tobytes() for row in rows
+        )
 
     def close(self) -> None:
         """Closes its connection."""
@@ -83,7 +87,9 @@ class Robot:
     def _act(self, i: int) -> tuple[np.ndarray | None, bool]:
         """Returns (action, False), or (None, whether an error came)."""
         try:
-            return self._client.act(self._rows[i % len(self._rows)], self._deadline_ns * 1e-9).copy(), False
+            return self._client.act(
+                self._rows[i % len(self._rows)], self._deadline_ns * 1e-9
+            ).copy(), False
         except PolicyTimeout:
             return None, False
         except PolicyError:
@@ -100,7 +106,7 @@ class Robot:
 
 
 def pooled(segments: list[Segment]) -> dict:
-    """Returns n, percentiles [us] as in `policy_server.stats.summary`, misses, errors and wrong answers."""
+    """Returns n, percentiles [us] as in `policy_server.bench.statistics.summary`, misses, errors and wrong answers."""
     latencies_us = np.concatenate([segment.latencies_us for segment in segments])
     finite = latencies_us[np.isfinite(latencies_us)]
     return {

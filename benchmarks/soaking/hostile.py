@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from peer_patterns.processes import Process
 
-from policy_server.bundle import Bundle
-from policy_server.clock import quiet
-from policy_server.local import LocalPolicy
+from policy_server.contract.bundle import Bundle
+from policy_server.control.clock import quiet
+from policy_server.control.local import LocalPolicy
 from soaking.good import Robot, Segment, pooled
 from soaking.serving import Served, serving
 
@@ -52,7 +52,9 @@ def run(
         serving(bundle.path, folder, log="other.log") as other,
         _peer(server, bundle, folder, attack.niceness) as peer,
         _peer(other, bundle, folder, attack.niceness) as other_peer,
-        contextlib.closing(Robot(server.endpoint, local, bundle.golden()["obs"], robot_hz, deadline_s)) as robot,
+        contextlib.closing(
+            Robot(server.endpoint, local, bundle.golden()["obs"], robot_hz, deadline_s)
+        ) as robot,
     ):
         rss_mib = server.rss_mib()
         with quiet():
@@ -65,7 +67,10 @@ def run(
             "n_tracebacks": server.log.read_text().count("Traceback"),
         }
     found = {name: pooled(part) for name, part in segments.items()}
-    arrays = {f"{name}_us": np.concatenate([s.latencies_us for s in part]) for name, part in segments.items()}
+    arrays = {
+        f"{name}_us": np.concatenate([s.latencies_us for s in part])
+        for name, part in segments.items()
+    }
     return judged({**found, "peer": seen, **attack._asdict(), **ending}), arrays
 
 
@@ -89,7 +94,10 @@ def judged(result: dict[str, Any]) -> dict[str, Any]:
     no wrong answer, no leak, and p99 at most twice that of the robot alone.
     """
     p99 = [result[name]["p99"] for name in ("attacked", "alone")]
-    ratio, beside = (p99[0] / below if p99[0] and below else None for below in (p99[1], result["neighbour"]["p99"]))
+    ratio, beside = (
+        p99[0] / below if p99[0] and below else None
+        for below in (p99[1], result["neighbour"]["p99"])
+    )
     wrong = result["alone"]["n_wrong"] + result["attacked"]["n_wrong"] + result["n_tracebacks"]
     well = result["alive"] and result["exact"] and not wrong and not result["peer"]["leaks"]
     return {
@@ -114,8 +122,12 @@ def _take_turns(
             segment, report = _beside(robot, peer, request)
             segments[name].append(segment)
             reports.append(report)
-        segments["alone"].append(robot.drive(_ticks(len(segments["attacked"][-1].latencies_us) - 1)))
-        p99 = ", ".join(f"{name} {pooled(part[-1:])['p99'] or np.inf:.0f}" for name, part in segments.items())
+        segments["alone"].append(
+            robot.drive(_ticks(len(segments["attacked"][-1].latencies_us) - 1))
+        )
+        p99 = ", ".join(
+            f"{name} {pooled(part[-1:])['p99'] or np.inf:.0f}" for name, part in segments.items()
+        )
         print(f"hostile: {i + 1} of {len(sizes)}, p99 [us]: {p99}", flush=True)
     return segments, summed(reports[:: len(peers)])
 
@@ -138,6 +150,8 @@ def summed(reports: list[dict[str, Any]]) -> dict[str, Any]:
     answers, counts = Counter(), Counter()
     for report in reports:
         answers.update(report["answers"])
-        counts.update({name: value for name, value in report.items() if isinstance(value, int | float)})
+        counts.update(
+            {name: value for name, value in report.items() if isinstance(value, int | float)}
+        )
     leaks = [report["leak"] for report in reports if report["leak"]]
     return {**counts, "answers": dict(answers), "leaks": leaks}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from policy_server.wire import Header, Kind, Status
+from policy_server.contract.wire import Header, Kind, Status
 
 
 class Ledger:
@@ -70,11 +70,17 @@ def clean(verdict: dict[str, Any]) -> bool:
     """Returns whether each request was answered once, with an action."""
     faults = ("n_lost", "n_twice", "n_stray", "n_unsent")
     return (
-        verdict["n_sent"] > 0 and not any(verdict[name] for name in faults) and set(verdict["answers"]) == {"ACT_REPLY"}
+        verdict["n_sent"] > 0
+        and not any(verdict[name] for name in faults)
+        and set(verdict["answers"]) == {"ACT_REPLY"}
     )
 
 
 def _name(header: Header) -> str:
     if header.kind != Kind.ERROR:
         return Kind(header.kind).name
-    return Status(header.status).name if header.status in Status._value2member_map_ else f"status {header.status}"
+    return (
+        Status(header.status).name
+        if header.status in Status._value2member_map_
+        else f"status {header.status}"
+    )

@@ -6,8 +6,9 @@ import random
 
 import numpy as np
 
-from policy_server import wire, zmtp
-from policy_server.wire import Header, Kind
+from policy_server.contract import wire
+from policy_server.contract.wire import Header, Kind
+from policy_server.transport import zmtp
 
 NASTY = (0x00, 0x01, 0x7F, 0x80, 0xFE, 0xFF)
 MAX_GROWTH = 2048
@@ -20,10 +21,19 @@ def valid_frames(obs_dim: int) -> list[bytes]:
     acts = [wire.float_bytes(rng.standard_normal(obs_dim)) for _ in range(3)]
     acts.append(wire.float_bytes(np.full(obs_dim, np.nan)))
     ops = [{"op": op} for op in ("hello", "health", "stats", "rollback")]
-    controls = [wire.json_bytes(op) for op in (*ops, {"op": "reset", "seed": 7}, {"op": "reset", "seed": None})]
+    controls = [
+        wire.json_bytes(op)
+        for op in (*ops, {"op": "reset", "seed": 7}, {"op": "reset", "seed": None})
+    ]
     return [
-        *(wire.encode(Header(Kind.ACT, 0, i + 1, 10**9 * i, 8000 * i), payload) for i, payload in enumerate(acts)),
-        *(wire.encode(Header(Kind.CONTROL, 0, i + 9, 10**9 * i), payload) for i, payload in enumerate(controls)),
+        *(
+            wire.encode(Header(Kind.ACT, 0, i + 1, 10**9 * i, 8000 * i), payload)
+            for i, payload in enumerate(acts)
+        ),
+        *(
+            wire.encode(Header(Kind.CONTROL, 0, i + 9, 10**9 * i), payload)
+            for i, payload in enumerate(controls)
+        ),
     ]
 
 
@@ -87,15 +97,32 @@ def bad_stream(rng: random.Random, frames: list[bytes]) -> bytes:
     parts = [greeting, ready, message]
     kind = rng.randrange(7)
     if kind == 0:
-        return rng.choice((b"", HTTP, rng.randbytes(rng.randint(1, 200)), greeting[: rng.randrange(64)]))
+        return rng.choice(
+            (b"", HTTP, rng.randbytes(rng.randint(1, 200)), greeting[: rng.randrange(64)])
+        )
     if kind == 1:
-        return greeting + ready + bytes([zmtp.LONG]) + (2 ** rng.randrange(20, 64)).to_bytes(8, "big") + message
+        return (
+            greeting
+            + ready
+            + bytes([zmtp.LONG])
+            + (2 ** rng.randrange(20, 64)).to_bytes(8, "big")
+            + message
+        )
     if kind == 2:
         return greeting + ready + zmtp.frame(b"x", zmtp.MORE) * rng.randint(2, 40)
     if kind == 3:
-        return greeting + ready + zmtp.command(rng.choice((b"PING", b"ERROR", b"READY")), rng.randbytes(9)) + message
+        return (
+            greeting
+            + ready
+            + zmtp.command(rng.choice((b"PING", b"ERROR", b"READY")), rng.randbytes(9))
+            + message
+        )
     if kind == 4:
-        return greeting + zmtp.ready(rng.choice((b"SUB", b"ROUTER", b"")), rng.randbytes(rng.randrange(300))) + message
+        return (
+            greeting
+            + zmtp.ready(rng.choice((b"SUB", b"ROUTER", b"")), rng.randbytes(rng.randrange(300)))
+            + message
+        )
     which = rng.randrange(3)
     parts[which] = mutated(rng, [parts[which]])
     return b"".join(parts)

@@ -11,14 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from policy_server import wire
-from policy_server.backends import load
-from policy_server.bundle import Bundle
-from policy_server.client import PolicyClient
-from policy_server.errors import PolicyError, PolicyTimeout
-from policy_server.noise import NoiseStream
-from policy_server.stats import summary
-from policy_server.wire import Header, Kind
+from policy_server.bench.statistics import summary
+from policy_server.contract import wire
+from policy_server.contract.bundle import Bundle
+from policy_server.contract.errors import PolicyError, PolicyTimeout
+from policy_server.contract.wire import Header, Kind
+from policy_server.control.client import PolicyClient
+from policy_server.runtime.base import load
+from policy_server.serving.noise import NoiseStream
 from soaking import ledger
 from soaking.asking import Asker, closed_loop
 from soaking.serving import Served, serving, twin
@@ -66,7 +66,9 @@ class Checker:
         return wrong
 
 
-def run(bundle: Bundle, folder: Path, n: int, n_clients: int) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def run(
+    bundle: Bundle, folder: Path, n: int, n_clients: int
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Returns (result, arrays) of `n` reloads under `n_clients`: reload_s (n,), latency_us (k,), rss_mib (n + 1,)."""
     bundles, link = [bundle, twin(bundle, folder / "twin")], folder / "current"
     link.symlink_to(bundle.path)
@@ -75,7 +77,9 @@ def run(bundle: Bundle, folder: Path, n: int, n_clients: int) -> tuple[dict[str,
     with serving(link, folder) as server:
         askers = _connected(server.endpoint, rows, n_clients, checker)
         load_thread = threading.Thread(
-            target=closed_loop, args=(askers, lambda _: not done.is_set(), checker.heard), daemon=True
+            target=closed_loop,
+            args=(askers, lambda _: not done.is_set(), checker.heard),
+            daemon=True,
         )
         load_thread.start()
         try:
@@ -85,7 +89,9 @@ def run(bundle: Bundle, folder: Path, n: int, n_clients: int) -> tuple[dict[str,
             load_thread.join()
         alive = server.alive
     verdict = ledger.total([asker.ledger for asker in askers])
-    latencies_us = np.concatenate([np.frombuffer(asker.latencies_us, np.float32) for asker in askers])
+    latencies_us = np.concatenate(
+        [np.frombuffer(asker.latencies_us, np.float32) for asker in askers]
+    )
     result = {
         "n_reloads": n,
         "n_clients": n_clients,
@@ -96,7 +102,10 @@ def run(bundle: Bundle, folder: Path, n: int, n_clients: int) -> tuple[dict[str,
         "policies": dict(checker.policies),
         "longest_gap_s": max(asker.longest_gap_s for asker in askers),
         "latency_us": summary(latencies_us),
-        "reload_s": {"p50": float(np.median(swaps["reload_s"])), "max": float(max(swaps["reload_s"]))},
+        "reload_s": {
+            "p50": float(np.median(swaps["reload_s"])),
+            "max": float(max(swaps["reload_s"])),
+        },
         "rss_mib": [swaps["rss_mib"][0], swaps["rss_mib"][-1]],
         "alive": alive,
     }
@@ -112,7 +121,13 @@ def met(result: dict[str, Any]) -> bool:
     """Returns whether no reload and no request failed, and all answers were right, of both policies."""
     faults = result["n_reloads_failed"] + result["n_wrong"]
     both = len(result["policies"]) == 2
-    return result["alive"] and ledger.clean(result) and not faults and both and result["longest_gap_s"] < GAP_S
+    return (
+        result["alive"]
+        and ledger.clean(result)
+        and not faults
+        and both
+        and result["longest_gap_s"] < GAP_S
+    )
 
 
 def _connected(endpoint: str, rows: np.ndarray, n: int, checker: Checker) -> list[Asker]:
@@ -140,7 +155,9 @@ def _swap(server: Served, bundles: list[Bundle], link: Path, n: int) -> dict[str
             try:
                 swapped = client.reload()
                 if swapped["bundle_hash"] != bundle.hash:
-                    seen["errors"].append(f"{swapped['bundle_hash'][:12]} instead of {bundle.hash[:12]}")
+                    seen["errors"].append(
+                        f"{swapped['bundle_hash'][:12]} instead of {bundle.hash[:12]}"
+                    )
             except (PolicyError, PolicyTimeout) as error:
                 seen["errors"].append(str(error))
             seen["reload_s"].append((time.monotonic_ns() - start_ns) * 1e-9)

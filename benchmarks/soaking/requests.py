@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from policy_server.bundle import Bundle
-from policy_server.stats import summary
+from policy_server.bench.statistics import summary
+from policy_server.contract.bundle import Bundle
 from soaking import ledger
 from soaking.asking import Asker, closed_loop
 from soaking.serving import Served, serving
@@ -46,7 +46,9 @@ class Watch:
             )
 
 
-def run(bundle: Bundle, folder: Path, n: int, n_clients: int) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def run(
+    bundle: Bundle, folder: Path, n: int, n_clients: int
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Returns (result, arrays) of `n` requests by `n_clients`.
 
     Arrays: rss (k, 4): requests sent, time [s], RSS [MiB], open descriptors; latency_us (n,).
@@ -61,7 +63,9 @@ def run(bundle: Bundle, folder: Path, n: int, n_clients: int) -> tuple[dict[str,
         alive = server.alive
     verdict = ledger.total([asker.ledger for asker in askers])
     samples = np.array(watch.samples)
-    latencies_us = np.concatenate([np.frombuffer(asker.latencies_us, np.float32) for asker in askers])
+    latencies_us = np.concatenate(
+        [np.frombuffer(asker.latencies_us, np.float32) for asker in askers]
+    )
     memory = growth(samples)
     result = {
         "n_clients": n_clients,

@@ -16,9 +16,9 @@ import onnx
 import onnxruntime
 from onnx import numpy_helper
 
-from edp_robot.cli.leash import leashed
-from policy_server.bundle import Bundle, save
-from policy_server.manifest import Manifest
+from edp_robot.demo.leash import leashed
+from policy_server.contract.bundle import Bundle, save
+from policy_server.contract.manifest import Manifest
 
 ROOT = Path(__file__).parents[2]
 READY_S = 60.0
@@ -58,11 +58,25 @@ class Served:
 def serving(bundle: Path, folder: Path, log: str = "server.log") -> Iterator[Served]:
     """Yields a server that runs inside the block and dies with us. Raises RuntimeError where it does not start."""
     bind = ["--bind", "tcp://127.0.0.1:*"]
-    command = [sys.executable, "-m", "edp_robot.cli", "serve", str(bundle), *bind, "--provider", "cpu"]
+    command = [
+        sys.executable,
+        "-m",
+        "edp_robot.cli",
+        "serve",
+        str(bundle),
+        *bind,
+        "--provider",
+        "cpu",
+    ]
     environment, file = {**os.environ, "OMP_NUM_THREADS": "1"}, folder / log
     with file.open("w") as errors:
         process = subprocess.Popen(
-            leashed(command), stdout=subprocess.PIPE, stderr=errors, text=True, env=environment, cwd=ROOT
+            leashed(command),
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            env=environment,
+            cwd=ROOT,
         )
     assert process.stdout is not None
     timer = threading.Timer(READY_S, process.kill)
@@ -88,9 +102,14 @@ def twin(bundle: Bundle, path: Path, factor: float = 0.5) -> Bundle:
     for tensor in model.graph.initializer:
         value = numpy_helper.to_array(tensor)
         if value.ndim == 2:
-            tensor.CopyFrom(numpy_helper.from_array((factor * value).astype(value.dtype), tensor.name))
+            tensor.CopyFrom(
+                numpy_helper.from_array((factor * value).astype(value.dtype), tensor.name)
+            )
     onnx_bytes = model.SerializeToString()
-    session, golden = onnxruntime.InferenceSession(onnx_bytes, providers=["CPUExecutionProvider"]), bundle.golden()
+    session, golden = (
+        onnxruntime.InferenceSession(onnx_bytes, providers=["CPUExecutionProvider"]),
+        bundle.golden(),
+    )
     action = np.asarray(session.run(None, {"obs": golden["obs"], "noise": golden["noise"]})[0])
     kept = {field.name: getattr(bundle.manifest, field.name) for field in fields(Manifest)}
     del kept["schema_version"], kept["files"]

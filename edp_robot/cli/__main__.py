@@ -2,6 +2,6 @@
 
 import sys
 
-from . import main
+from edp_robot.cli import main
 
 sys.exit(main())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-from .train import FROM, write_json
+from edp_robot.cli.train import FROM, write_json
 
 
 def sampler(
@@ -26,10 +26,9 @@ def sampler(
     """
     import torch
 
-    from policy_server.bench import host
-    from policy_server.stats import summary
-
-    from ..studies.distillation_measures import interleaved
+    from edp_robot.studies.distillation_measures import interleaved
+    from policy_server.bench.latency import host
+    from policy_server.bench.statistics import summary
 
     torch.set_num_threads(1)
     contenders = _contenders(start, student)
@@ -38,19 +37,27 @@ def sampler(
     print(f"{'[us], batch 1, one thread':<28}{'p50':>10}{'p99':>10}{'n':>8}")
     for name, row in result.items():
         print(f"{name:<28}{row['p50']:>10.1f}{row['p99']:>10.1f}{row['n']:>8}")
-    write_json(json, {"latency_us": result, "samples_us": {k: v.tolist() for k, v in samples.items()}, "host": host()})
+    write_json(
+        json,
+        {
+            "latency_us": result,
+            "samples_us": {k: v.tolist() for k, v in samples.items()},
+            "host": host(),
+        },
+    )
     return 0
 
 
 def _contenders(start: Path | None, student: Path | None) -> dict[str, Any]:
     """Returns what is timed, by name: functions without arguments."""
-    from policy_server.backends import OnnxPolicy
-
-    from ..studies.distillation_measures import onnx_call, products_call, torch_call
+    from edp_robot.studies.distillation_measures import onnx_call, products_call, torch_call
+    from policy_server.runtime.base import OnnxPolicy
 
     teacher_policy, student_policy, spec, horizon = _policies(start, student)
 
-    matrices = [w for w in student_policy.net.parameters() if w.dim() == 2]  # the floor: these products, nothing else
+    matrices = [
+        w for w in student_policy.net.parameters() if w.dim() == 2
+    ]  # the floor: these products, nothing else
 
     def runtime(graph: bytes):
         return OnnxPolicy(graph).act
@@ -65,19 +72,20 @@ def _contenders(start: Path | None, student: Path | None) -> dict[str, Any]:
 
 def _policies(start: Path | None, student: Path | None):
     """Returns (teacher, student, spec, horizon) of the runs, or untrained ones of the paper's sizes on the arm."""
-    from sim.registry import task_spec
-
-    from ..config import NoiseModelConfig
-    from ..policies import DiffusionPolicy
-    from ..stages.export import load_policy
-    from ..stages.models import noise_model, normaliser
-    from ..students import PairedStudent
+    from edp_robot.config.schema import NoiseModelConfig
+    from edp_robot.deploy.export import load_policy
+    from edp_robot.deploy.policies import DiffusionPolicy
+    from edp_robot.deploy.students import PairedStudent
+    from edp_robot.training.models import noise_model, normaliser
+    from sim.core.registry import task_spec
 
     if start is not None and student is not None:
         teacher, held = load_policy(start), load_policy(student)
         return teacher.policy, held.policy, teacher.source.spec, teacher.source.n_action_steps
     if start is not None or student is not None:
-        raise ValueError("give both --from and --student, or neither for untrained networks of the paper's sizes")
+        raise ValueError(
+            "give both --from and --student, or neither for untrained networks of the paper's sizes"
+        )
     spec = task_spec("arm-press")
     norm, model = normaliser(spec), noise_model(spec.act_dim, spec.obs_dim, NoiseModelConfig())
     teacher_policy = DiffusionPolicy(norm, model, spec.act_dim).eval()

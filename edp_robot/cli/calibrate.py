@@ -30,6 +30,6 @@ def quant(
         seed: Of starts and noise.
         json: File to write everything measured to.
     """
-    from calibration import commands
+    from edp_robot.cli import calibration_commands as commands
 
     return commands.quant(bundle, data, episodes, precisions, force, seed, json)

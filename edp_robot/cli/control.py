@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .train import write_json
+from edp_robot.cli.train import write_json
 
 
 def make_robot(text: str) -> Any:
@@ -20,7 +20,9 @@ def make_robot(text: str) -> Any:
     kind, _, rest = text.partition(":")
     kinds = {e.name: e for e in entry_points(group="edp_robot.robots")}
     if kind not in kinds:
-        raise ValueError(f"no robot {text!r}; give KIND:NAME with KIND one of {sorted(kinds)}, e.g. sim:arm-press")
+        raise ValueError(
+            f"no robot {text!r}; give KIND:NAME with KIND one of {sorted(kinds)}, e.g. sim:arm-press"
+        )
     return kinds[kind].load()(rest)
 
 
@@ -55,14 +57,23 @@ def control(
         record: File (.npz) for observations, targets and raw times.
         keys: A client's NAME.key_secret, or the folder with it and server.key, for a server with keys.
     """
-    from policy_server.control import ControlConfig, run
+    from policy_server.control.loop import ControlConfig, run
 
     with _policy(server, bundle, seed, keys) as policy:
         period_s = policy.manifest.control_period_s if hz is None else 1 / hz
-        n_ticks, episode_ticks = round(seconds / period_s), round(episode_s / period_s) if episode_s else None
-        config = ControlConfig(n_ticks, period_s, episode_ticks=episode_ticks, seed=seed, realtime=realtime)
+        n_ticks, episode_ticks = (
+            round(seconds / period_s),
+            round(episode_s / period_s) if episode_s else None,
+        )
+        config = ControlConfig(
+            n_ticks, period_s, episode_ticks=episode_ticks, seed=seed, realtime=realtime
+        )
         rows: list[np.ndarray] = []
-        keep = (lambda tick, obs, target: rows.append(np.concatenate([obs, target]))) if record else None
+        keep = (
+            (lambda tick, obs, target: rows.append(np.concatenate([obs, target])))
+            if record
+            else None
+        )
         report = run(make_robot(robot), policy, config, keep)
         obs_dim, act_dim = policy.manifest.obs_dim, policy.manifest.act_dim
     show(report)
@@ -76,9 +87,9 @@ def _policy(server: str | None, bundle: Path | None, seed: int, keys: Path | Non
     """Returns a `PolicyClient` or a `LocalPolicy`. Raises ValueError where not exactly one was asked for."""
     if (server is None) == (bundle is None):
         raise ValueError("give exactly one of --server ENDPOINT and --bundle FOLDER")
-    from policy_server.client import PolicyClient
-    from policy_server.local import LocalPolicy
-    from policy_server.security import client_keys
+    from policy_server.control.client import PolicyClient
+    from policy_server.control.local import LocalPolicy
+    from policy_server.transport.keys import client_keys
 
     found_keys = client_keys(keys, has_server=server is not None)
     return PolicyClient(server, keys=found_keys) if server else LocalPolicy(str(bundle), seed=seed)
@@ -94,9 +105,13 @@ def show(report: Any) -> None:
     """Prints a control report."""
     said = report.to_json()
     jitter, act = said["period_jitter_us"], said["act_us"]
-    print(f"{report.ticks} ticks, {report.missed_deadlines} missed deadlines, {report.n_holds} holds")
+    print(
+        f"{report.ticks} ticks, {report.missed_deadlines} missed deadlines, {report.n_holds} holds"
+    )
     if report.ticks > 1:
-        print(f"period jitter [us]: p50 {jitter['p50']:.1f}, p99 {jitter['p99']:.1f}, max {jitter['max']:.1f}")
+        print(
+            f"period jitter [us]: p50 {jitter['p50']:.1f}, p99 {jitter['p99']:.1f}, max {jitter['max']:.1f}"
+        )
     if len(report.act_ns):
         print(f"policy answers [us]: p50 {act['p50']:.1f}, p99 {act['p99']:.1f}, n {act['n']}")
     if report.successes:
@@ -125,6 +140,6 @@ def calibrate_latency(
         out: calibration.json to put the result into.
         json: File to write the bare result to.
     """
-    from calibration import commands
+    from edp_robot.cli import calibration_commands as commands
 
     return commands.latency(make_robot(robot), seconds, hz, seed, out, json)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from .train import FROM, write_json
+from edp_robot.cli.train import FROM, write_json
 
 
 def evaluate(
@@ -37,21 +37,27 @@ def evaluate(
     given = [x for x in (start, bundle, server) if x is not None]
     if len(given) != 1:
         raise ValueError(f"{len(given)} of --from, --bundle, --server given; give exactly one")
-    from policy_server.client import PolicyClient
-    from policy_server.security import client_keys
-    from sim.evaluate import evaluate as run
+    from policy_server.control.client import PolicyClient
+    from policy_server.transport.keys import client_keys
+    from sim.core.evaluate import evaluate as run
 
     found_keys = client_keys(keys, has_server=server is not None)
     if start is not None:
-        from ..stages.evaluate import torch_actor
-        from ..stages.export import load_policy
+        from edp_robot.deploy.export import load_policy
+        from edp_robot.training.actor import torch_actor
 
         item = load_policy(start)
-        name, n_action_steps, act = item.source.spec.name, item.source.n_action_steps, torch_actor(item.policy, seed)
+        name, n_action_steps, act = (
+            item.source.spec.name,
+            item.source.n_action_steps,
+            torch_actor(item.policy, seed),
+        )
     elif bundle is not None:
         name, n_action_steps, act = _bundle_actor(bundle, task, seed)
     else:
-        name, n_action_steps, act = _server_actor(PolicyClient(str(server), keys=found_keys), task, seed)
+        name, n_action_steps, act = _server_actor(
+            PolicyClient(str(server), keys=found_keys), task, seed
+        )
     result = run(act, task or name, episodes, seed, n_action_steps)
     print(
         f"{task or name}: success {result.success:.3f} [{result.success_low:.3f}, {result.success_high:.3f}], "
@@ -63,9 +69,9 @@ def evaluate(
 
 def _bundle_actor(bundle: Path, task: str | None, seed: int):
     """Returns (task, held steps, ActFn) of a bundle; commands go back to normalised actions by the action map."""
-    from calibration.visited import bundle_actor
-    from policy_server.backends import load
-    from sim.registry import task_spec
+    from calibration.precision.visited import bundle_actor
+    from policy_server.runtime.base import load
+    from sim.core.registry import task_spec
 
     backend = load(bundle)
     manifest = backend.manifest
@@ -75,7 +81,7 @@ def _bundle_actor(bundle: Path, task: str | None, seed: int):
 
 def _server_actor(client: Any, task: str | None, seed: int):
     """Returns (task, held steps, ActFn) of a server, asked one observation at a time by this `PolicyClient`."""
-    from sim.registry import task_spec
+    from sim.core.registry import task_spec
 
     manifest = client.manifest
     amap = task_spec(task or manifest.task).action_map

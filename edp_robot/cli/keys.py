@@ -14,7 +14,7 @@ def new(folder: Path, name: str = "robot-1") -> int:
         folder: Of the server's keys, for `edp serve --keys`; made if need be.
         name: Of the robot; a name that has keys already is refused.
     """
-    from policy_server.security import make_keys
+    from policy_server.transport.keys import make_keys
 
     for file in make_keys(folder, name):
         print(f"made {file}{'  (secret, mode 0600)' if file.suffix == '.key_secret' else ''}")
@@ -34,13 +34,17 @@ def list_keys(folder: Path) -> int:
     Args:
         folder: Of the server's keys.
     """
-    from policy_server.security import ServerKeys, read_clients
+    from policy_server.transport.keys import ServerKeys, read_clients
 
     keys = ServerKeys.load(folder)
     names, faults = read_clients(keys.clients)
     print(f"{'server':<24}{keys.public.decode()}")
     for public, name in sorted(names.items(), key=lambda item: item[1]):
-        left_here = "  (its secret is still here)" if (folder / "private" / f"{name}.key_secret").exists() else ""
+        left_here = (
+            "  (its secret is still here)"
+            if (folder / "private" / f"{name}.key_secret").exists()
+            else ""
+        )
         print(f"{name:<24}{public.decode()}{left_here}")
     for fault in faults:
         print(f"unusable: {fault}")

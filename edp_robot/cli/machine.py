@@ -10,7 +10,16 @@ from importlib.metadata import PackageNotFoundError, version
 NEEDS = {
     "robot (client, control loop)": ("numpy", "pyzmq", "tyro"),
     "serve": ("onnxruntime-gpu",),
-    "train": ("torch", "mujoco", "gymnasium", "gymnasium-robotics", "onnx", "onnxscript", "safetensors", "tensorboard"),
+    "train": (
+        "torch",
+        "mujoco",
+        "gymnasium",
+        "gymnasium-robotics",
+        "onnx",
+        "onnxscript",
+        "safetensors",
+        "tensorboard",
+    ),
     "report": ("matplotlib", "imageio", "pillow"),
     "urlb": ("dm_control",),
 }
@@ -46,9 +55,11 @@ def doctor() -> int:
     if importlib.util.find_spec("torch"):
         import torch
 
-        print(f"  CUDA in torch: {torch.cuda.get_device_name() if torch.cuda.is_available() else 'none'}")
+        print(
+            f"  CUDA in torch: {torch.cuda.get_device_name() if torch.cuda.is_available() else 'none'}"
+        )
     if importlib.util.find_spec("mujoco"):
-        from sim.render import available
+        from sim.core.render import available
 
         print(f"  rendering: {available() or 'works'}")
     return int(broken)
@@ -59,7 +70,7 @@ def tasks() -> int:
 
     Example: edp tasks
     """
-    from sim.registry import task_names, task_spec
+    from sim.core.registry import task_names, task_spec
 
     print(f"{'task':<22}{'obs':>5}{'act':>5}{'episode':>9}{'control':>10}")
     for name in task_names():

@@ -36,9 +36,11 @@ def exploration(
         arm: The desk arm too, in a table of its own.
         arm_env_steps: Control steps of a run of the arm.
     """
-    from ..studies import exploration as study
+    from edp_robot.studies import exploration as study
 
-    options = study.Options(mazes, methods, n_seeds, env_steps, seed, runs, out, processes, arm, arm_env_steps)
+    options = study.Options(
+        mazes, methods, n_seeds, env_steps, seed, runs, out, processes, arm, arm_env_steps
+    )
     return _run(study.study(options, _machine()), out / "table.md")
 
 
@@ -68,7 +70,7 @@ def ablation(
         out: Folder for ablation.csv and ablation.md.
         processes: Runs beside each other; each gets its share of the cores.
     """
-    from ..studies import ablation as study
+    from edp_robot.studies import ablation as study
 
     chosen = variants or tuple(study.VARIANTS)
     options = study.Options(mazes, chosen, n_seeds, env_steps, seed, runs, out, processes)
@@ -99,10 +101,9 @@ def distillation(
         out: Folder for table.md and return_latency.png.
         processes: Trainings beside each other; each gets its share of the cores.
     """
-    from policy_server.backends import OnnxPolicy
-    from policy_server.stats import summary
-
-    from ..studies import distillation as study
+    from edp_robot.studies import distillation as study
+    from policy_server.bench.statistics import summary
+    from policy_server.runtime.base import OnnxPolicy
 
     options = study.Options(tasks, episodes, n_latency, seed, runs, out, processes)
     runtimes: dict[str, Any] = {"ONNX Runtime": lambda graph: OnnxPolicy(graph).act}
@@ -115,7 +116,7 @@ def distillation(
 
 def _machine() -> str:
     """Returns this machine in words."""
-    from policy_server.bench import host
+    from policy_server.bench.latency import host
 
     here = host()
     return f"{here['cpu']}, {here['n_cores']} cores, {here['kernel']}, Python {here['python']}"

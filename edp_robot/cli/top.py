@@ -24,8 +24,8 @@ def top(
         json: Print one JSON object a line instead of a screen.
         keys: A client's NAME.key_secret, or the folder with it and server.key, for a server with keys.
     """
-    from policy_server.security import client_keys
-    from policy_server.top import watch
+    from policy_server.observe.top import watch
+    from policy_server.transport.keys import client_keys
 
     with contextlib.suppress(KeyboardInterrupt):
         watch(server, interval_s, once, json, client_keys(keys))

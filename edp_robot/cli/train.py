@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from .. import presets
+from edp_robot.config import presets
 
 FROM = tyro.conf.arg(name="from")  # a keyword of Python's, so not a parameter's name
 SET = tyro.conf.arg(name="set")  # a builtin's name
@@ -54,15 +54,21 @@ def pretrain(
         resume: Go on from the checkpoint in --out.
         json: File to write the result to.
     """
-    from ..devices import pick
-    from ..runs import read_metrics
-    from ..settings import changed
-    from ..stages.pretrain import pretrain as run
+    from edp_robot.config.settings import changed
+    from edp_robot.training.devices import pick
+    from edp_robot.training.pretrain import pretrain as run
+    from edp_robot.training.runs import read_metrics
 
-    config = presets.pretrain(preset, task, method=method, env_steps=env_steps, seed=seed, n_seeds=n_seeds)
+    config = presets.pretrain(
+        preset, task, method=method, env_steps=env_steps, seed=seed, n_seeds=n_seeds
+    )
     config = changed(config, settings)
     progress = run(config, str(out), resume, pick(device))
-    result: dict[str, Any] = {"env_steps": progress.env_step, "wall_s": progress.wall_s, "n_seeds": n_seeds}
+    result: dict[str, Any] = {
+        "env_steps": progress.env_step,
+        "wall_s": progress.wall_s,
+        "n_seeds": n_seeds,
+    }
     for name in ("coverage", "n_episodes", "n_success_episodes", "grad_steps"):
         values = read_metrics(out, name)[1]
         if len(values):
@@ -108,17 +114,21 @@ def finetune(
         resume: Go on from the checkpoint in --out.
         json: File to write the result to.
     """
-    from ..settings import changed
-    from ..stages.finetune import final_policy
-    from ..stages.finetune import finetune as run
+    from edp_robot.config.settings import changed
+    from edp_robot.training.finetune import final_policy
+    from edp_robot.training.finetune import finetune as run
 
     changes = {"method": method, "env_steps": env_steps, "seed": seed, "reuse_replay": reuse_replay}
     config = presets.finetune(preset, task, start=str(start or ""), start_seed=from_seed, **changes)
     config = changed(config, settings)
     progress = run(config, str(out), resume, eval_every)
     evaluation = final_policy(out, eval_episodes)
-    print(f"success {evaluation.success:.3f} [{evaluation.success_low:.3f}, {evaluation.success_high:.3f}]")
-    write_json(json, {"env_steps": progress.env_step, "wall_s": progress.wall_s, **evaluation.to_json()})
+    print(
+        f"success {evaluation.success:.3f} [{evaluation.success_low:.3f}, {evaluation.success_high:.3f}]"
+    )
+    write_json(
+        json, {"env_steps": progress.env_step, "wall_s": progress.wall_s, **evaluation.to_json()}
+    )
     return 0
 
 
@@ -147,9 +157,9 @@ def clone(
         resume: Go on from the checkpoint in --out.
         json: File to write the result to.
     """
-    from ..runs import read_metrics
-    from ..settings import changed
-    from ..stages.clone import clone as run
+    from edp_robot.config.settings import changed
+    from edp_robot.training.clone import clone as run
+    from edp_robot.training.runs import read_metrics
 
     began = time.monotonic()
     config = presets.clone(preset, task, data=str(data or ""), seed=seed)
@@ -191,9 +201,9 @@ def distill(
         resume: Go on from the checkpoint in --out.
         json: File to write the result to.
     """
-    from ..runs import read_metrics
-    from ..settings import changed
-    from ..stages.distill import distill as run
+    from edp_robot.config.settings import changed
+    from edp_robot.training.distill import distill as run
+    from edp_robot.training.runs import read_metrics
 
     began = time.monotonic()
     sizes = {"width": width, "n_layers": n_layers}
@@ -226,12 +236,15 @@ def export(
         metrics: JSON file with what is known of the policy, for the manifest.
         json: File to write the result to.
     """
-    from ..stages.export import export as run
+    from edp_robot.deploy.export import export as run
 
     began = time.monotonic()
     known = json_module.loads(metrics.read_text()) if metrics else None
     bundle = run(start, out, known, denoise_steps, best_of)
     error = bundle.manifest.parity["max_abs_error"]
     print(f"{bundle.manifest.name}: {bundle.path}, largest difference from torch {error:.2g}")
-    write_json(json, {"max_abs_error": error, "name": bundle.manifest.name, "wall_s": time.monotonic() - began})
+    write_json(
+        json,
+        {"max_abs_error": error, "name": bundle.manifest.name, "wall_s": time.monotonic() - began},
+    )
     return 0

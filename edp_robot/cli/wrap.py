@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ..stages.wrap import Wrapped
-    from ..stages.wrap_fields import Known
-    from ..stages.wrap_map import MapName
+    from edp_robot.deploy.wrap.command_map import MapName
+    from edp_robot.deploy.wrap.known_fields import Known
+    from edp_robot.deploy.wrap.make_bundle import Wrapped
 
 HEADER = ("vector", "field", "size", "unit", "low", "high", "max rate", "from")
 
@@ -47,13 +47,12 @@ def wrap(
             + action_scale * answer. limits: [-1, 1], spread over low to high. none: commands already.
         name: Name of the policy; the file's where not given.
     """
-    from sim.registry import task_spec
-
-    from ..stages.wrap import gather
-    from ..stages.wrap import wrap as run
-    from ..stages.wrap_map import possible_maps
-    from ..stages.wrap_questions import ask_all
-    from ..stages.wrap_read import read_policy
+    from edp_robot.deploy.wrap.command_map import possible_maps
+    from edp_robot.deploy.wrap.foreign_policy import read_policy
+    from edp_robot.deploy.wrap.make_bundle import gather
+    from edp_robot.deploy.wrap.make_bundle import wrap as run
+    from edp_robot.deploy.wrap.questions import ask_all
+    from sim.core.registry import task_spec
 
     given = {"control_hz": control_hz, "action_map": action_map, "name": name}
     spec = task_spec(task) if task else None
@@ -61,10 +60,19 @@ def wrap(
     known = gather(foreign, spec, fields, _told(given), onnx.stem)
     maps = possible_maps(spec, foreign.metadata)
     if known.missing() and not sys.stdin.isatty():
-        options = {"onnx": onnx, "out": out, "task": task, "output": output, "noise": noise, **given}
+        options = {
+            "onnx": onnx,
+            "out": out,
+            "task": task,
+            "output": output,
+            "noise": noise,
+            **given,
+        }
         return _hand_back(known, maps, fields, out, options)
     if known.missing():
-        print("enter alone takes the default in [brackets]; an answer that ends in * goes to all later fields too")
+        print(
+            "enter alone takes the default in [brackets]; an answer that ends in * goes to all later fields too"
+        )
     known = ask_all(known, maps, _ask, print)
     wrapped = run(foreign, known, out, task)
     _report(known, wrapped, out, task)
@@ -73,12 +81,15 @@ def wrap(
 
 def _told(given: dict[str, Any]) -> Known:
     """Returns what the options say. Raises ValueError for a rate that is none."""
-    from ..stages.wrap_fields import Known
+    from edp_robot.deploy.wrap.known_fields import Known
 
     hz = given["control_hz"]
     if hz is not None and not 0 < hz < math.inf:
         raise ValueError(f"--control-hz {hz}: expected a number above 0")
-    return Known(**given, sources={key: f"--{key.replace('_', '-')}" for key, value in given.items() if value})
+    return Known(
+        **given,
+        sources={key: f"--{key.replace('_', '-')}" for key, value in given.items() if value},
+    )
 
 
 def _ask(text: str) -> str:
@@ -86,12 +97,16 @@ def _ask(text: str) -> str:
     try:
         return input(text)
     except EOFError as error:
-        raise ValueError("the input ended before everything was answered; nothing was written") from error
+        raise ValueError(
+            "the input ended before everything was answered; nothing was written"
+        ) from error
 
 
-def _hand_back(known: Known, maps: tuple[MapName, ...], fields: Path | None, out: Path, options: dict) -> int:
+def _hand_back(
+    known: Known, maps: tuple[MapName, ...], fields: Path | None, out: Path, options: dict
+) -> int:
     """Says what is missing, writes a fields file to fill in (never over one that is there), returns 1."""
-    from ..stages.wrap_map import MAP_HELP
+    from edp_robot.deploy.wrap.command_map import MAP_HELP
 
     print(f"not known yet, so {out} was not written:")
     for vector, index, key in known.missing():
@@ -101,32 +116,57 @@ def _hand_back(known: Known, maps: tuple[MapName, ...], fields: Path | None, out
             print("\n".join(f"    {name}: {MAP_HELP[name]}" for name in maps))
     template = fields or Path(f"{out}.fields.json")
     if fields is None and template.exists():
-        print(f"{template} is there already and was not replaced; remove it for a new template, or fill in its nulls:")
+        print(
+            f"{template} is there already and was not replaced; remove it for a new template, or fill in its nulls:"
+        )
     elif fields is None:
         template.parent.mkdir(parents=True, exist_ok=True)
         template.write_text(json_module.dumps(known.to_json(), indent=1, allow_nan=False) + "\n")
         print(f'wrote {template}; replace its nulls ("none" is no limit), then:')
     else:
         print(f'replace the nulls in {template} ("none" is no limit) and add what it lacks, then:')
-    words = [(f"--{key.replace('_', '-')}", str(value)) for key, value in options.items() if value is not None]
-    print("  edp wrap " + shlex.join([word for pair in words for word in pair] + ["--fields", str(template)]))
+    words = [
+        (f"--{key.replace('_', '-')}", str(value))
+        for key, value in options.items()
+        if value is not None
+    ]
+    print(
+        "  edp wrap "
+        + shlex.join([word for pair in words for word in pair] + ["--fields", str(template)])
+    )
     return 1
 
 
 def _report(known: Known, wrapped: Wrapped, out: Path, task: str | None) -> None:
     """Prints the fields and where each came from, the parity and the next commands."""
-    from ..stages.wrap import MUCH_CLIPPED
+    from edp_robot.deploy.wrap.make_bundle import MUCH_CLIPPED
 
     manifest = wrapped.bundle.manifest
     rows: list[tuple[str, ...]] = [HEADER]
     for vector in ("obs", "action"):
         for field, draft in zip(getattr(manifest, vector), getattr(known, vector), strict=True):
-            limits = (_span(field.low, min), _span(field.high), _span(field.max_rate or (math.inf,)))
+            limits = (
+                _span(field.low, min),
+                _span(field.high),
+                _span(field.max_rate or (math.inf,)),
+            )
             rows.append(
-                (vector, field.name, str(field.stop - field.start), field.unit, *limits, ", ".join(draft.sources))
+                (
+                    vector,
+                    field.name,
+                    str(field.stop - field.start),
+                    field.unit,
+                    *limits,
+                    ", ".join(draft.sources),
+                )
             )
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    print("\n".join("  ".join(cell.ljust(n) for cell, n in zip(row, widths, strict=True)).rstrip() for row in rows))
+    print(
+        "\n".join(
+            "  ".join(cell.ljust(n) for cell, n in zip(row, widths, strict=True)).rstrip()
+            for row in rows
+        )
+    )
     source = known.sources
     print(
         f"\n{known.control_hz:g} Hz ({source.get('control_hz')}), action map {known.action_map} "
@@ -139,7 +179,9 @@ def _report(known: Known, wrapped: Wrapped, out: Path, task: str | None) -> None
         f"{parity['max_relative_error']:.2g} of the range; the limits clipped {wrapped.clipped:.1%} of the commands"
     )
     if wrapped.clipped > MUCH_CLIPPED:
-        print("  more than half was clipped: check --action-map, the units and the limits before a robot moves")
+        print(
+            "  more than half was clipped: check --action-map, the units and the limits before a robot moves"
+        )
     episodes = f"  edp evaluate --bundle {out}" if task else f"  edp bench latency {out}"
     print(f"wrote {out}; next:\n{episodes}\n  edp serve {out}")
 

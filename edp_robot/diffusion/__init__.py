@@ -1,1 +1,1 @@
-"""The diffusion itself: schedule, losses, solver, networks. No reinforcement learning in here."""
+"""Diffusion models: schedule, losses, solver, networks. No reinforcement learning."""

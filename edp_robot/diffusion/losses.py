@@ -5,10 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from .schedule import add_noise, sample_t
+from edp_robot.diffusion.schedule import add_noise, sample_t
 
 
-def denoising_loss(model: nn.Module, x0: Tensor, condition: Tensor | None = None, t: Tensor | None = None) -> Tensor:
+def denoising_loss(
+    model: nn.Module, x0: Tensor, condition: Tensor | None = None, t: Tensor | None = None
+) -> Tensor:
     """Returns the mean of ||eps_hat(x_t, t | condition) - eps||^2 / dim, one for each of a stack (method Eq. 4).
 
     x0 (*stack, batch, dim), condition (*stack, batch, cond_dim) or None; a scalar where there is no stack. t (batch,);

@@ -82,7 +82,11 @@ class FourierTime(nn.Module):
         super().__init__()
         self.n = len(stack)
         self.register_buffer("frequency", torch.randn(*stack, n_features // 2) * scale)
-        layers = (Linear(n_features, out_dim, stack), ACTIVATIONS[activation](), Linear(out_dim, out_dim, stack))
+        layers = (
+            Linear(n_features, out_dim, stack),
+            ACTIVATIONS[activation](),
+            Linear(out_dim, out_dim, stack),
+        )
         self.mlp = nn.Sequential(*layers)
 
     def forward(self, t: Tensor) -> Tensor:  # noqa: D102
@@ -103,9 +107,13 @@ class Fourier(nn.Module):
     def __init__(self, n_in: int, n_features: int, scale: float = 1.0, stack: Stack = ()) -> None:
         super().__init__()
         if n_features < 0 or n_features % 2:
-            raise ValueError(f"n_features={n_features}: sines and cosines come in pairs; give an even number")
+            raise ValueError(
+                f"n_features={n_features}: sines and cosines come in pairs; give an even number"
+            )
         self.n, self.n_out = len(stack), n_in + n_features
-        self.register_buffer("frequency", 2 * math.pi * scale * torch.randn(*stack, n_in, n_features // 2))
+        self.register_buffer(
+            "frequency", 2 * math.pi * scale * torch.randn(*stack, n_in, n_features // 2)
+        )
 
     def forward(self, x: Tensor) -> Tensor:  # noqa: D102
         if self.frequency.shape[-1] == 0:
@@ -118,7 +126,9 @@ class Fourier(nn.Module):
 class ResidualBlock(nn.Module):
     """x + W2 act(W1 LayerNorm(dropout(x)))."""
 
-    def __init__(self, width: int, inner: int, dropout: float, activation: str, stack: Stack = ()) -> None:
+    def __init__(
+        self, width: int, inner: int, dropout: float, activation: str, stack: Stack = ()
+    ) -> None:
         super().__init__()
         self.layers = nn.Sequential(
             nn.Dropout(dropout) if dropout else nn.Identity(),
@@ -169,13 +179,17 @@ class NoiseModel(nn.Module):
     def forward(self, x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:  # noqa: D102
         time = self.time(t.expand(*self.stack, *t.shape) if t.dim() < 2 else t)
         ones = [1] * (x_t.dim() - time.dim())
-        time = time.view(*self.stack, *ones, *time.shape[len(self.stack) :]).expand(*x_t.shape[:-1], -1)
+        time = time.view(*self.stack, *ones, *time.shape[len(self.stack) :]).expand(
+            *x_t.shape[:-1], -1
+        )
         x = self.features(x_t)
         parts = [x, time] if condition is None else [x, condition, time]
         return self.head(self.activation(self.blocks(self.stem(torch.cat(parts, -1)))))
 
 
-def mlp(sizes: Sequence[int], layer_norm: bool = True, stack: Stack = (), activation: str = "silu") -> nn.Sequential:
+def mlp(
+    sizes: Sequence[int], layer_norm: bool = True, stack: Stack = (), activation: str = "silu"
+) -> nn.Sequential:
     """Returns a perceptron, LayerNorm before each activation if asked, with a linear last layer."""
     layers: list[nn.Module] = []
     for i, (n_in, n_out) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
@@ -201,7 +215,9 @@ class TwinCritic(nn.Module):
     ) -> None:
         super().__init__()
         self.features = Fourier(obs_dim, *fourier, stack)
-        self.layers = mlp([self.features.n_out + act_dim, *[width] * n_layers, 1], layer_norm, (*stack, 2))
+        self.layers = mlp(
+            [self.features.n_out + act_dim, *[width] * n_layers, 1], layer_norm, (*stack, 2)
+        )
 
     def forward(self, obs: Tensor, action: Tensor) -> Tensor:  # noqa: D102
         x = torch.cat([self.features(obs), action], -1).unsqueeze(-3)

@@ -41,7 +41,9 @@ def add_noise(x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
     return alpha.unsqueeze(-1) * x0 + sigma.unsqueeze(-1) * eps
 
 
-def sample_t(n: int, device: torch.device | str = "cpu", low: float = T_MIN, high: float = 1.0) -> Tensor:
+def sample_t(
+    n: int, device: torch.device | str = "cpu", low: float = T_MIN, high: float = 1.0
+) -> Tensor:
     """Returns n times (n,), stratified: one uniform draw in each n-th of [low, high], in random order."""
     u = (torch.arange(n, device=device) + torch.rand(n, device=device)) / n
     return low + (high - low) * u[torch.randperm(n, device=device)]

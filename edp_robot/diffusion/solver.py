@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .schedule import T_MIN, scalar_coefficients
+from edp_robot.diffusion.schedule import T_MIN, scalar_coefficients
 
 EpsFn = Callable[[Tensor, Tensor], Tensor]  # (x_t (batch, dim), t (1,)) -> eps_hat (batch, dim)
 
@@ -26,7 +26,10 @@ def time_grid(n_denoise_steps: int, t_start: float = 1.0) -> list[float]:
     times less error on Gaussian data at 15 steps (docs/log.md).
     """
     high, low = t_start ** (1 / GRID_POWER), T_MIN ** (1 / GRID_POWER)
-    return [(high + (low - high) * i / n_denoise_steps) ** GRID_POWER for i in range(n_denoise_steps + 1)]
+    return [
+        (high + (low - high) * i / n_denoise_steps) ** GRID_POWER
+        for i in range(n_denoise_steps + 1)
+    ]
 
 
 def predict_data(eps_fn: EpsFn, x: Tensor, t: float, clip: float | None) -> Tensor:
@@ -40,7 +43,11 @@ def predict_data(eps_fn: EpsFn, x: Tensor, t: float, clip: float | None) -> Tens
 
 
 def dpm_solver_pp(
-    eps_fn: EpsFn, noise: Tensor, n_denoise_steps: int = 15, clip: float | None = 1.0, t_start: float = 1.0
+    eps_fn: EpsFn,
+    noise: Tensor,
+    n_denoise_steps: int = 15,
+    clip: float | None = 1.0,
+    t_start: float = 1.0,
 ) -> Tensor:
     """Returns samples (batch, dim): the probability-flow ODE from `noise` at t_start to data.
 

@@ -1,1 +1,1 @@
-"""Studies: many runs, one table. Each can be interrupted, and goes on where it stood."""
+"""Runs many trainings and writes one table. A study can be interrupted and resumed."""

@@ -10,37 +10,55 @@ from pathlib import Path
 
 import numpy as np
 
-from sim.mazes import task_names
-
-from ..runs import write_atomic
-from .exploration import known
-from .exploration_report import about, as_csv, markdown, run_rows
-from .exploration_runs import MAZE_PREFIX, Job, Result
-from .processes import Child
-from .study import Study, process
+from edp_robot.studies.exploration import known
+from edp_robot.studies.exploration_report import about, as_csv, markdown, run_rows
+from edp_robot.studies.exploration_runs import MAZE_PREFIX, Job, Result
+from edp_robot.studies.processes import Child
+from edp_robot.studies.study import Study, process
+from edp_robot.training.runs import write_atomic
+from sim.tasks.mazes import task_names
 
 BASE = "default"
 # the state model as a network: sharp enough to hold a maze, as far as it was found (docs/exploration.md)
-NETWORK = ("state_model.n_blocks=1", "state_model.n_features=128", "state_model.learning_rate=0.003")
-VARIANTS: dict[str, tuple[str, tuple[str, ...]]] = {  # name: (what is changed, settings of `edp pretrain --set`)
+NETWORK = (
+    "state_model.n_blocks=1",
+    "state_model.n_features=128",
+    "state_model.learning_rate=0.003",
+)
+VARIANTS: dict[
+    str, tuple[str, tuple[str, ...]]
+] = {  # name: (what is changed, settings of `edp pretrain --set`)
     BASE: ("nothing", ()),
     "shared": ("estimator", ("score_reward.estimator=shared", *NETWORK)),
     "antithetic": ("estimator", ("score_reward.estimator=antithetic", *NETWORK)),
     "stratified": ("estimator", ("score_reward.estimator=stratified", *NETWORK)),
     "iid": ("estimator", ("score_reward.estimator=iid", *NETWORK)),
     "shared-smooth": ("its model", ("score_reward.estimator=shared",)),
-    "shared-no-features": ("its model", ("score_reward.estimator=shared", "state_model.n_features=0")),
+    "shared-no-features": (
+        "its model",
+        ("score_reward.estimator=shared", "state_model.n_features=0"),
+    ),
     "shared-even-in-t": (
         "its t spacing",
         ("score_reward.estimator=shared", *NETWORK, "score_reward.spacing=time"),
     ),
     "shared-t-05-6": (
         "its t range",
-        ("score_reward.estimator=shared", *NETWORK, "score_reward.t_low=0.05", "score_reward.t_high=0.6"),
+        (
+            "score_reward.estimator=shared",
+            *NETWORK,
+            "score_reward.t_low=0.05",
+            "score_reward.t_high=0.6",
+        ),
     ),
     "shared-t-whole": (
         "its t range",
-        ("score_reward.estimator=shared", *NETWORK, "score_reward.t_low=0.001", "score_reward.t_high=1.0"),
+        (
+            "score_reward.estimator=shared",
+            *NETWORK,
+            "score_reward.t_low=0.001",
+            "score_reward.t_high=1.0",
+        ),
     ),
     "t-low-002": ("t range", ("score_reward.t_low=0.002",)),
     "t-low-02": ("t range", ("score_reward.t_low=0.02",)),
@@ -82,7 +100,9 @@ class Options:
         known("maze", self.mazes, [name.removeprefix(MAZE_PREFIX) for name in task_names()])
         known("variant", self.variants, list(VARIANTS))
         if not 2 <= self.n_seeds <= len(T95) + 1:
-            raise ValueError(f"n_seeds={self.n_seeds}: give 2 to {len(T95) + 1}, for which the intervals are known")
+            raise ValueError(
+                f"n_seeds={self.n_seeds}: give 2 to {len(T95) + 1}, for which the intervals are known"
+            )
 
     def jobs(self) -> list[Job]:
         """Returns the runs, the default's first."""
@@ -118,14 +138,24 @@ def gain(values: np.ndarray, base: np.ndarray) -> tuple[float, float]:
 def table(options: Options, results: Sequence[Result]) -> str:
     """Returns the Markdown table: variants x mazes."""
     there = {(r.job.variant, r.job.task.removeprefix(MAZE_PREFIX)): r for r in results}
-    head = ["changed", "to", *(f"{m}{c}" for m in options.mazes for c in ("", ", gain")), "grad_steps", "wall s"]
+    head = [
+        "changed",
+        "to",
+        *(f"{m}{c}" for m in options.mazes for c in ("", ", gain")),
+        "grad_steps",
+        "wall s",
+    ]
     body = []
     for name in options.variants:
         row = [there.get((name, maze)) for maze in options.mazes]
         if not any(row):
             continue
         said = " ".join(VARIANTS[name][1]) or "the default"
-        cells = [c for m, r in zip(options.mazes, row, strict=True) for c in _cells(r, there.get((BASE, m)))]
+        cells = [
+            c
+            for m, r in zip(options.mazes, row, strict=True)
+            for c in _cells(r, there.get((BASE, m)))
+        ]
         made = [r for r in row if r]
         costs = [f"{made[0].grad_steps:,}", f"{np.mean([r.wall_s for r in made]):.0f}"]
         body.append([VARIANTS[name][0], f"`{said}`" if VARIANTS[name][1] else said, *cells, *costs])

@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..runs import source_commit, write_atomic
-from ..stages.source import Source
-from . import distillation_report as report
-from .distillation_measures import ActsFn, Quality, latencies
-from .distillation_runs import TEACHERS, Policy, Training, policies, trainings
-from .exploration import known
-from .processes import run_all
+from edp_robot.studies import distillation_report as report
+from edp_robot.studies.distillation_measures import ActsFn, Quality, latencies
+from edp_robot.studies.distillation_runs import TEACHERS, Policy, Training, policies, trainings
+from edp_robot.studies.exploration import known
+from edp_robot.studies.processes import run_all
+from edp_robot.training.runs import source_commit, write_atomic
+from edp_robot.training.source import Source
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class DistillationStudy:
         options: What is run.
         machine: This machine in words.
         runtimes: What makes an exported graph callable, by name.
-        summary: Percentiles of times (n,) [us], as policy_server.stats.summary gives them.
+        summary: Percentiles of times (n,) [us], as policy_server.bench.statistics.summary gives them.
     """
 
     def __init__(
@@ -64,7 +64,12 @@ class DistillationStudy:
         runtimes: dict[str, Callable[[bytes], ActsFn]],
         summary: Callable[[np.ndarray], dict[str, Any]],
     ) -> None:
-        self.options, self.machine, self.runtimes, self.summary = options, machine, runtimes, summary
+        self.options, self.machine, self.runtimes, self.summary = (
+            options,
+            machine,
+            runtimes,
+            summary,
+        )
         self.failed: dict[Training, str] = {}
 
     def __call__(self) -> bool:
@@ -98,7 +103,10 @@ class DistillationStudy:
             problem = f"ended without writing {training.result_path}"
         if problem:
             self.failed[training] = problem
-        print(f"{training.name}: {f'failed: {problem}; log: {training.log_path}' if problem else 'done'}", flush=True)
+        print(
+            f"{training.name}: {f'failed: {problem}; log: {training.log_path}' if problem else 'done'}",
+            flush=True,
+        )
 
     def folder(self, task: str) -> Path:
         """Returns where a task's measurements lie."""
@@ -111,7 +119,9 @@ class DistillationStudy:
         path = self.folder(task) / f"quality-{o.episodes}.json"
         return found, source, Quality(path, source, reference, o.episodes, o.seed).measure(found)
 
-    def timed(self, task: str, found: list[Policy], source: Source, quality: report.Numbers) -> report.TaskResult:
+    def timed(
+        self, task: str, found: list[Policy], source: Source, quality: report.Numbers
+    ) -> report.TaskResult:
         """Times every policy on every runtime; all else is done by then, so that nothing else runs."""
         print(f"{task}: timing {len(found)} policies", flush=True)
         samples = latencies(found, source, self.runtimes, self.options.n_latency)
@@ -122,5 +132,12 @@ class DistillationStudy:
     def about(self) -> str:
         """Returns command, machine and commit in words."""
         o = self.options
-        words = ["edp study distillation --tasks", *o.tasks, "--episodes", str(o.episodes), "--seed", str(o.seed)]
+        words = [
+            "edp study distillation --tasks",
+            *o.tasks,
+            "--episodes",
+            str(o.episodes),
+            "--seed",
+            str(o.seed),
+        ]
         return f"{' '.join(words)}; {self.machine}; commit {source_commit()[:12]}"

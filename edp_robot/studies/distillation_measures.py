@@ -12,17 +12,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sim.evaluate import evaluate
-from sim.spec import TaskSpec
+from edp_robot.deploy.export import to_onnx
+from edp_robot.deploy.policies import Deployed
+from edp_robot.studies.distillation_runs import Policy, Uniform
+from edp_robot.training.actor import torch_actor
+from edp_robot.training.runs import write_atomic
+from edp_robot.training.source import Source, visited_states
+from sim.core.evaluate import evaluate
+from sim.core.spec import TaskSpec
 
-from ..policies import Deployed
-from ..runs import write_atomic
-from ..stages.evaluate import torch_actor
-from ..stages.export import to_onnx
-from ..stages.source import Source, visited_states
-from .distillation_runs import Policy, Uniform
-
-ActsFn = Callable[[np.ndarray, np.ndarray], np.ndarray]  # (obs, noise) -> action, of an exported graph
+ActsFn = Callable[
+    [np.ndarray, np.ndarray], np.ndarray
+]  # (obs, noise) -> action, of an exported graph
 N_STATES, N_DRAWS = 256, 64  # of the energy distance
 
 
@@ -32,7 +33,9 @@ def energy_distance(x: Tensor, y: Tensor) -> Tensor:
     It can be negative: two samples of one distribution give 0 on average.
     """
     m, k = x.shape[1], y.shape[1]
-    within = torch.cdist(x, x).sum((1, 2)) / (m * (m - 1)) + torch.cdist(y, y).sum((1, 2)) / (k * (k - 1))
+    within = torch.cdist(x, x).sum((1, 2)) / (m * (m - 1)) + torch.cdist(y, y).sum((1, 2)) / (
+        k * (k - 1)
+    )
     return 2 * torch.cdist(x, y).mean((1, 2)) - within
 
 
@@ -51,9 +54,19 @@ class Quality:
     All policies face the same episodes. The energy distance is the mean over N_STATES states that the teacher met.
     """
 
-    def __init__(self, path: Path, source: Source, reference: nn.Module, episodes: int, seed: int) -> None:
-        self.path, self.source, self.reference, self.episodes, self.seed = path, source, reference, episodes, seed
-        self.found: dict[str, dict[str, float]] = json.loads(path.read_text()) if path.exists() else {}
+    def __init__(
+        self, path: Path, source: Source, reference: nn.Module, episodes: int, seed: int
+    ) -> None:
+        self.path, self.source, self.reference, self.episodes, self.seed = (
+            path,
+            source,
+            reference,
+            episodes,
+            seed,
+        )
+        self.found: dict[str, dict[str, float]] = (
+            json.loads(path.read_text()) if path.exists() else {}
+        )
         states = visited_states(source, 64, 1, seed + 7)
         generator = torch.Generator().manual_seed(seed)
         self.obs = states[torch.randint(len(states), (N_STATES,), generator=generator)]
@@ -73,10 +86,17 @@ class Quality:
                 self.seed + 1_000,
                 self.source.n_action_steps,
             )
-            distance = energy_distance(draws(policy.module, self.obs, self.seed + 200 + i), target).mean().item()
+            distance = (
+                energy_distance(draws(policy.module, self.obs, self.seed + 200 + i), target)
+                .mean()
+                .item()
+            )
             self.found[policy.name] = {**result.to_json(), "energy_distance": distance}
             write_atomic(self.path, json.dumps(self.found, indent=1).encode())
-            print(f"{self.source.spec.name}, {policy.name}: return {result.mean_return:.2f}", flush=True)
+            print(
+                f"{self.source.spec.name}, {policy.name}: return {result.mean_return:.2f}",
+                flush=True,
+            )
         return self.found
 
 
@@ -108,7 +128,9 @@ def torch_call(policy: nn.Module, spec: TaskSpec, horizon: int) -> Callable[[], 
     return call
 
 
-def onnx_call(policy: nn.Module, spec: TaskSpec, horizon: int, make: Callable[[bytes], ActsFn]) -> Callable[[], Any]:
+def onnx_call(
+    policy: nn.Module, spec: TaskSpec, horizon: int, make: Callable[[bytes], ActsFn]
+) -> Callable[[], Any]:
     """Returns one decision of the policy's graph in the runtime that `make` makes."""
     act, (obs, noise) = make(to_onnx(policy, spec, horizon)), _inputs(policy, spec)
     return lambda: act(obs, noise)
@@ -129,10 +151,14 @@ def products_call(weights: list[np.ndarray]) -> Callable[[], None]:
 def _inputs(policy: nn.Module, spec: TaskSpec) -> tuple[np.ndarray, np.ndarray]:
     """Returns an obs (1, obs_dim) and noise (1, latent_dim): what they hold does not matter to the time."""
     n = int(policy.latent_dim)  # type: ignore[arg-type]
-    return np.zeros((1, spec.obs_dim), np.float32), np.random.default_rng(0).standard_normal((1, n), np.float32)
+    return np.zeros((1, spec.obs_dim), np.float32), np.random.default_rng(0).standard_normal(
+        (1, n), np.float32
+    )
 
 
-def interleaved(contenders: dict[str, Callable[[], Any]], n: int, n_rounds: int = 20) -> dict[str, np.ndarray]:
+def interleaved(
+    contenders: dict[str, Callable[[], Any]], n: int, n_rounds: int = 20
+) -> dict[str, np.ndarray]:
     """Returns the time of each call (n,) [us] by contender, after a warm-up.
 
     They take turns in `n_rounds`, so that a slow moment of the machine falls on all of them.

@@ -7,10 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..plots import BLUE, GREEN, GREY, ORANGE, _figure, _png
-from ..runs import write_atomic
+from edp_robot.studies.plots import BLUE, GREEN, GREY, ORANGE, _figure, _png
+from edp_robot.training.runs import write_atomic
 
-LOOKS = {"teacher": (GREY, "D"), "paired": (BLUE, "o"), "consistency": (ORANGE, "s"), "paired-small": (GREEN, "^")}
+LOOKS = {
+    "teacher": (GREY, "D"),
+    "paired": (BLUE, "o"),
+    "consistency": (ORANGE, "s"),
+    "paired-small": (GREEN, "^"),
+}
 BASE = "teacher-15"
 Numbers = Mapping[str, Mapping[str, Any]]  # by policy, or by policy and runtime
 
@@ -30,7 +35,11 @@ class TaskResult:
     def retained(self, policy: str) -> float:
         """Returns (return - random actions') / (15-step teacher's - random actions'): 1 as good as the teacher."""
         low, high = (self.quality[name]["mean_return"] for name in ("random-0", BASE))
-        return (self.quality[policy]["mean_return"] - low) / (high - low) if high != low else float("nan")
+        return (
+            (self.quality[policy]["mean_return"] - low) / (high - low)
+            if high != low
+            else float("nan")
+        )
 
     def retained_sem(self, policy: str) -> float:
         """Returns the standard error of `retained`, from this policy's episodes alone."""
@@ -66,7 +75,12 @@ def table(result: TaskResult) -> str:
     rows += [[*_quality_cells("teacher", 64, result, "teacher-64"), *["" for _ in runtimes]]]
     for family, n in result.policies:
         name = f"{family}-{n}"
-        rows.append([*_quality_cells(family, n, result, name), *(_time(result.latency, name, r) for r in runtimes)])
+        rows.append(
+            [
+                *_quality_cells(family, n, result, name),
+                *(_time(result.latency, name, r) for r in runtimes),
+            ]
+        )
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
@@ -103,9 +117,21 @@ def figure(results: Mapping[str, TaskResult]) -> bytes:
             y = [result.retained(f"{family}-{n}") for n in mine]
             axis.plot(x, y, marker=marker, color=colour, lw=1, ms=5, label=family)
             for xi, yi, n in zip(x, y, mine, strict=True):
-                axis.annotate(str(n), (xi, yi), textcoords="offset points", xytext=(4, 4), color=colour, fontsize=8)
+                axis.annotate(
+                    str(n),
+                    (xi, yi),
+                    textcoords="offset points",
+                    xytext=(4, 4),
+                    color=colour,
+                    fontsize=8,
+                )
         axis.axhline(0.98, color=GREY, lw=0.8, ls=":")
-        axis.set(title=task, xscale="log", xlabel=f"p50, {runtime} [us]", ylim=(min(0, axis.get_ylim()[0]), 1.12))
+        axis.set(
+            title=task,
+            xscale="log",
+            xlabel=f"p50, {runtime} [us]",
+            ylim=(min(0, axis.get_ylim()[0]), 1.12),
+        )
         axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.xaxis.set_major_formatter(ScalarFormatter())
         axis.xaxis.set_minor_formatter(NullFormatter())

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..policies import DiffusionPolicy
-from ..stages.distill import load_student
-from ..stages.source import load_source
-from .processes import Child, read_result, start_logged
-from .study import EDP
+from edp_robot.deploy.policies import DiffusionPolicy
+from edp_robot.studies.processes import Child, read_result, start_logged
+from edp_robot.studies.study import EDP
+from edp_robot.training.distill import load_student
+from edp_robot.training.source import load_source
 
 TEACHER_STEPS = (1, 2, 4, 8, 15)
 REFERENCE_STEPS = 64
@@ -67,7 +67,15 @@ class Training:
     def args(self) -> list[str]:
         """Returns the arguments of `edp`."""
         places = {"arm": Training(self.runs, "arm", "", 0).folder}
-        options = ["--seed", str(self.seed), "--out", str(self.folder), "--json", str(self.result_path), "--resume"]
+        options = [
+            "--seed",
+            str(self.seed),
+            "--out",
+            str(self.folder),
+            "--json",
+            str(self.result_path),
+            "--resume",
+        ]
         return [*self.words.format(**places).split(), *options]
 
     def finished(self) -> bool:
@@ -81,9 +89,13 @@ class Training:
 
 def trainings(runs: Path, tasks: tuple[str, ...], seed: int) -> list[list[Training]]:
     """Returns what is trained, in waves: no run of a wave needs another of the same wave."""
-    chains = [[Training(runs, name, words, seed) for name, words in TEACHERS[task]] for task in tasks]
+    chains = [
+        [Training(runs, name, words, seed) for name, words in TEACHERS[task]] for task in tasks
+    ]
     depth = max(map(len, chains))
-    waves = [list(dict.fromkeys(chain[i] for chain in chains if len(chain) > i)) for i in range(depth)]
+    waves = [
+        list(dict.fromkeys(chain[i] for chain in chains if len(chain) > i)) for i in range(depth)
+    ]
     students = [
         Training(runs, f"{task}/{name}", f"distill --from {chain[-1].folder} {words}", seed)
         for task, chain in zip(tasks, chains, strict=True)

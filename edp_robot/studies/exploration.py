@@ -7,12 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from sim.mazes import task_names
-
-from . import exploration_report as report
-from .exploration_runs import ARM, MAZE_PREFIX, METHODS, Job
-from .processes import Child
-from .study import Study, process
+from edp_robot.studies import exploration_report as report
+from edp_robot.studies.exploration_runs import ARM, MAZE_PREFIX, METHODS, Job
+from edp_robot.studies.processes import Child
+from edp_robot.studies.study import Study, process
+from sim.tasks.mazes import task_names
 
 
 @dataclass(frozen=True)
@@ -51,14 +50,19 @@ class Options:
         pairs = [(task, method) for task in self.tasks() for method in self.methods]
         pairs.sort(key=lambda pair: pair[1] != "random")
         steps = {ARM: self.arm_env_steps}
-        return [Job(self.runs, t, m, steps.get(t, self.env_steps), self.n_seeds, self.seed) for t, m in pairs]
+        return [
+            Job(self.runs, t, m, steps.get(t, self.env_steps), self.n_seeds, self.seed)
+            for t, m in pairs
+        ]
 
     def command(self) -> str:
         """Returns the command that makes the same tables, every option written out."""
         words = ["edp", "study", "exploration", "--mazes", *self.mazes, "--methods", *self.methods]
         for name in ("n_seeds", "env_steps", "seed", "runs", "out", "processes"):
             words += [f"--{name.replace('_', '-')}", str(getattr(self, name))]
-        return shlex.join([*words, *(["--arm", "--arm-env-steps", str(self.arm_env_steps)] if self.arm else [])])
+        return shlex.join(
+            [*words, *(["--arm", "--arm-env-steps", str(self.arm_env_steps)] if self.arm else [])]
+        )
 
 
 def study(options: Options, machine: str, start: Callable[[Job], Child] | None = None) -> Study:
@@ -84,4 +88,6 @@ def study(options: Options, machine: str, start: Callable[[Job], Child] | None =
 def known(kind: str, names: tuple[str, ...], known: list[str]) -> None:
     """Raises ValueError for names that do not exist; the message lists those that do."""
     if unknown := [name for name in names if name not in known]:
-        raise ValueError(f"no {kind} {', '.join(map(repr, unknown))}; there are: {', '.join(known)}")
+        raise ValueError(
+            f"no {kind} {', '.join(map(repr, unknown))}; there are: {', '.join(known)}"
+        )

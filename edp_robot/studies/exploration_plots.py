@@ -12,11 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from sim.mazes import Maze
-
-from ..plots import BLUE, GREEN, GREY, ORANGE
-from ..runs import load_tree
-from .exploration_runs import ARM, MAZE_PREFIX, METHODS, PAPER, Result
+from edp_robot.studies.exploration_runs import ARM, MAZE_PREFIX, METHODS, PAPER, Result
+from edp_robot.studies.plots import BLUE, GREEN, GREY, ORANGE
+from edp_robot.training.runs import load_tree
+from sim.tasks.mazes import Maze
 
 # colour and marker, so that no two lines differ by colour alone
 LOOKS = {"edp": (BLUE, "o"), "rnd": (ORANGE, "s"), "particle": (GREEN, "^"), "random": (GREY, "D")}
@@ -34,14 +33,20 @@ def coverage(tasks: Sequence[str], results: Sequence[Result]) -> bytes:
         for result in (r for r in results if r.job.task == task):
             lines[METHODS[result.job.method]] = _curve(axis, result)
         lines |= _references(axis, task)
-        axis.set(title=task if task == ARM else f"maze {_short(task)}", ylim=(0, 1.05), xlabel="env_steps [thousands]")
+        axis.set(
+            title=task if task == ARM else f"maze {_short(task)}",
+            ylim=(0, 1.05),
+            xlabel="env_steps [thousands]",
+        )
         axis.set_xlim(left=0)
         axis.spines[["top", "right"]].set_visible(False)
     for axis in axes[len(tasks) :]:
         axis.set_visible(False)
     for axis in axes[::n_columns]:
         axis.set_ylabel("coverage")
-    order = [name for name in [*METHODS.values(), "EDP, paper", "cap of the metric"] if name in lines]
+    order = [
+        name for name in [*METHODS.values(), "EDP, paper", "cap of the metric"] if name in lines
+    ]
     figure.legend(
         [lines[k] for k in order],
         order,
@@ -58,7 +63,9 @@ def _curve(axis: Any, result: Result) -> Any:
     x, curves = result.env_step / 1e3, result.curves
     axis.fill_between(x, curves.min(0), curves.max(0), color=colour, alpha=0.25, lw=0)
     every = max(1, len(x) // 6)
-    return axis.plot(x, curves.mean(0), color=colour, lw=1.8, marker=marker, ms=4, markevery=every)[0]
+    return axis.plot(x, curves.mean(0), color=colour, lw=1.8, marker=marker, ms=4, markevery=every)[
+        0
+    ]
 
 
 def _references(axis: Any, task: str) -> dict[str, Any]:
@@ -67,7 +74,11 @@ def _references(axis: Any, task: str) -> dict[str, Any]:
         return {}
     lines = {"EDP, paper": axis.axhline(PAPER[_short(task)][0], color=INK, ls="--", lw=1.2)}
     cap = Maze.load(task).max_coverage
-    return {**lines, "cap of the metric": axis.axhline(cap, color=INK, ls=":", lw=1.2)} if cap < 1 else lines
+    return (
+        {**lines, "cap of the metric": axis.axhline(cap, color=INK, ls=":", lw=1.2)}
+        if cap < 1
+        else lines
+    )
 
 
 def visits(tasks: Sequence[str], methods: Sequence[str], results: Sequence[Result]) -> bytes:
@@ -78,7 +89,9 @@ def visits(tasks: Sequence[str], methods: Sequence[str], results: Sequence[Resul
     by_job = {(r.job.task, r.job.method): r for r in results}
     counts = {key: _counts_of(r) for key, r in by_job.items()}
     visited = np.concatenate([[1], *(c[c > 0] for c in counts.values() if c is not None)])
-    norm = colors.LogNorm(1, max(10.0, float(np.quantile(visited, 0.995))))  # a few bins in corners hold far more
+    norm = colors.LogNorm(
+        1, max(10.0, float(np.quantile(visited, 0.995)))
+    )  # a few bins in corners hold far more
     ratios = [float(np.divide(*(m.high - m.low))) for m in mazes]
     figure = _figure((1.9 * sum(ratios) + 1.2, 2.2 * len(methods) + 0.3))
     axes = figure.subplots(len(methods), len(mazes), squeeze=False, width_ratios=ratios)
@@ -92,7 +105,15 @@ def visits(tasks: Sequence[str], methods: Sequence[str], results: Sequence[Resul
     for axis, task in zip(axes[0], tasks, strict=True):
         axis.set_title(f"maze {_short(task)}", fontsize=11)
     if image is not None:
-        figure.colorbar(image, ax=axes, label="visits to a bin, seed 0", shrink=0.6, aspect=30, pad=0.01, extend="max")
+        figure.colorbar(
+            image,
+            ax=axes,
+            label="visits to a bin, seed 0",
+            shrink=0.6,
+            aspect=30,
+            pad=0.01,
+            extend="max",
+        )
     return _png(figure)
 
 
@@ -102,15 +123,24 @@ def _map(axis: Any, maze: Maze, counts: np.ndarray | None, norm: Any) -> Any:
     from matplotlib.collections import LineCollection
     from matplotlib.colors import ListedColormap
 
-    cmap = ListedColormap(colormaps["viridis_r"](np.linspace(0.15, 1, 256)))  # one visit must not look like none
+    cmap = ListedColormap(
+        colormaps["viridis_r"](np.linspace(0.15, 1, 256))
+    )  # one visit must not look like none
     image, (low, high) = None, (maze.low, maze.high)
     if counts is not None:
         seen, extent = np.ma.masked_equal(counts.T, 0), (low[0], high[0], low[1], high[1])
-        image = axis.imshow(seen, origin="lower", extent=extent, norm=norm, cmap=cmap, interpolation="none")
-    axis.add_collection(LineCollection(list(_walls(maze.name)), colors=INK, linewidths=1.2, capstyle="projecting"))
+        image = axis.imshow(
+            seen, origin="lower", extent=extent, norm=norm, cmap=cmap, interpolation="none"
+        )
+    axis.add_collection(
+        LineCollection(list(_walls(maze.name)), colors=INK, linewidths=1.2, capstyle="projecting")
+    )
     margin = 0.02 * (high - low)
     axis.set(xticks=[], yticks=[], aspect="equal")
-    axis.set(xlim=(low[0] - margin[0], high[0] + margin[0]), ylim=(low[1] - margin[1], high[1] + margin[1]))
+    axis.set(
+        xlim=(low[0] - margin[0], high[0] + margin[0]),
+        ylim=(low[1] - margin[1], high[1] + margin[1]),
+    )
     axis.spines[:].set_visible(False)
     return image
 

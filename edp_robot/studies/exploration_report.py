@@ -11,11 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from sim.mazes import Maze
-
-from ..runs import write_atomic
-from . import exploration_plots as plots
-from .exploration_runs import ARM, MAZE_PREFIX, METHODS, PAPER, Result
+from edp_robot.studies import exploration_plots as plots
+from edp_robot.studies.exploration_runs import ARM, MAZE_PREFIX, METHODS, PAPER, Result
+from edp_robot.training.runs import write_atomic
+from sim.tasks.mazes import Maze
 
 COSTS = ["env_steps", "grad_steps", "wall s per seed"]
 NOTE = """Coverage by the released metric, after `env_steps` control steps of one seed. Cells: mean +- std (n) over n
@@ -46,7 +45,9 @@ def line(result: Result) -> str:
     return f"{job.task}, {job.method}: coverage {cell(result.coverage)}{presses}, {result.wall_s:.0f} s"
 
 
-def write(out: Path, tasks: Sequence[str], methods: Sequence[str], results: list[Result], command: str) -> None:
+def write(
+    out: Path, tasks: Sequence[str], methods: Sequence[str], results: list[Result], command: str
+) -> None:
     """Writes runs.csv, curves.csv, table.md, coverage.png and (of mazes) visits.png to `out`."""
     out.mkdir(parents=True, exist_ok=True)
     write_atomic(out / "runs.csv", as_csv(run_rows(results)))
@@ -62,7 +63,12 @@ def run_rows(results: Iterable[Result]) -> list[dict[str, Any]]:
     """Returns a row for each seed of each run; `wall_s` is of all its seeds together."""
     rows = []
     for r in results:
-        shared = {"env_steps": r.env_steps, "grad_steps": r.grad_steps, "wall_s": r.wall_s, "n_seeds": len(r.coverage)}
+        shared = {
+            "env_steps": r.env_steps,
+            "grad_steps": r.grad_steps,
+            "wall_s": r.wall_s,
+            "n_seeds": len(r.coverage),
+        }
         shared |= {"commit": r.commit, "machine": r.machine, "command": r.command}
         for k, coverage in enumerate(r.coverage):
             presses = "" if r.presses is None else int(r.presses[k])
@@ -74,14 +80,22 @@ def run_rows(results: Iterable[Result]) -> list[dict[str, Any]]:
 def curve_rows(results: Iterable[Result]) -> list[dict[str, Any]]:
     """Returns a row for each logged env_step of each seed."""
     return [
-        {"task": r.job.task, "method": r.job.method, "seed": k, "env_step": env_step, "coverage": value}
+        {
+            "task": r.job.task,
+            "method": r.job.method,
+            "seed": k,
+            "env_step": env_step,
+            "coverage": value,
+        }
         for r in results
         for k, curve in enumerate(r.curves)
         for env_step, value in zip(r.env_step, curve, strict=True)
     ]
 
 
-def page(tasks: Sequence[str], methods: Sequence[str], results: list[Result], command: str, day: str) -> str:
+def page(
+    tasks: Sequence[str], methods: Sequence[str], results: list[Result], command: str, day: str
+) -> str:
     """Returns the whole of table.md."""
     mazes = [task.removeprefix(MAZE_PREFIX) for task in tasks if task != ARM]
     parts = ["# Exploration without reward"]
@@ -103,12 +117,18 @@ def about(results: Iterable[Result], command: str, day: str) -> str:
 
 def maze_table(mazes: Sequence[str], methods: Sequence[str], results: Iterable[Result]) -> str:
     """Returns the Markdown table of the mazes (a, b, ...): methods, the paper's EDP, the metric's cap."""
-    by_job = {(r.job.method, r.job.task.removeprefix(MAZE_PREFIX)): r for r in results if r.job.task != ARM}
+    by_job = {
+        (r.job.method, r.job.task.removeprefix(MAZE_PREFIX)): r
+        for r in results
+        if r.job.task != ARM
+    }
     rows = [[by_job.get((method, maze)) for maze in mazes] for method in methods]
     cells = _measured(rows, lambda r: r.coverage, 2)
     body = [[METHODS[m], *c, *costs(row)] for m, c, row in zip(methods, cells, rows, strict=True)]
     blank = ["-"] * len(COSTS)
-    body.append(["EDP (paper)", *("{:.2f} +- {:.2f} (10)".format(*PAPER[maze]) for maze in mazes), *blank])
+    body.append(
+        ["EDP (paper)", *("{:.2f} +- {:.2f} (10)".format(*PAPER[maze]) for maze in mazes), *blank]
+    )
     caps = (Maze.load(f"{MAZE_PREFIX}{maze}").max_coverage for maze in mazes)
     body.append(["cap of the metric", *(f"{cap:.2f}" for cap in caps), *blank])
     return markdown(["method", *mazes, *COSTS], body)
@@ -118,8 +138,14 @@ def arm_table(methods: Sequence[str], results: Iterable[Result]) -> str:
     """Returns the Markdown table of the arm."""
     by_method = {r.job.method: r for r in results}
     rows = [[by_method.get(method)] for method in methods]
-    coverage, presses = _measured(rows, lambda r: r.coverage, 2), _measured(rows, lambda r: r.presses, 1)
-    body = [[METHODS[m], *c, *p, *costs(r)] for m, c, p, r in zip(methods, coverage, presses, rows, strict=True)]
+    coverage, presses = (
+        _measured(rows, lambda r: r.coverage, 2),
+        _measured(rows, lambda r: r.presses, 1),
+    )
+    body = [
+        [METHODS[m], *c, *p, *costs(r)]
+        for m, c, p, r in zip(methods, coverage, presses, rows, strict=True)
+    ]
     return markdown(["method", "coverage", "presses", *COSTS], body)
 
 
@@ -134,12 +160,17 @@ def costs(row: Iterable[Result | None]) -> list[str]:
     return [*counts, f"{wall:.{0 if wall >= 10 else 1}f}"]
 
 
-def _measured(rows: list[list[Result | None]], values: Callable[[Result], Any], digits: int) -> list[list[str]]:
+def _measured(
+    rows: list[list[Result | None]], values: Callable[[Result], Any], digits: int
+) -> list[list[str]]:
     """Returns the cells of (method, task) results; in each column the best mean is bold, at the digits shown."""
     means = [[round(mean_std(values(r))[0], digits) if r else -np.inf for r in row] for row in rows]
     best = np.max(means, axis=0)
     return [
-        [_bold(cell(values(r), digits), m == b) if r else "-" for r, m, b in zip(row, mean, best, strict=True)]
+        [
+            _bold(cell(values(r), digits), m == b) if r else "-"
+            for r, m, b in zip(row, mean, best, strict=True)
+        ]
         for row, mean in zip(rows, means, strict=True)
     ]
 

@@ -9,12 +9,17 @@ from typing import Any
 
 import numpy as np
 
-from ..runs import read_config, read_metrics, write_atomic
-from .processes import read_result
+from edp_robot.studies.processes import read_result
+from edp_robot.training.runs import read_config, read_metrics, write_atomic
 
 ARM = "arm"
 MAZE_PREFIX = "maze-square-"
-METHODS = {"edp": "EDP", "rnd": "RND", "particle": "particle", "random": "random actions"}  # name: label
+METHODS = {
+    "edp": "EDP",
+    "rnd": "RND",
+    "particle": "particle",
+    "random": "random actions",
+}  # name: label
 PAPER = {  # coverage of EDP in the paper: mean, std of 10 seeds (arXiv 2502.07279, Table 1)
     "a": (0.99, 0.02),
     "b": (0.99, 0.01),
@@ -77,7 +82,16 @@ class Job:
         sizes = [f"--{k.replace('_', '-')}={v}" for k, v in self.options().items() if k != "set"]
         sizes += ["--set", *self.settings] if self.settings else []
         files = ["--out", str(self.folder), "--json", str(self.result_path)]
-        return ["pretrain", "--task", self.task, "--method", self.method, *sizes, *files, "--resume"]
+        return [
+            "pretrain",
+            "--task",
+            self.task,
+            "--method",
+            self.method,
+            *sizes,
+            *files,
+            "--resume",
+        ]
 
     def finished(self) -> bool:
         """Returns whether the result is there, and whole."""
@@ -129,7 +143,9 @@ def collect(job: Job) -> Result:
         said.setdefault("grad_steps", 0)
     missing = [k for k in ("env_steps", "grad_steps", "wall_s", "n_seeds") if k not in said]
     if missing:
-        raise ValueError(f"{job.result_path} lacks {', '.join(missing)}; delete it, and the run goes on")
+        raise ValueError(
+            f"{job.result_path} lacks {', '.join(missing)}; delete it, and the run goes on"
+        )
     seeds = range(int(said["n_seeds"]))
     env_step, curves = _curves(job.folder, "coverage", seeds)
     return Result(
@@ -152,7 +168,9 @@ def _curves(folder: Path, name: str, seeds: range) -> tuple[np.ndarray, np.ndarr
     rows = [read_metrics(folder, f"{name}/{k}") for k in seeds]
     lengths = {len(values) for _, values in rows}
     if len(lengths) != 1 or 0 in lengths:
-        raise ValueError(f"{folder / 'metrics.csv'} has no rows of {name}/k for each of {len(seeds)} seeds")
+        raise ValueError(
+            f"{folder / 'metrics.csv'} has no rows of {name}/k for each of {len(seeds)} seeds"
+        )
     env_step = rows[0][0]
     last = np.append(np.diff(env_step) > 0, True)  # the end of a run may be logged twice
     return env_step[last], np.array([values for _, values in rows])[:, last]

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from ..stages.loop import asked_to_stop
+from edp_robot.training.train_loop import asked_to_stop
 
 POLL_S = 0.2
 # Threads that wait by spinning take the cores from those at work: beside other processes, seven times slower and more.
@@ -48,7 +48,9 @@ def start_logged(command: list[str], log: Path, threads: int) -> subprocess.Pope
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise BlockingIOError(f"an earlier process of this run is still at work (it holds {log})") from None
+            raise BlockingIOError(
+                f"an earlier process of this run is still at work (it holds {log})"
+            ) from None
         file.write(f"{time.strftime('%F %T')} $ {' '.join(command)}\n")
         file.flush()
         env = {**PATIENT, **os.environ, "OMP_NUM_THREADS": str(threads)}
@@ -56,7 +58,9 @@ def start_logged(command: list[str], log: Path, threads: int) -> subprocess.Pope
         return subprocess.Popen(command, env=env, start_new_session=True, **streams)
 
 
-def run_all(jobs: Iterable[T], start: Callable[[T], Child], at_once: int, finished: Callable[[T, str], None]) -> None:
+def run_all(
+    jobs: Iterable[T], start: Callable[[T], Child], at_once: int, finished: Callable[[T, str], None]
+) -> None:
     """Runs the jobs, `at_once` at a time, in order; on Ctrl-C interrupts the children, waits, raises KeyboardInterrupt.
 
     Args:
@@ -75,7 +79,11 @@ def run_all(jobs: Iterable[T], start: Callable[[T], Child], at_once: int, finish
                         running[job] = start(job)
                     except OSError as error:
                         finished(job, str(error))
-                ended = {job: status for job, child in running.items() if (status := child.poll()) is not None}
+                ended = {
+                    job: status
+                    for job, child in running.items()
+                    if (status := child.poll()) is not None
+                }
                 for job, status in ended.items():
                     del running[job]
                     finished(job, f"ended with status {status}" if status else "")

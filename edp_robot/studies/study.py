@@ -6,9 +6,9 @@ import os
 import sys
 from collections.abc import Callable
 
-from .exploration_report import line
-from .exploration_runs import Job, Result, collect
-from .processes import Child, run_all, start_logged
+from edp_robot.studies.exploration_report import line
+from edp_robot.studies.exploration_runs import Job, Result, collect
+from edp_robot.studies.processes import Child, run_all, start_logged
 
 EDP = [sys.executable, "-m", "edp_robot.cli"]
 
@@ -31,7 +31,11 @@ class Study:
     """
 
     def __init__(
-        self, jobs: list[Job], processes: int, start: Callable[[Job], Child], write: Callable[[list[Result]], None]
+        self,
+        jobs: list[Job],
+        processes: int,
+        start: Callable[[Job], Child],
+        write: Callable[[list[Result]], None],
     ) -> None:
         self.jobs, self.processes, self.start, self.write_results = jobs, processes, start, write
         self.results: dict[Job, Result] = {}
@@ -85,7 +89,9 @@ class Study:
 
 def process(job: Job, machine: str, processes: int) -> Child:
     """Returns the started `edp pretrain` of a run, with its share of the cores."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
     threads = max(1, cores // processes)
     job.note(f"{machine}; {threads} threads a run, --processes {processes}")
     return start_logged([*EDP, *job.args()], job.log_path, threads)

@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import peers
 from peer_patterns import PATTERNS, SEED, processes, report, student
 
-from policy_server.backends import load
+from policy_server.runtime.base import load
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,8 @@ def setup(tmp_path_factory):
     np.save(folder / processes.OBS_FILE, obs)
     noise = np.random.Generator(np.random.PCG64(SEED))
     expected = [
-        backend.act(row[None], noise.standard_normal((1, student.LATENT_DIM), dtype=np.float32))[0] for row in obs
+        backend.act(row[None], noise.standard_normal((1, student.LATENT_DIM), dtype=np.float32))[0]
+        for row in obs
     ]
     return folder, bundle.path, np.array(expected)
 
@@ -35,7 +36,9 @@ def setup(tmp_path_factory):
 def test_every_pattern_answers_with_the_backends_numbers(setup, pattern):
     folder, bundle, expected = setup
     if pattern == "openpi" and not processes.openpi_built():
-        pytest.skip(f"openpi's environment is not built at {processes.openpi_python()}; benchmarks/peers.py builds it")
+        pytest.skip(
+            f"openpi's environment is not built at {processes.openpi_python()}; benchmarks/peers.py builds it"
+        )
     with (
         processes.server(pattern, bundle, folder) as endpoint,
         processes.clients(pattern, endpoint, folder) as (worker,),
@@ -65,28 +68,45 @@ def test_a_run_writes_what_it_measured(tmp_path):
     assert peers.main([*options, "--threads", "2", "--only", *names, "--out", str(tmp_path)]) == 0
     result = json.loads((tmp_path / "peers.json").read_text())
     samples = np.load(tmp_path / "samples.npz", allow_pickle=False)
-    one, many = {f"one/{name}/{i}" for name in names for i in (0, 1)}, {f"apart/{name}/0" for name in names}
+    one, many = (
+        {f"one/{name}/{i}" for name in names for i in (0, 1)},
+        {f"apart/{name}/0" for name in names},
+    )
     assert set(samples) == one | many
     for name in names:
         assert [len(samples[f"one/{name}/{i}"]) for i in (0, 1)] == [20, 20]
-        p50 = np.sort(np.concatenate([samples[f"one/{name}/{i}"] for i in (0, 1)]))[19]  # nearest rank of 40
+        p50 = np.sort(np.concatenate([samples[f"one/{name}/{i}"] for i in (0, 1)]))[
+            19
+        ]  # nearest rank of 40
         assert result["one_client"][name]["p50"] == pytest.approx(p50, abs=0.11)
         apart = result["many_clients"]["apart"][name]
         assert apart["requests_hz"] == pytest.approx(len(samples[f"apart/{name}/0"]) / 0.3)
     assert (tmp_path / "latency.png").read_bytes().startswith(b"\x89PNG")
     table = (tmp_path / "table.md").read_text()
-    assert all(report.TITLES[name] in table for name in names) and report.TITLES["lerobot"] not in table
+    assert (
+        all(report.TITLES[name] in table for name in names)
+        and report.TITLES["lerobot"] not in table
+    )
 
 
 def test_ratios_are_judged_against_the_best_peer():
     def one(p50, p999):
-        return report.percentiles([np.full(9, p50), np.array([p50] * 8 + [p999]), np.array([p50] * 8 + [p999])])
+        return report.percentiles(
+            [np.full(9, p50), np.array([p50] * 8 + [p999]), np.array([p50] * 8 + [p999])]
+        )
 
     def many(n, time_us):
-        return report.rates([np.full(n, time_us), np.full(3 * n, time_us), np.full(2 * n, time_us)], 2.0)
+        return report.rates(
+            [np.full(n, time_us), np.full(3 * n, time_us), np.full(2 * n, time_us)], 2.0
+        )
 
     row = one(100.0, 300.0)
-    assert (row["p50"], row["p99"], row["n"], row["rounds"]["p999"]) == (100, 300, 27, [100, 300, 300])
+    assert (row["p50"], row["p99"], row["n"], row["rounds"]["p999"]) == (
+        100,
+        300,
+        27,
+        [100, 300, 300],
+    )
     assert many(10, 5.0)["requests_hz"] == 10  # 20 answers in 2 s, the median round
     ones = {"edp-tcp": one(100.0, 300.0), "openpi": one(200.0, 400.0), "lerobot": one(250.0, 900.0)}
     manys = {"edp-tcp": many(60, 9.0), "openpi": many(20, 8.0), "lerobot": many(10, 30.0)}
@@ -107,13 +127,20 @@ def test_ratios_are_those_of_each_round():
     def one(*times_us):
         return report.percentiles([np.full(3, time_us) for time_us in times_us])
 
-    found = report.ratios({"edp-ipc": one(100.0, 300.0, 200.0), "openpi": one(400.0, 1000.0, 300.0)}, {})
-    assert [row["value"] for row in found] == [pytest.approx(0.3), pytest.approx(0.3)]  # the second is p99.9 of all
+    found = report.ratios(
+        {"edp-ipc": one(100.0, 300.0, 200.0), "openpi": one(400.0, 1000.0, 300.0)}, {}
+    )
+    assert [row["value"] for row in found] == [
+        pytest.approx(0.3),
+        pytest.approx(0.3),
+    ]  # the second is p99.9 of all
 
 
 def test_a_server_that_does_not_start_says_why(tmp_path):
     with (
-        pytest.raises(RuntimeError, match=r"gr00t's server did not answer; its log ends:\n(.|\n)*no-bundle"),
+        pytest.raises(
+            RuntimeError, match=r"gr00t's server did not answer; its log ends:\n(.|\n)*no-bundle"
+        ),
         processes.server("gr00t", tmp_path / "no-bundle", tmp_path),
     ):
         pass

@@ -18,10 +18,11 @@ from soaking.mutations import bad_stream, mutated, valid_frames
 from soaking.reloads import Checker
 from soaking.serving import twin
 
-from policy_server import wire, zmtp
-from policy_server.backends import load
-from policy_server.noise import NoiseStream
-from policy_server.wire import Header, Kind, Status
+from policy_server.contract import wire
+from policy_server.contract.wire import Header, Kind, Status
+from policy_server.runtime.base import load
+from policy_server.serving.noise import NoiseStream
+from policy_server.transport import zmtp
 
 
 def account(*sequences, n=4, kind=Kind.ACT_REPLY, status=Status.OK):
@@ -45,11 +46,18 @@ def test_each_once_is_clean():
 
 @pytest.mark.parametrize(
     ("sequences", "fault"),
-    [((1, 2, 4), "n_lost"), ((1, 2, 2, 3, 4), "n_twice"), ((1, 2, 3, 4, 9), "n_stray"), ((0, 1, 2, 3, 4), "n_stray")],
+    [
+        ((1, 2, 4), "n_lost"),
+        ((1, 2, 2, 3, 4), "n_twice"),
+        ((1, 2, 3, 4, 9), "n_stray"),
+        ((0, 1, 2, 3, 4), "n_stray"),
+    ],
 )
 def test_a_lost_a_doubled_and_a_stray_answer_are_seen(sequences, fault):
     verdict = ledger.total([account(1, 2, 3, 4), account(*sequences)])
-    assert {name for name in ("n_lost", "n_twice", "n_stray", "n_unsent") if verdict[name]} == {fault}
+    assert {name for name in ("n_lost", "n_twice", "n_stray", "n_unsent") if verdict[name]} == {
+        fault
+    }
     assert verdict[fault] == 1 and not ledger.clean(verdict)
 
 
@@ -64,10 +72,19 @@ def test_answered_many_times_is_doubled_once():
 
 def test_errors_are_answers_but_not_clean_and_what_was_not_sent_is_not_lost():
     verdict = ledger.total([account(1, 2, 3, 4, kind=Kind.ERROR, status=Status.LATE)])
-    assert verdict["answers"] == {"LATE": 4} and verdict["n_once"] == 4 and not ledger.clean(verdict)
+    assert (
+        verdict["answers"] == {"LATE": 4} and verdict["n_once"] == 4 and not ledger.clean(verdict)
+    )
     book = account(1, 2, 3)
     book.unsent(4)
-    assert book.verdict() == {"n_sent": 3, "n_once": 3, "n_lost": 0, "n_twice": 0, "n_stray": 0, "n_unsent": 1}
+    assert book.verdict() == {
+        "n_sent": 3,
+        "n_once": 3,
+        "n_lost": 0,
+        "n_twice": 0,
+        "n_stray": 0,
+        "n_unsent": 1,
+    }
     assert not ledger.clean(ledger.total([]))
 
 
@@ -79,7 +96,9 @@ class FakeLink:
 
     def send(self, frame, deadline_ns):
         header, _ = wire.decode(frame)
-        self.answers += [wire.encode(Header(Kind.ACT_REPLY, 0, k), b"") for k in self.reply(header.sequence)]
+        self.answers += [
+            wire.encode(Header(Kind.ACT_REPLY, 0, k), b"") for k in self.reply(header.sequence)
+        ]
         return True
 
     def receive(self, deadline_ns):
@@ -94,7 +113,10 @@ class FakeLink:
     [
         (lambda k: [k], (20, 0, 0)),
         (lambda k: [] if k == 3 else [k], (18, 2, 0)),
-        (lambda k: [k, k] if k == 10 else [k], (18, 0, 2)),  # the last one: its double comes when all is over
+        (
+            lambda k: [k, k] if k == 10 else [k],
+            (18, 0, 2),
+        ),  # the last one: its double comes when all is over
         (lambda k: [k - 1, k] if k > 1 else [1], (2, 0, 18)),
     ],
 )
@@ -103,7 +125,9 @@ def test_a_closed_loop_accounts_for_every_request(monkeypatch, reply, counts):
     askers = [asking.Asker("ipc://nowhere", np.zeros((2, 3), np.float32)) for _ in range(2)]
     asking.closed_loop(askers, lambda n: n < 20, settle_s=0)
     verdict = ledger.total([asker.ledger for asker in askers])
-    assert (verdict["n_once"], verdict["n_lost"], verdict["n_twice"]) == counts and verdict["n_sent"] == 20
+    assert (verdict["n_once"], verdict["n_lost"], verdict["n_twice"]) == counts and verdict[
+        "n_sent"
+    ] == 20
 
 
 def test_clients_of_a_dead_server_give_up(monkeypatch):
@@ -114,7 +138,15 @@ def test_clients_of_a_dead_server_give_up(monkeypatch):
 
 
 def test_growth_is_from_a_tenth_to_the_end():
-    samples = np.array([[0, 0, 50.0, 9], [90, 1, 60.0, 9], [100, 1, 61.0, 9], [900, 8, 70.0, 9], [1000, 9, 64.5, 11]])
+    samples = np.array(
+        [
+            [0, 0, 50.0, 9],
+            [90, 1, 60.0, 9],
+            [100, 1, 61.0, 9],
+            [900, 8, 70.0, 9],
+            [1000, 9, 64.5, 11],
+        ]
+    )
     memory = requests.growth(samples)
     assert (memory["rss_10_mib"], memory["growth_mib"], memory["rss_max_mib"]) == (61.0, 3.5, 70.0)
     assert (memory["n_files_10"], memory["n_files_end"]) == (9, 11)
@@ -155,7 +187,14 @@ def test_the_judgement_of_an_attack():
     def result(**changes):
         seen = {"alone": {"p99": 100.0, "n_wrong": 0}, "attacked": {"p99": 200.0, "n_wrong": 0}}
         seen["neighbour"] = {"p99": 160.0}
-        return {**seen, "alive": True, "exact": True, "n_tracebacks": 0, "peer": {"leaks": []}, **changes}
+        return {
+            **seen,
+            "alive": True,
+            "exact": True,
+            "n_tracebacks": 0,
+            "peer": {"leaks": []},
+            **changes,
+        }
 
     good = hostile.judged(result())
     assert (good["met"], good["p99_ratio"], good["p99_ratio_neighbour"]) == (True, 2, 1.25)
@@ -186,7 +225,11 @@ def test_answers_are_compared_with_the_policy_that_they_name(tmp_path):
         drawn = noise.draw(np.zeros((1, bundle.manifest.latent_dim), np.float32))
         actions = [backend.act(rows[None, sequence], drawn)[0] for backend in backends]
         honest = sequence != 5  # the fifth names the other policy, the sixth none of them
-        policy = bytes.fromhex(bundles[sequence % 2 if honest else 0].hash)[:8] if sequence < 6 else bytes(8)
+        policy = (
+            bytes.fromhex(bundles[sequence % 2 if honest else 0].hash)[:8]
+            if sequence < 6
+            else bytes(8)
+        )
         header = Header(Kind.ACT_REPLY, 0, sequence, policy=policy)
         checker.heard(0, header, wire.float_bytes(actions[sequence % 2]))
     assert checker.n_wrong() == 2
@@ -214,7 +257,9 @@ def check_attack(found, n):
 
 def test_an_attack(tmp_path, monkeypatch):
     monkeypatch.setattr(hostile, "WARMUP_S", 0.05)
-    found, arrays = hostile.run(student(tmp_path / "b"), tmp_path, hostile.Attack(300, 1000, 1), 200, 0.02)
+    found, arrays = hostile.run(
+        student(tmp_path / "b"), tmp_path, hostile.Attack(300, 1000, 1), 200, 0.02
+    )
     check_attack(found, 300)
     assert found["attacked"]["n"] > 50  # 0.3 s at 200 Hz
     assert {key: len(array) for key, array in arrays.items()} == {
@@ -225,11 +270,17 @@ def test_an_attack(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_a_soak_of_bad_frames(tmp_path):
     options = ["--n", "600", "--segments", "1", "--hostile-hz", "600", "--out", str(tmp_path)]
-    soak.main(["hostile", *options])  # its exit code is of latencies, which a busy machine makes longer
+    soak.main(
+        ["hostile", *options]
+    )  # its exit code is of latencies, which a busy machine makes longer
     result = json.loads((tmp_path / "hostile.json").read_text())
     for found in (result["paced"], result["remote"], result["flood"]):
         check_attack(found, 600)
-    kinds = {f"{a}_{b}_us" for a in ("paced", "remote", "flood") for b in ("alone", "attacked", "neighbour")}
+    kinds = {
+        f"{a}_{b}_us"
+        for a in ("paced", "remote", "flood")
+        for b in ("alone", "attacked", "neighbour")
+    }
     assert set(np.load(tmp_path / "hostile.npz")) == kinds
     assert (tmp_path / "soak.png").read_bytes().startswith(b"\x89PNG")
 
@@ -237,10 +288,17 @@ def test_a_soak_of_bad_frames(tmp_path):
 def test_a_soak_of_reloads(tmp_path):
     soak.main(["reload", "--n", "3", "--reload-clients", "2", "--out", str(tmp_path)])
     result = json.loads((tmp_path / "reload.json").read_text())
-    assert (result["n_reloads"], result["n_reloads_failed"], result["n_wrong"], result["n_lost"]) == (3, 0, 0, 0)
+    assert (
+        result["n_reloads"],
+        result["n_reloads_failed"],
+        result["n_wrong"],
+        result["n_lost"],
+    ) == (3, 0, 0, 0)
     assert result["n_once"] == result["n_sent"] == sum(result["policies"].values()) > 20
     assert len(result["policies"]) == 2 and 0 < result["longest_gap_s"] < 60
-    assert "| 3 reloads under load | no failed request | 0 of " in (tmp_path / "table.md").read_text()
+    assert (
+        "| 3 reloads under load | no failed request | 0 of " in (tmp_path / "table.md").read_text()
+    )
 
 
 def test_senseless_sizes_and_a_server_that_is_not_there():

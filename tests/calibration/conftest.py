@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from policy_server.backends import OnnxPolicy
-from policy_server.bundle import Field, save
+from policy_server.contract.bundle import Field, save
+from policy_server.runtime.base import OnnxPolicy
 
 JOINTS = ("pan", "lift", "roll")
 
@@ -95,7 +95,9 @@ def _make_graph(nodes, constants, sizes=(2, 3, 3)):
     """ONNX bytes of nodes (op, inputs, output); sizes: obs_dim, latent_dim, act_dim; horizon 1."""
     obs_dim, latent_dim, act_dim = sizes
     shaped = ("obs", obs_dim), ("noise", latent_dim)
-    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", n]) for name, n in shaped]
+    values = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", n]) for name, n in shaped
+    ]
     nodes = [helper.make_node(op, inputs.split(), [output]) for op, inputs, output in nodes]
     nodes.append(helper.make_node("Unsqueeze", ["command", "axis"], ["action"]))
     held = {k: np.asarray(v, np.float32) for k, v in constants.items()} | {"axis": np.array([1])}
@@ -153,11 +155,18 @@ def modes_bundle(tmp_path):
         golden = {"obs": rng.uniform(-1, 1, (8, 2)), "noise": rng.standard_normal((8, 3))}
         golden = {k: v.astype(np.float32) for k, v in golden.items()}
         golden["action"] = OnnxPolicy(graph, "cpu").act(**golden)
-        about = {"name": "hand-made", "task": task, "source_commit": "none", "config_hash": "0" * 64}
+        about = {
+            "name": "hand-made",
+            "task": task,
+            "source_commit": "none",
+            "config_hash": "0" * 64,
+        }
         sizes = {"horizon": 1, "n_action_steps": 1, "control_period_s": 1.0, "latent_dim": 3}
         fields = {"obs": (Field("context", 0, 2, "1", (-1.0,) * 2, (1.0,) * 2),)}
         fields["action"] = (Field("choice", 0, 3, "1", *limits),)
         free = {"sampler": {}, "metrics": {}, "parity": {"max_abs_error": 0.0}}
-        return save(tmp_path / "bundle", **about, **sizes, **fields, **free, onnx_bytes=graph, golden=golden).path
+        return save(
+            tmp_path / "bundle", **about, **sizes, **fields, **free, onnx_bytes=graph, golden=golden
+        ).path
 
     return make

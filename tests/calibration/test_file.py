@@ -11,7 +11,9 @@ SECTIONS = {"latency": {"delay_s": 0.03, "joints": {"pan": [1, 2.5, None, True, 
 
 @pytest.fixture
 def path(tmp_path):
-    file.save(tmp_path / "new" / "calibration.json", "arm", SECTIONS, created="2026-11-23T13:00:00+00:00")
+    file.save(
+        tmp_path / "new" / "calibration.json", "arm", SECTIONS, created="2026-11-23T13:00:00+00:00"
+    )
     return tmp_path / "new" / "calibration.json"
 
 
@@ -31,7 +33,13 @@ def test_the_hash_is_that_of_the_canonical_json(path):
 
 @pytest.mark.parametrize(
     ("old", "new"),
-    [("0.03", "0.04"), ('"arm"', '"leg"'), ("13:00", "14:00"), ('"delay_s"', '"delay"'), ("true", "false")],
+    [
+        ("0.03", "0.04"),
+        ('"arm"', '"leg"'),
+        ("13:00", "14:00"),
+        ('"delay_s"', '"delay"'),
+        ("true", "false"),
+    ],
 )
 def test_a_changed_file_is_refused(path, old, new):
     assert old in path.read_text()
@@ -49,7 +57,9 @@ def test_numbers_that_are_not_finite_are_refused_in_files(path, number):
 
 def test_numbers_that_are_not_finite_are_not_saved(path):
     before = path.read_text()
-    with pytest.raises(CalibrationError, match=r"sections\.latency\.x\[1\] is nan; every number must be finite"):
+    with pytest.raises(
+        CalibrationError, match=r"sections\.latency\.x\[1\] is nan; every number must be finite"
+    ):
         file.save(path, "arm", {"latency": {"x": [1.0, float("nan")]}})
     assert path.read_text() == before and len(list(path.parent.iterdir())) == 1
 
@@ -88,7 +98,9 @@ def test_a_section_is_added_beside_the_others(path):
     old = file.load(path)
     new_hash = file.update(path, "arm", "joints", {"pan": 1})
     new = file.load(path)
-    assert new.sections == SECTIONS | {"joints": {"pan": 1}} and new.sha256 == new_hash != old.sha256
+    assert (
+        new.sections == SECTIONS | {"joints": {"pan": 1}} and new.sha256 == new_hash != old.sha256
+    )
     with pytest.raises(CalibrationError, match="belongs to robot 'arm', not 'leg'"):
         file.update(path, "leg", "joints", {})
     with pytest.raises(CalibrationError, match=r"no section 'x' .* there are joints, latency"):

@@ -49,7 +49,9 @@ def compiled(source, path):
 
 def values(lines):
     """The actions of printed lines: sequence, then hex floats."""
-    return np.array([[float.fromhex(word) for word in line.split()[1:]] for line in lines], np.float32)
+    return np.array(
+        [[float.fromhex(word) for word in line.split()[1:]] for line in lines], np.float32
+    )
 
 
 @pytest.fixture(scope="session")
@@ -66,7 +68,9 @@ def cpp():
 
 @pytest.fixture(scope="session")
 def program(tmp_path_factory):
-    return compiled(Path(__file__).with_name("test_client.cpp"), tmp_path_factory.mktemp("cpp") / "test_client")
+    return compiled(
+        Path(__file__).with_name("test_client.cpp"), tmp_path_factory.mktemp("cpp") / "test_client"
+    )
 
 
 @pytest.fixture(scope="session")
@@ -85,7 +89,9 @@ def run(program):
     """Runs a command of test_client.cpp and returns the lines that it printed."""
 
     def run(*arguments):
-        done = subprocess.run([program, *map(str, arguments)], capture_output=True, text=True, timeout=60)
+        done = subprocess.run(
+            [program, *map(str, arguments)], capture_output=True, text=True, timeout=60
+        )
         assert done.returncode == 0, done.stderr
         return done.stdout.splitlines()
 

@@ -7,7 +7,7 @@ import subprocess
 import numpy as np
 import pytest
 
-from policy_server.client import PolicyClient
+from policy_server.control.client import PolicyClient
 
 
 def obs(k, n):
@@ -36,7 +36,10 @@ def test_hello_is_the_servers_json(run, served):
 def test_bad_observations_are_refused_and_the_session_goes_on(cpp, run, served):
     *refused, good = run("bad", served, cpp.OBS_DIM)
     assert [line.split()[0] for line in refused] == ["4", "4", "3", "3", "3"]
-    assert "NaN or infinity at index [0]" in refused[0] and "payload of 16 bytes, expected 12" in refused[2]
+    assert (
+        "NaN or infinity at index [0]" in refused[0]
+        and "payload of 16 bytes, expected 12" in refused[2]
+    )
     assert "1048632 bytes, a message holds at most 1048576" in refused[4]
     assert cpp.values([good]).shape == (1, cpp.HORIZON * cpp.ACT_DIM)
 
@@ -71,12 +74,17 @@ def test_a_restarted_server_is_found_again(cpp, program, bundle_path, tmp_path):
 
 def test_a_bad_endpoint_is_refused(program):
     done = subprocess.run([program, "hello", "127.0.0.1:5599"], capture_output=True, text=True)
-    assert done.returncode == 1 and "endpoint '127.0.0.1:5599', expected tcp://HOST:PORT or ipc://PATH" in done.stderr
+    assert (
+        done.returncode == 1
+        and "endpoint '127.0.0.1:5599', expected tcp://HOST:PORT or ipc://PATH" in done.stderr
+    )
 
 
 def test_the_example_drives(cpp, served, tmp_path):
     example = cpp.compiled(cpp.folder / "example.cpp", tmp_path / "example")
-    done = subprocess.run([example, served, str(cpp.OBS_DIM), "0.5"], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [example, served, str(cpp.OBS_DIM), "0.5"], capture_output=True, text=True, timeout=60
+    )
     assert done.returncode == 0, done.stderr
     words = done.stdout.splitlines()[-1].replace(",", "").replace(";", "").split()
     n_answers, p50_us, p99_us, n_held, n_skipped = (float(word) for word in words if word.isdigit())
@@ -87,7 +95,10 @@ def test_the_example_drives(cpp, served, tmp_path):
 def test_cmake_builds_it(cpp, tmp_path):
     flags = cpp.link_flags() or pytest.skip("needs libzmq")
     library = [f"-DZMQ_LIBRARY={flags[0]}"] if flags[0].startswith("/") else []
-    for arguments in (["-S", str(cpp.folder), "-B", str(tmp_path), *library], ["--build", str(tmp_path)]):
+    for arguments in (
+        ["-S", str(cpp.folder), "-B", str(tmp_path), *library],
+        ["--build", str(tmp_path)],
+    ):
         done = subprocess.run(["cmake", *arguments], capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr
     done = subprocess.run([str(tmp_path / "edp_example")], capture_output=True, text=True)

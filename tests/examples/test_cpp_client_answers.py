@@ -5,10 +5,10 @@ import subprocess
 import numpy as np
 import pytest
 import zmq
-from impostor import Impostor
+from support.impostor import Impostor
 
-from policy_server import wire
-from policy_server.wire import Header, Kind, Status
+from policy_server.contract import wire
+from policy_server.contract.wire import Header, Kind, Status
 
 
 def action(header, *values, **changes):
@@ -17,7 +17,9 @@ def action(header, *values, **changes):
 
 
 def error(header, status, sequence=None):
-    return wire.encode(Header(Kind.ERROR, status, header.sequence if sequence is None else sequence), b"because")
+    return wire.encode(
+        Header(Kind.ERROR, status, header.sequence if sequence is None else sequence), b"because"
+    )
 
 
 def control_reply(header):
@@ -109,7 +111,10 @@ def test_a_burst_never_goes_back(cpp, run):
         if len(first) < 6:
             return []
         order = [first[1], first[0], first[3], first[2], first[5]]
-        return [[error(first[4], Status.SUPERSEDED)], *[[action(one, one.sequence)] for one in order]]
+        return [
+            [error(first[4], Status.SUPERSEDED)],
+            *[[action(one, one.sequence)] for one in order],
+        ]
 
     with Impostor(reply) as server:
         taken = cpp.values(run("burst", server.endpoint, 6)).ravel().tolist()
@@ -122,14 +127,20 @@ def test_a_burst_never_goes_back(cpp, run):
         (lambda header: [action(header, np.nan, 0)], Status.NOT_FINITE),
         (lambda header: [action(header, 0, -np.inf)], Status.NOT_FINITE),
         (lambda header: [action(header, 1, 2, 3)], Status.BAD_LENGTH),
-        (lambda header: [wire.encode(header._replace(kind=Kind.ACT_REPLY), bytes(9))], Status.BAD_LENGTH),
+        (
+            lambda header: [wire.encode(header._replace(kind=Kind.ACT_REPLY), bytes(9))],
+            Status.BAD_LENGTH,
+        ),
         (lambda header: [action(header, 1, 2) + b"more"], Status.BAD_LENGTH),
         (lambda header: [action(header, 1, 2)[:-1]], Status.BAD_LENGTH),
         (lambda header: [b"garbage"], Status.MALFORMED),
         (lambda header: [b""], Status.MALFORMED),
         (lambda header: [b"EDP2" + action(header, 1, 2)[4:]], Status.MALFORMED),
         (lambda header: [action(header, 1, 2), action(header, 1, 2)], Status.MALFORMED),
-        (lambda header: [action(header, 1, 2)[:4] + b"\x01" + action(header, 1, 2)[5:]], Status.BAD_VERSION),
+        (
+            lambda header: [action(header, 1, 2)[:4] + b"\x01" + action(header, 1, 2)[5:]],
+            Status.BAD_VERSION,
+        ),
         (lambda header: [error(header, Status.LATE)], Status.LATE),
         (lambda header: [error(header, Status.SUPERSEDED)], Status.SUPERSEDED),
         (lambda header: [error(header, Status.MALFORMED, sequence=0)], Status.MALFORMED),
@@ -142,7 +153,9 @@ def test_unusable_answers_are_typed(run, reply, status):
 
 
 def test_answers_to_what_was_never_asked_are_dropped(cpp, run):
-    with Impostor(lambda header: [[action(header, 9, 9, sequence=99)], [action(header, 1, 2)]]) as server:
+    with Impostor(
+        lambda header: [[action(header, 9, 9, sequence=99)], [action(header, 1, 2)]]
+    ) as server:
         assert cpp.values(run("once", server.endpoint)).tolist() == [[1, 2]]
 
 
@@ -156,9 +169,14 @@ def test_keys(cpp, run, program):
         for wrong in ([own[0], *own], []):
             assert run("once", server.endpoint, *wrong)[0].startswith("timeout not connected")
         for mistyped in (["", *own], [public.decode()[1:], *own]):
-            done = subprocess.run([program, "once", server.endpoint, *mistyped], capture_output=True, text=True)
+            done = subprocess.run(
+                [program, "once", server.endpoint, *mistyped], capture_output=True, text=True
+            )
             assert done.returncode == 1 and "characters, expected three of 40" in done.stderr
 
 
 def test_an_absent_server_is_a_timeout(run):
-    assert "not connected within the deadline: tcp://127.0.0.1:9" in run("silence", "tcp://127.0.0.1:9", 20_000)[0]
+    assert (
+        "not connected within the deadline: tcp://127.0.0.1:9"
+        in run("silence", "tcp://127.0.0.1:9", 20_000)[0]
+    )

@@ -18,8 +18,8 @@ from types import SimpleNamespace
 import pytest
 
 from edp_robot import cli
-from policy_server.security import make_keys
-from policy_server.server import DRAIN_S, LINGER_S
+from policy_server.serving.server import DRAIN_S, LINGER_S
+from policy_server.transport.keys import make_keys
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "examples/deploy"
@@ -29,7 +29,9 @@ EDP = [sys.executable, "-m", "edp_robot.cli"]
 
 def unit():
     """The systemd unit; systemd's format is nearly that of configparser."""
-    parser = configparser.ConfigParser(interpolation=None, delimiters=("=",), comment_prefixes=("#",))
+    parser = configparser.ConfigParser(
+        interpolation=None, delimiters=("=",), comment_prefixes=("#",)
+    )
     parser.optionxform = str
     parser.read_string((DEPLOY / "edp-serve.service").read_text())
     return parser
@@ -64,7 +66,9 @@ def probe():
 
 @pytest.fixture(scope="module")
 def serve_help():
-    run = subprocess.run([*EDP, "serve", "--help"], capture_output=True, text=True, check=True, timeout=60)
+    run = subprocess.run(
+        [*EDP, "serve", "--help"], capture_output=True, text=True, check=True, timeout=60
+    )
     return run.stdout
 
 
@@ -79,16 +83,26 @@ def test_the_commands_in_comments_exist():
     """`edp NAME`, in prose or in a command."""
     text = "\n".join(path.read_text() for path in DEPLOY.iterdir())
     named = re.findall(r"(?:bin/|\(|`|^# +)edp ([a-z][^)`&\n]*)", text, re.MULTILINE)
-    assert len(named) >= 3 and [words for words in named if cli.find(shlex.split(words)) is None] == []
+    assert (
+        len(named) >= 3 and [words for words in named if cli.find(shlex.split(words)) is None] == []
+    )
 
 
 def test_the_unit_is_one_that_systemd_would_start():
     service, sections = UNIT["Service"], UNIT.sections()
-    assert sections == ["Unit", "Service", "Install"] and UNIT["Install"]["WantedBy"] == "multi-user.target"
+    assert (
+        sections == ["Unit", "Service", "Install"]
+        and UNIT["Install"]["WantedBy"] == "multi-user.target"
+    )
     assert os.path.isabs(shlex.split(service["ExecStart"])[0])  # systemd refuses others
     assert service["ExecReload"] == "/bin/kill -HUP $MAINPID"
-    assert float(service["TimeoutStopSec"]) > DRAIN_S + LINGER_S  # SIGKILL must not come before the last answer
-    assert service["Restart"] == "on-failure" and service["NoNewPrivileges"] == service["ProtectHome"] == "yes"
+    assert (
+        float(service["TimeoutStopSec"]) > DRAIN_S + LINGER_S
+    )  # SIGKILL must not come before the last answer
+    assert (
+        service["Restart"] == "on-failure"
+        and service["NoNewPrivileges"] == service["ProtectHome"] == "yes"
+    )
 
 
 def test_unit_and_container_are_the_same_server():
@@ -98,14 +112,22 @@ def test_unit_and_container_are_the_same_server():
     assert environment(UNIT["Service"]["Environment"]) == environment(instruction("ENV"))
     assert instruction("STOPSIGNAL") == "SIGTERM"
     ports = {value(other, flag).rpartition(":")[2] for flag in ("--bind", "--metrics")}
-    assert set(instruction("EXPOSE").split()) == ports == set(re.findall(r"-p (?:[\d.]+:)?(\d+):\d+", CONTAINER))
+    assert (
+        set(instruction("EXPOSE").split())
+        == ports
+        == set(re.findall(r"-p (?:[\d.]+:)?(\d+):\d+", CONTAINER))
+    )
     assert f":{value(other, '--metrics').rpartition(':')[2]}/healthz" in probe()[-1]
 
 
 def test_the_container_has_what_it_names():
     assert all((ROOT / name).exists() for name in re.findall(r"/src/([\w.]+)", instruction("RUN")))
-    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    named = re.findall(r"(?:/src|edp-robot)\[(\w+)\]", CONTAINER + (DEPLOY / "edp-serve.service").read_text())
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
+        "optional-dependencies"
+    ]
+    named = re.findall(
+        r"(?:/src|edp-robot)\[(\w+)\]", CONTAINER + (DEPLOY / "edp-serve.service").read_text()
+    )
     assert named == ["serve", "serve"] and extras["serve"]
     uids = re.findall(r"(?:uid[ =]|gid=|USER |user )(\d+)", CONTAINER)
     assert len(uids) >= 4 and set(uids) == {instruction("USER")}
@@ -117,7 +139,9 @@ def test_prometheus_reads_where_the_unit_serves():
     assert f'targets: ["{address}"]' in text and f"--metrics {address}" in text
     (job,) = re.findall(r"job_name: (\w+)", text)
     assert f'up{{job="{job}"}}' in (DEPLOY / "alerts.yml").read_text()
-    assert [name for name in re.findall(r"- (\w+\.yml)", text) if not (DEPLOY / name).exists()] == []
+    assert [
+        name for name in re.findall(r"- (\w+\.yml)", text) if not (DEPLOY / name).exists()
+    ] == []
 
 
 def free_port():
@@ -132,12 +156,17 @@ def started(cpp, bundle_path, tmp_path):
     metrics = f"127.0.0.1:{free_port()}"
 
     def start(words, variables):
-        replaced = {value(words, "--bind"): "tcp://127.0.0.1:*", value(words, "--keys"): str(tmp_path / "keys")}
+        replaced = {
+            value(words, "--bind"): "tcp://127.0.0.1:*",
+            value(words, "--keys"): str(tmp_path / "keys"),
+        }
         replaced |= {value(words, "--metrics"): metrics, words[1]: str(bundle_path)}
         own = [*EDP, *(replaced.get(word, word) for word in words), "--provider", "cpu"]
         log = stack.enter_context((tmp_path / "log").open("w"))
         streams = {"stdout": subprocess.PIPE, "stderr": log, "text": True}
-        process = stack.enter_context(subprocess.Popen(own, env={**os.environ, **variables}, **streams))
+        process = stack.enter_context(
+            subprocess.Popen(own, env={**os.environ, **variables}, **streams)
+        )
         stack.callback(process.kill)
         line = cpp.read_line(process)
         assert line and line.startswith("serving "), (tmp_path / "log").read_text()
@@ -164,13 +193,25 @@ def wait_for(condition, timeout_s=20):
 @pytest.mark.parametrize("name", COMMANDS)
 def test_what_they_start_serves_and_is_healthy_until_it_is_stopped(started, name):
     """The command itself, the health check, the page of operations.md, and then what systemd and podman send."""
-    variables = environment(UNIT["Service"]["Environment"] if name == "unit" else instruction("ENV"))
+    variables = environment(
+        UNIT["Service"]["Environment"] if name == "unit" else instruction("ENV")
+    )
     server = started(COMMANDS[name], variables)
     checked = [word.replace("127.0.0.1:9464", server.metrics) for word in probe()]
     assert checked != probe() and checked[0] == "python"
     check = [sys.executable, *checked[1:]]
     subprocess.run(check, check=True, timeout=20)
-    top = [*EDP, "top", "--once", "--interval-s", "0.1", "--server", server.endpoint, "--keys", server.keys]
+    top = [
+        *EDP,
+        "top",
+        "--once",
+        "--interval-s",
+        "0.1",
+        "--server",
+        server.endpoint,
+        "--keys",
+        server.keys,
+    ]
     said = subprocess.run(top, capture_output=True, text=True, timeout=60)
     assert said.returncode == 0 and "1 sessions" in said.stdout, said.stderr
     server.process.send_signal(signal.SIGHUP)  # ExecReload

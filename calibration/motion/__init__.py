@@ -1,0 +1,1 @@
+"""Measures the delay between command and motion."""

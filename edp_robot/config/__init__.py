@@ -1,0 +1,1 @@
+"""Configurations: dataclasses, presets, and changes from the command line."""

@@ -1,0 +1,1 @@
+"""Runs the whole pipeline once on this machine and writes a report."""

@@ -1,0 +1,1 @@
+"""Turns a trained policy into a bundle, and wraps policies made elsewhere."""

@@ -1,0 +1,1 @@
+"""Wraps any feed-forward ONNX policy into a bundle."""

@@ -1,0 +1,180 @@
+"""The questions about what is missing: one each, with a default, and what an answer does."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from edp_robot.deploy.wrap.command_map import MAP_HELP, MapName
+from edp_robot.deploy.wrap.foreign_file import WrapError
+from edp_robot.deploy.wrap.known_fields import LIMITS, NO_LIMIT, Draft, Known
+
+ASKED = "asked"
+FOR_ALL = "*"  # an answer that ends in it is given to all later fields of the vector too
+DEFAULT_HZ = 50.0
+
+
+@dataclass(frozen=True)
+class Question:
+    """One thing to ask: where the answer goes, the text and the default."""
+
+    vector: str
+    index: int
+    key: str
+    text: str
+    default: str
+
+
+def next_question(known: Known, maps: tuple[MapName, ...]) -> Question | None:
+    """Returns the first thing that is missing as a question, or None where nothing is.
+
+    Args:
+        known: What is known.
+        maps: The action maps that are possible, the likeliest first.
+    """
+    missing = known.missing()
+    if not missing:
+        return None
+    vector, index, key = missing[0]
+    if key == "action_map":
+        choices = "; ".join(f"{name}: {MAP_HELP[name]}" for name in maps)
+        return Question("", 0, key, f"what do the answers mean? {choices}", maps[0])
+    if key == "control_hz":
+        return Question("", 0, key, "how many times a second does it act [Hz]", f"{DEFAULT_HZ:g}")
+    drafts: tuple[Draft, ...] = getattr(known, vector)
+    draft = drafts[index]
+    if key == "name" and len(drafts) == 1:
+        text = f"names and sizes of the {vector} fields, as NAME:SIZE,NAME:SIZE ({draft.size} entries in all)"
+        return Question(vector, index, "fields", text, f"{vector}:{draft.size}")
+    where, default = draft.name or f"{vector}[{index}]", _default(draft, vector, index, key)
+    return Question(vector, index, key, f"{vector} {where}: {_what(draft, key)}", default)
+
+
+def answered(known: Known, question: Question, text: str) -> Known:
+    """Returns what is known after an answer; an empty one takes the default.
+
+    Raises:
+        WrapError: The answer is not of the kind that was asked for; ask again.
+    """
+    for_all = text.strip().endswith(FOR_ALL)
+    text = text.strip().removesuffix(FOR_ALL).strip() or question.default
+    vector, index, key = question.vector, question.index, question.key
+    if not vector:
+        value = _choice(text) if key == "action_map" else _positive(text)
+        return replace(known, **{key: value}, sources={**known.sources, key: ASKED})
+    drafts: tuple[Draft, ...] = getattr(known, vector)
+    if key == "fields":
+        parts = _split(text, drafts[0].size or 0)
+        return replace(known, **{vector: parts}, sources={**known.sources, vector: ASKED})
+    value = _value(key, text)
+    end = len(drafts) if for_all else index + 1
+    told = tuple(_told(d, key, value) if index <= i < end else d for i, d in enumerate(drafts))
+    return replace(known, **{vector: told})
+
+
+def ask_all(
+    known: Known, maps: tuple[MapName, ...], ask: Callable[[str], str], say: Callable[[str], object]
+) -> Known:
+    """Returns `known` completed by asking until nothing is missing.
+
+    Args:
+        known: What is known.
+        maps: The action maps that are possible.
+        ask: Shows a text and returns the line that is typed.
+        say: Shows a complaint, after which the question is asked again.
+    """
+    while (question := next_question(known, maps)) is not None:
+        try:
+            known = answered(known, question, ask(f"{question.text} [{question.default}]: "))
+        except WrapError as error:
+            say(f"  {error}")
+    return known
+
+
+def _what(draft: Draft, key: str) -> str:
+    """Returns what is asked about a field."""
+    several = f", one for all or {draft.size} separated by commas" if (draft.size or 1) > 1 else ""
+    unit, end = draft.unit or "1", f"{several}; {NO_LIMIT!r} for no limit"
+    return {
+        "name": "name",
+        "size": "how many entries",
+        "unit": "unit ('1' for none)",
+        "low": f"smallest value [{unit}]{end}",
+        "high": f"largest value [{unit}]{end}",
+        "max_rate": f"fastest change [{unit}/s]{end}",
+    }[key]
+
+
+def _default(draft: Draft, vector: str, index: int, key: str) -> str:
+    """Returns the default of a question: joints in rad within a half turn, other actions in [-1, 1], obs unbounded."""
+    joint = vector == "action" and (draft.name or "").endswith(".target")
+    limit = f"{math.pi:.4f}" if draft.unit == "rad" else "1"
+    action = {"low": f"-{limit}", "high": limit, "max_rate": NO_LIMIT}
+    limits = action if vector == "action" else dict.fromkeys(LIMITS, NO_LIMIT)
+    return {"name": f"{vector}_{index}", "size": "1", "unit": "rad" if joint else "1", **limits}[
+        key
+    ]
+
+
+def _told(draft: Draft, key: str, value: object) -> Draft:
+    """Returns the draft with an answer in it, unless the key was known already."""
+    if getattr(draft, key) is not None:
+        return draft
+    if isinstance(value, tuple) and len(value) not in (1, draft.size):
+        raise WrapError(
+            f"{len(value)} numbers for {draft.name}, which has {draft.size} entries; give 1 or {draft.size}"
+        )
+    sources = draft.sources if ASKED in draft.sources else (*draft.sources, ASKED)
+    return replace(draft, **{key: value}, sources=sources)
+
+
+def _value(key: str, text: str) -> object:
+    """Returns an answer about a field: text, whole number, or limits as a tuple."""
+    if key in ("name", "unit"):
+        return text
+    if key == "size":
+        if not text.isdecimal() or int(text) < 1:
+            raise WrapError(f"{text!r}: expected a whole number >= 1")
+        return int(text)
+    try:
+        values = tuple(
+            LIMITS[key] if part.strip() == NO_LIMIT else float(part) for part in text.split(",")
+        )
+    except ValueError as error:
+        raise WrapError(
+            f"{text!r}: expected numbers separated by commas, or {NO_LIMIT!r}"
+        ) from error
+    if any(map(math.isnan, values)):
+        raise WrapError(f"{text!r}: expected numbers, got NaN")
+    return values
+
+
+def _split(text: str, size: int) -> tuple[Draft, ...]:
+    """Returns the fields of "NAME:SIZE,..."; a size that is not said is 1."""
+    parts = [
+        part.strip().rpartition(":") if ":" in part else (part.strip(), "", "1")
+        for part in text.split(",")
+    ]
+    if not all(name and n.strip().isdecimal() and int(n) > 0 for name, _, n in parts):
+        raise WrapError(f"{text!r}: expected NAME:SIZE,NAME:SIZE like joint_pos:6,joint_vel:6")
+    total = sum(int(n) for _, _, n in parts)
+    if total != size:
+        raise WrapError(f"{text!r} has {total} entries, the graph {size}")
+    return tuple(Draft(name, int(n), sources=(ASKED,)) for name, _, n in parts)
+
+
+def _choice(text: str) -> str:
+    if text not in MAP_HELP:
+        raise WrapError(f"{text!r}: expected one of {', '.join(MAP_HELP)}")
+    return text
+
+
+def _positive(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise WrapError(f"{text!r}: expected a number of Hz above 0")
+    return value

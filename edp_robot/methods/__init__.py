@@ -1,0 +1,1 @@
+"""Learning algorithms: replay, DDPG, implicit Q-learning, and the rooms explore and finetune."""

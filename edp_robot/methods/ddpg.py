@@ -1,0 +1,136 @@
+"""DDPG with twin critics: the Gaussian behaviour policy that collects the data, and the plain way to fine-tune."""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from edp_robot.diffusion.networks import Fourier, Stack, TwinCritic, mlp
+from edp_robot.methods.replay import Batch
+
+
+@dataclass(frozen=True)
+class DDPGConfig:
+    """Hyperparameters of the Gaussian policy and its critic (method section 2; `paper` preset for the paper's).
+
+    action_noise smooths targets; explore_noise is the noise of the first and the last environment while collecting,
+    log-spaced between (a spread keeps some of them trying other things), correlated from decision to decision by
+    noise_correlation; n_features Fourier features of the observation, of feature_scale cycles a unit, let actor and
+    critic change sharply, as at a wall; pre_tanh_penalty keeps the actor out of tanh's flat ends, where it would stay.
+    """
+
+    width: int = 256
+    n_layers: int = 2
+    layer_norm: bool = True
+    learning_rate: float = 3e-4
+    polyak: float = 0.01
+    discount: float = 0.99
+    n_step: int = 1
+    action_noise: float = 0.2
+    explore_noise: tuple[float, float] = (0.2, 0.2)
+    noise_correlation: float = 0.0
+    target_noise_clip: float = 0.3
+    pre_tanh_penalty: float = 0.0
+    n_features: int = 0
+    feature_scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.discount < 1:
+            raise ValueError(f"discount={self.discount}: give a number in [0, 1)")
+        if min(self.explore_noise) <= 0:
+            raise ValueError(
+                f"explore_noise={self.explore_noise}: both must be above 0 (they are spaced in log)"
+            )
+
+
+@torch.no_grad()
+def polyak_update(target: nn.Module, online: nn.Module, polyak: float) -> None:
+    """Moves every parameter of `target` the share `polyak` of the way to `online`."""
+    torch._foreach_lerp_(list(target.parameters()), list(online.parameters()), polyak)
+
+
+class DDPG(nn.Module):
+    """Actor a = tanh(mu(s)) with Gaussian action noise, twin critic with LayerNorm. Observations come normalised.
+
+    With a `stack` it is as many learners side by side: every tensor has the stack's axes in front, and no learner sees
+    another's.
+    """
+
+    def __init__(self, obs_dim: int, act_dim: int, config: DDPGConfig, stack: Stack = ()) -> None:
+        super().__init__()
+        self.config = config
+        fourier, hidden = (
+            (config.n_features, config.feature_scale),
+            [config.width] * config.n_layers,
+        )
+        features = Fourier(obs_dim, *fourier, stack)
+        self.actor = nn.Sequential(
+            features, *mlp([features.n_out, *hidden, act_dim], config.layer_norm, stack)
+        )
+        self.critic = TwinCritic(
+            obs_dim, act_dim, config.width, config.n_layers, config.layer_norm, stack, fourier
+        )
+        self.critic_target = copy.deepcopy(self.critic).requires_grad_(False)
+        self.register_buffer("noise", torch.zeros(0), persistent=False)
+        self.actor_optimizer = torch.optim.Adam(
+            self.actor.parameters(), lr=config.learning_rate, fused=True
+        )
+        self.critic_optimizer = torch.optim.Adam(
+            self.critic.parameters(), lr=config.learning_rate, fused=True
+        )
+
+    def policy(self, obs: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Returns actions (*stack, batch, act_dim) in [-1, 1]; `noise` is added before clipping."""
+        action = torch.tanh(self.actor(obs))
+        return action if noise is None else (action + noise).clamp(-1, 1)
+
+    @torch.no_grad()
+    def explore(self, obs: Tensor) -> Tensor:
+        """Returns actions (*stack, n_envs, act_dim) with exploration noise, for obs of as many environments."""
+        action = self.policy(obs)
+        low, high = (math.log(x) for x in self.config.explore_noise)
+        std = torch.linspace(low, high, obs.shape[-2], device=obs.device).exp().unsqueeze(-1)
+        noise, rho = torch.randn_like(action), self.config.noise_correlation
+        if self.noise.shape == noise.shape:
+            noise = rho * self.noise + math.sqrt(1 - rho**2) * noise
+        self.noise = noise
+        return (action + std * self.noise).clamp(-1, 1)
+
+    def target(self, batch: Batch, reward: Tensor) -> Tensor:
+        """Returns R^(n) + gamma^n min_i Q_target,i(s_n, pi(s_n) + clipped noise), (*stack, batch)."""
+        config = self.config
+        with torch.no_grad():
+            total, next_obs, factor = batch.n_step_return(reward, config.discount)
+            noise = config.action_noise * torch.randn_like(batch.action)
+            noise = noise.clamp(-config.target_noise_clip, config.target_noise_clip)
+            return total + factor * self.critic_target(next_obs, self.policy(next_obs, noise)).amin(
+                -2
+            )
+
+    def update(self, batch: Batch, reward: Tensor) -> dict[str, Tensor]:
+        """One grad_step of critic and actor on normalised observations; reward (*stack, batch, n_step).
+
+        Returns metrics, (*stack) each.
+        """
+        target = self.target(batch, reward).unsqueeze(-2)
+        critic_loss = (self.critic(batch.obs, batch.action) - target).square().mean((-2, -1)) * 2
+        self.critic_optimizer.zero_grad(set_to_none=True)
+        critic_loss.sum().backward()
+        self.critic_optimizer.step()
+        self.critic.requires_grad_(False)
+        pre_tanh = self.actor(batch.obs)
+        value = self.critic(batch.obs, torch.tanh(pre_tanh)).amin(-2).mean(-1)
+        self.critic.requires_grad_(True)
+        self.actor_optimizer.zero_grad(set_to_none=True)
+        (self.config.pre_tanh_penalty * pre_tanh.square().mean((-2, -1)) - value).sum().backward()
+        self.actor_optimizer.step()
+        polyak_update(self.critic_target, self.critic, self.config.polyak)
+        return {
+            "critic_loss": critic_loss.detach(),
+            "value": value.detach(),
+            "reward": reward.mean((-2, -1)),
+        }

@@ -1,0 +1,1 @@
+"""Fine-tuners, one a file."""

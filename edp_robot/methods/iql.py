@@ -1,0 +1,68 @@
+"""Implicit Q-learning: the critic that every diffusion fine-tuner shares (method Eq. 8)."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from edp_robot.diffusion.losses import expectile_loss
+from edp_robot.diffusion.networks import TwinCritic, mlp
+from edp_robot.methods.ddpg import polyak_update
+from edp_robot.methods.replay import Batch
+
+
+@dataclass(frozen=True)
+class IQLConfig:
+    """Critic hyperparameters (method section 3)."""
+
+    width: int = 256
+    layer_norm: bool = True
+    learning_rate: float = 3e-4
+    polyak: float = 0.005
+    discount: float = 0.99
+    n_step: int = 3
+    expectile: float = 0.7
+
+    def __post_init__(self) -> None:
+        if not 0.5 <= self.expectile < 1:
+            raise ValueError(f"expectile={self.expectile}: give a number in [0.5, 1)")
+
+
+class IQL(nn.Module):
+    """V(s) and twin Q(s, a), with a lagged copy of Q. Observations come normalised."""
+
+    def __init__(self, obs_dim: int, act_dim: int, config: IQLConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.value = mlp([obs_dim, config.width, config.width, 1], config.layer_norm)
+        self.critic = TwinCritic(obs_dim, act_dim, config.width, layer_norm=config.layer_norm)
+        self.critic_target = copy.deepcopy(self.critic).requires_grad_(False)
+        parameters = [*self.value.parameters(), *self.critic.parameters()]
+        self.optimizer = torch.optim.Adam(parameters, lr=config.learning_rate, fused=True)
+
+    @torch.no_grad()
+    def q(self, obs: Tensor, action: Tensor) -> Tensor:
+        """Returns the smaller of the two lagged Q values (batch,)."""
+        return self.critic_target(obs, action).min(0).values
+
+    def losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Returns (value loss, critic loss), scalars, of method Eq. 8; the n-step target bootstraps with gamma^n."""
+        value = self.value(batch.obs).squeeze(-1)
+        value_loss = expectile_loss(self.q(batch.obs, batch.action) - value, self.config.expectile)
+        with torch.no_grad():
+            total, next_obs, factor = batch.n_step_return(batch.reward, self.config.discount)
+            target = total + factor * self.value(next_obs).squeeze(-1)
+        critic_loss = (self.critic(batch.obs, batch.action) - target).square().sum(0).mean()
+        return value_loss, critic_loss
+
+    def update(self, batch: Batch) -> dict[str, float]:
+        """One grad_step of V and Q; returns metrics."""
+        value_loss, critic_loss = self.losses(batch)
+        self.optimizer.zero_grad(set_to_none=True)
+        (value_loss + critic_loss).backward()
+        self.optimizer.step()
+        polyak_update(self.critic_target, self.critic, self.config.polyak)
+        return {"value_loss": value_loss.item(), "critic_loss": critic_loss.item()}

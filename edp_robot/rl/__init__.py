@@ -1,1 +1,0 @@
-"""Reinforcement learning shared by every stage: replay, DDPG, implicit Q-learning, guidance."""

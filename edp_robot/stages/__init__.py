@@ -1,1 +1,0 @@
-"""What a person runs: pre-train, fine-tune, distil, export, evaluate."""

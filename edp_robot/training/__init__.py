@@ -1,0 +1,1 @@
+"""Trains policies: the training loop, run folders, cloning, distillation."""

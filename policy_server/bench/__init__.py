@@ -1,0 +1,1 @@
+"""Measures latency: one policy, one client, many clients."""

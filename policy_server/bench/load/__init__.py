@@ -1,0 +1,1 @@
+"""Plays many robots at once and measures how long each answer takes."""

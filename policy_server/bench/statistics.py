@@ -1,0 +1,162 @@
+"""Latency statistics: percentiles with their sample size and confidence interval, and a small histogram."""
+
+import math
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+
+PERCENTILES = (("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("p999", 0.999))
+BUCKETS_PER_OCTAVE = 8
+_N_BUCKETS = 32 * BUCKETS_PER_OCTAVE
+_N_TABLE = 4096  # latencies whose bucket is looked up [us]
+
+
+def _bucket(value_us: int) -> int:
+    """Returns the bucket of a latency [us]."""
+    return (
+        min(math.ceil(math.log2(value_us) * BUCKETS_PER_OCTAVE), _N_BUCKETS - 1)
+        if value_us > 1
+        else 0
+    )
+
+
+_BUCKETS = bytes(_bucket(value_us) for value_us in range(_N_TABLE))
+
+
+def percentile(sorted_samples: np.ndarray, p: float) -> float:
+    """Returns the smallest sample that at least a share `p` of all samples do not exceed (nearest rank).
+
+    Args:
+        sorted_samples: (n,) in rising order, n >= 1.
+        p: In (0, 1].
+    """
+    n = len(sorted_samples)
+    return float(sorted_samples[max(math.ceil(p * n - 1e-9), 1) - 1])
+
+
+def confidence_ranks(n: int, p: float, confidence: float = 0.95) -> tuple[int | None, int | None]:
+    """Returns ranks (low, high), from 1, whose order statistics enclose the p-quantile at least this often.
+
+    Distribution free: the number of samples below the quantile is Binomial(n, p), so that
+    P(X_low <= q) = P(B >= low) and P(X_high >= q) = P(B <= high - 1). Each side gets half of the error.
+    None where no sample is extreme enough for that side: n is too small.
+    """
+    log_factorial = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, n + 1)))])
+    k = np.arange(n + 1)
+    log_pmf = (
+        log_factorial[n]
+        - log_factorial
+        - log_factorial[::-1]
+        + k * math.log(p)
+        + (n - k) * math.log1p(-p)
+    )
+    below = np.cumsum(np.exp(log_pmf))  # below[k] = P(B <= k)
+    tail = (1 - confidence) / 2
+    low = int(
+        np.searchsorted(below, tail, side="right")
+    )  # largest rank with P(B <= rank - 1) <= tail
+    high = (
+        int(np.searchsorted(below, 1 - tail)) + 1
+    )  # smallest rank with P(B <= rank - 1) >= 1 - tail
+    return (low if low >= 1 else None), (high if high <= n else None)
+
+
+def wilson(n_hits: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Returns the Wilson score interval (low, high) of a probability, of which `n_hits` of `n` trials were seen.
+
+    Unlike the normal approximation it stays inside [0, 1] and says something where there was no hit: 0 of n
+    trials leave up to z^2 / (n + z^2).
+
+    Raises:
+        ValueError: n < 1, or n_hits outside [0, n].
+    """
+    if n < 1 or not 0 <= n_hits <= n:
+        raise ValueError(
+            f"{n_hits} hits of {n} trials: expected 0 <= hits <= trials and at least one trial"
+        )
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    share = n_hits / n
+    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / (1 + z * z / n)
+    return (0.0 if n_hits == 0 else centre - half), (1.0 if n_hits == n else centre + half)
+
+
+def summary(samples_us: np.ndarray, n_missing: int = 0) -> dict[str, Any]:
+    """Returns n, max, mean, p50, p90, p99, p999 [us], and 95 % intervals p50_ci, ..., p999_ci as [low, high].
+
+    A bound is None where the sample is too small to give it (p99 needs n >= 368, p999 n >= 3688).
+
+    Args:
+        samples_us: (n,) [us]; for n = 0 only {"n": 0} is returned.
+        n_missing: How many more there were that have no finite value: they count as larger than every sample, so
+            that whoever drops his slowest cannot look fast. n includes them, n_missing tells them, a percentile
+            among them is None; max and mean are of the others.
+    """
+    finite = np.sort(np.asarray(samples_us, dtype=np.float64))
+    samples = np.concatenate([finite, np.full(n_missing, np.inf)])
+    n = len(samples)
+    if n == 0:
+        return {"n": 0}
+    result: dict[str, Any] = {"n": n, "max": None, "mean": None}
+    if n_missing:
+        result["n_missing"] = n_missing
+    if len(finite):
+        result.update(max=float(finite[-1]), mean=float(finite.mean()))
+    for name, p in PERCENTILES:
+        result[name] = _finite(percentile(samples, p))
+        result[f"{name}_ci"] = [
+            None if k is None else _finite(samples[k - 1]) for k in confidence_ranks(n, p)
+        ]
+    return result
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
+
+
+class Histogram:
+    """Counts of latencies in buckets that grow by 2^(1/8) (9 %) each, from 1 us to over an hour.
+
+    Bucket i holds what is at most 2^(i/8) us and more than the bucket before may hold.
+    """
+
+    def __init__(self):
+        self._counts = [0] * _N_BUCKETS
+        self.max_us = 0
+        self.sum_us = 0
+
+    @property
+    def n(self) -> int:
+        """How many were counted."""
+        return sum(self._counts)
+
+    def add(self, value_us: int) -> None:
+        """Counts one latency, whole and not negative [us], in a few hundred ns: a server does it thrice a request."""
+        self._counts[_BUCKETS[value_us] if value_us < _N_TABLE else _bucket(value_us)] += 1
+        self.sum_us += value_us
+        if value_us > self.max_us:
+            self.max_us = value_us
+
+    def counts(self) -> list[int]:
+        """Returns how many were counted in each bucket."""
+        return list(self._counts)
+
+    def percentile_us(self, p: float) -> float:
+        """Returns an upper bound of the p-quantile, at most 9 % too high [us]; 0 where nothing was counted."""
+        rank, seen = math.ceil(p * self.n - 1e-9), 0
+        for index, count in enumerate(self._counts):
+            seen += count
+            if count and seen >= rank:
+                return min(2 ** (index / BUCKETS_PER_OCTAVE), self.max_us)
+        return 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns n, mean_us, max_us, p50_us, p99_us, p999_us."""
+        n = self.n
+        mean_us = self.sum_us / n if n else 0.0
+        quantiles = {
+            f"{name}_us": self.percentile_us(p)
+            for name, p in (("p50", 0.5), ("p99", 0.99), ("p999", 0.999))
+        }
+        return {"n": n, "mean_us": mean_us, "max_us": self.max_us, **quantiles}

@@ -1,0 +1,139 @@
+"""Finds what users can add: by a registered name, or as `package.module:attribute`.
+
+There is one registry for each kind of part: intrinsic rewards, fine-tuners, tasks, robots, inference
+backends. A part is one file. Its decorator registers it, and no other file has to name it:
+
+    @INTRINSIC_REWARDS.register("curiosity")
+    class Curiosity(IntrinsicReward): ...
+
+A registry knows a part when one of these is true: the part's module lies in the registry's own package,
+an installed distribution names it as an entry point, or the caller gives `package.module:attribute`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import os
+import pkgutil
+import re
+import sys
+from collections.abc import Callable
+from importlib.metadata import entry_points
+from typing import Any, Generic, TypeVar
+
+T = TypeVar("T")
+PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
+
+
+class UnknownName(ValueError):
+    """No part has this name. The message lists the names that exist."""
+
+
+class Registry(Generic[T]):
+    """The parts of one kind, by name.
+
+    Args:
+        kind: What a part is called in messages, like "intrinsic reward".
+        package: Package whose modules register parts when imported. None: there is no such package.
+        group: Entry point group of installed distributions, like "edp_robot.robots". None: there is none.
+    """
+
+    def __init__(self, kind: str, *, package: str | None = None, group: str | None = None) -> None:
+        self.kind = kind
+        self._package = package
+        self._group = group
+        self._parts: dict[str, T] = {}
+        self._scanned = False
+
+    def register(self, name: str) -> Callable[[T], T]:
+        """Returns a decorator that registers its class or function as `name`.
+
+        Raises:
+            ValueError: The decorator is applied and another part has this name already.
+        """
+
+        def decorate(part: T) -> T:
+            if self._parts.setdefault(name, part) is not part and not _same(self._parts[name], part):
+                raise ValueError(f"two {self.kind}s are called {name!r}; rename one of them")
+            self._parts[name] = part
+            return part
+
+        return decorate
+
+    def names(self) -> tuple[str, ...]:
+        """Returns the registered names in alphabetical order, entry points included."""
+        self._scan()
+        return tuple(sorted({*self._parts, *self._entry_points()}))
+
+    def get(self, name: str, *, may_import: bool = True) -> T:
+        """Returns the part that `name` stands for.
+
+        Args:
+            name: A registered name, or `package.module:attribute`. The current folder is searched too.
+            may_import: Whether `package.module:attribute` is allowed. Pass False for a name that comes
+                from a file that others may have written, like a bundle's manifest.
+
+        Raises:
+            UnknownName: No such name. The message lists those that exist.
+            ImportError: The module of `package.module:attribute` cannot be imported or lacks the attribute.
+        """
+        if name not in self._parts:
+            self._scan()
+        if name in self._parts:
+            return self._parts[name]
+        entries = self._entry_points()
+        if name in entries:
+            return entries[name].load()
+        if may_import and PATH.fullmatch(name):
+            return import_attribute(name)
+        raise UnknownName(self._unknown(name))
+
+    def name_of(self, part: T) -> str:
+        """Returns the name that `part` is registered as, or its `package.module:attribute`."""
+        registered = [name for name, known in self._parts.items() if known is part]
+        return registered[0] if registered else f"{part.__module__}:{part.__qualname__}"  # type: ignore[attr-defined]
+
+    def _scan(self) -> None:
+        """Imports every module of the package once, so that each can register its parts."""
+        if self._package is None or self._scanned:
+            return
+        self._scanned = True
+        package = importlib.import_module(self._package)
+        for module in pkgutil.iter_modules(package.__path__, f"{self._package}."):
+            importlib.import_module(module.name)
+
+    def _entry_points(self) -> dict[str, Any]:
+        return {} if self._group is None else {e.name: e for e in entry_points(group=self._group)}
+
+    def _unknown(self, name: str) -> str:
+        names = self.names()
+        close = difflib.get_close_matches(name, names, 1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        there_are = ", ".join(names) or "none"
+        return (
+            f"no {self.kind} {name!r}.{hint} There are: {there_are}; "
+            "or give your own as package.module:attribute"
+        )
+
+
+def import_attribute(path: str) -> Any:
+    """Returns what `package.module:attribute` names. The current folder is searched last.
+
+    Raises:
+        ImportError: There is no such module, it fails to import, or it lacks the attribute.
+    """
+    module_name, _, attribute = path.partition(":")
+    here = os.getcwd()
+    if here not in sys.path:
+        sys.path.append(here)
+    module = importlib.import_module(module_name)
+    if not hasattr(module, attribute):
+        public = [name for name in vars(module) if not name.startswith("_")]
+        raise ImportError(f"{module.__file__} has no {attribute!r}; it has: {', '.join(public)}")
+    return getattr(module, attribute)
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Returns whether two parts come from the same line of code, imported twice."""
+    return (one.__module__, one.__qualname__) == (other.__module__, other.__qualname__)

@@ -1,0 +1,1 @@
+"""Drives a robot: client, control loop, limiter, recorder."""

@@ -1,0 +1,123 @@
+"""The last word on what a robot is told: finite, inside its position limits, no faster than its rate limits."""
+
+from collections.abc import Sequence
+from enum import IntFlag
+
+import numpy as np
+
+from policy_server.contract.bundle import Manifest
+
+
+class Intervention(IntFlag):
+    """What the limiter changed in a target."""
+
+    NONE = 0
+    NOT_FINITE = 1
+    POSITION = 2
+    VELOCITY = 4
+
+
+ROUNDING = 2e-6  # float32's, at a few units: a policy that moves exactly at a limit is clamped, but not told off
+
+
+class Limiter:
+    """Turns the policy's targets into safe ones.
+
+    Targets with NaN or infinity are replaced by the last safe target. Others are clamped to [low, high], and
+    then to a step of max_rate * control_period_s from the last safe target. A robot that starts outside
+    [low, high] is led back at that rate, never by a jump.
+
+    Attributes:
+        last: The last safe target, (act_dim,); None before the first.
+        counts: Interventions so far, by kind.
+
+    Args:
+        low: (act_dim,) lowest target [unit], -inf for none.
+        high: (act_dim,) highest target [unit], inf for none.
+        max_rate: (act_dim,) fastest change [unit/s], inf for none.
+        control_period_s: Time between two targets [s].
+
+    Raises:
+        ValueError: Lengths differ, a limit is NaN or out of order.
+    """
+
+    def __init__(
+        self,
+        low: Sequence[float] | np.ndarray,
+        high: Sequence[float] | np.ndarray,
+        max_rate: Sequence[float] | np.ndarray,
+        control_period_s: float,
+    ):
+        self._low, self._high, rate = (
+            np.array(limit, dtype=np.float64) for limit in (low, high, max_rate)
+        )
+        shapes = {self._low.shape, self._high.shape, rate.shape}
+        if len(shapes) != 1 or self._low.ndim != 1:
+            raise ValueError(
+                f"limits of shapes {shapes}: expected the same (act_dim,) for low, high and max_rate"
+            )
+        if not (self._low <= self._high).all() or not (rate > 0).all() or not control_period_s > 0:
+            raise ValueError(
+                f"low {low}, high {high}, max_rate {max_rate}, control_period_s {control_period_s}: "
+                "expected low <= high, rates and period above 0, no NaN"
+            )
+        self._max_change = rate * control_period_s
+        self.last: np.ndarray | None = None
+        self.counts = {"not_finite": 0, "position": 0, "velocity": 0}
+
+    @classmethod
+    def from_manifest(cls, manifest: Manifest, control_period_s: float | None = None) -> "Limiter":
+        """Returns the limiter of a policy's action limits, at its own period or another one [s]."""
+        period_s = manifest.control_period_s if control_period_s is None else control_period_s
+        return cls(manifest.action_low, manifest.action_high, manifest.action_max_rate, period_s)
+
+    def reset(self, current: np.ndarray) -> None:
+        """Starts again from where the robot is, so that the next target cannot jump.
+
+        Args:
+            current: (act_dim,) measured or commanded position.
+
+        Raises:
+            ValueError: Wrong length, NaN or infinity: where the robot is must be known before it moves.
+        """
+        current = np.array(current, dtype=np.float64)
+        if current.shape != self._low.shape or not np.isfinite(current).all():
+            raise ValueError(
+                f"robot's position {current}: expected {self._low.shape[0]} finite numbers"
+            )
+        self.last = current
+
+    def apply(
+        self, target: np.ndarray, current: np.ndarray | None = None
+    ) -> tuple[np.ndarray, Intervention]:
+        """Returns the safe target (act_dim,) float64, and what was changed.
+
+        Args:
+            target: (act_dim,) wanted.
+            current: (act_dim,) position of the robot; used for the first target only, where it is needed.
+
+        Raises:
+            ValueError: Wrong lengths, or the first target without a usable `current`.
+        """
+        if self.last is None:
+            self.reset(np.array(np.nan) if current is None else current)
+        assert self.last is not None
+        target = np.asarray(target, dtype=np.float64)
+        if target.shape != self.last.shape:
+            raise ValueError(f"target {target.shape}, expected {self.last.shape}")
+        if not np.isfinite(target).all():
+            self.counts["not_finite"] += 1
+            return self.last.copy(), Intervention.NOT_FINITE
+        clamped = np.minimum(np.maximum(target, self._low), self._high)
+        change = clamped - self.last
+        limited = np.minimum(np.maximum(change, -self._max_change), self._max_change)
+        flags = Intervention.NONE
+        if (np.abs(clamped - target) > ROUNDING).any():
+            flags |= Intervention.POSITION
+            self.counts["position"] += 1
+        if (np.abs(limited - change) > ROUNDING).any():
+            flags |= Intervention.VELOCITY
+            self.counts["velocity"] += 1
+        clamped = np.where(limited == change, clamped, self.last + limited)
+        self.last = clamped
+        return clamped.copy(), flags

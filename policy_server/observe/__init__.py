@@ -1,0 +1,1 @@
+"""Shows what a server does: counters, metrics, logs, and a live view."""

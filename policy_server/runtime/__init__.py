@@ -1,0 +1,1 @@
+"""Runs a policy's graph. Nothing outside knows which library does it."""

@@ -1,0 +1,1 @@
+"""Answers robots with a bundle's policy: sessions, scheduling, reload."""

@@ -1,0 +1,1 @@
+"""Moves messages between client and server: ZMTP on plain sockets, CURVE through libzmq."""

@@ -1,0 +1,1 @@
+"""What every simulated task shares: spec, vector environments, action hold, evaluation."""

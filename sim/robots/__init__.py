@@ -1,0 +1,1 @@
+"""Simulated robots that run in real time."""

@@ -1,0 +1,191 @@
+"""The seven square mazes of the paper's reward-free experiments: dynamics and coverage (method section 6).
+
+A maze is a plane with unit cells centred on integer coordinates; walls lie on the half-integer grid
+lines. All is NumPy over a batch of points: there is no loop over points.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from importlib import resources
+from typing import Any
+
+import numpy as np
+
+TASK_PREFIX = "maze-"
+MAX_COLLISIONS = 4  # at the fourth a move stops at the wall
+REPULSION = 0.01  # largest step back from a wall that was hit [cells]
+CELL_SHIFT = 0.999  # the wall of a crossing belongs to the cell just before it
+
+
+@cache
+def _data() -> dict[str, Any]:
+    """Returns the shipped description of all mazes, by name (`square_a`, ...)."""
+    text = resources.files("sim").joinpath("assets/mazes.json").read_text()
+    return {name: maze for name, maze in json.loads(text).items() if not name.startswith("_")}
+
+
+def task_names() -> list[str]:
+    """Returns the names of the maze tasks, `maze-square-a` to `maze-square-large`."""
+    return [TASK_PREFIX + name.replace("_", "-") for name in _data()]
+
+
+class Maze:
+    """One maze: `step` moves points, `sample_start` draws first ones, `coverage` counts what they saw.
+
+    Attributes:
+        name: as in the data, such as `square_a`.
+        low, high: (2,) corners of the bounding box.
+        episode_length: env_steps in an episode.
+        n_bins: (2,) int, the coverage grid.
+        n_reachable: bins that count as the whole (the released metric's denominator).
+        max_coverage: the most that the metric can give in this maze.
+    """
+
+    def __init__(self, name: str, data: dict[str, Any]):
+        """Builds the lookup tables from one entry of `sim/assets/mazes.json`."""
+        metric = data["metric"]
+        self.name = name
+        self.low, self.high = np.array(data["bounds"])
+        self.episode_length = int(data["episode_length"])
+        self.n_bins = np.array([metric["nx"], metric["ny"]])
+        self.n_reachable = float(metric["denominator_bins"])
+        self.max_coverage = float(metric["max_coverage"])
+        self._start_cells = np.array(data["start"]["cells"])
+        self._start_margin = float(data["start"]["min_wall_dist"])
+        self._origin = (
+            np.round(self.low).astype(int) - 1
+        )  # cell of the table's corner; one empty cell around
+        self._blocked = self._wall_table(np.array(data["walls"]))
+
+    @classmethod
+    def load(cls, name: str) -> Maze:
+        """Returns the maze called `name`: `square_a` or, as a task, `maze-square-a`.
+
+        Raises:
+            ValueError: there is no such maze; the message lists those that exist.
+        """
+        key = name.removeprefix(TASK_PREFIX).replace("-", "_")
+        if key not in _data():
+            raise ValueError(f"unknown maze {name!r}; the mazes are {', '.join(task_names())}")
+        return cls(key, _data()[key])
+
+    def _wall_table(self, walls: np.ndarray) -> np.ndarray:
+        """Returns (nx, ny, axis, side) bool: is the cell's side along `axis` walled (side 0 lower, 1 upper)?
+
+        Args:
+            walls: (n_walls, 2, 2) end points of unit segments.
+        """
+        shape = np.round(self.high).astype(int) - self._origin + 2
+        table = np.zeros((*shape, 2, 2), bool)
+        axis = np.argmin(
+            np.ptp(walls, axis=1), axis=1
+        )  # the axis that a wall's normal points along
+        shift = 0.5 * np.eye(2)[axis]
+        for side, sign in ((0, 1), (1, -1)):
+            cell = np.round(walls.mean(axis=1) + sign * shift).astype(int) - self._origin
+            table[cell[:, 0], cell[:, 1], axis, side] = True
+        return table
+
+    def step(self, state: np.ndarray, action: np.ndarray, repulsion_u: np.ndarray) -> np.ndarray:
+        """Returns where moves by `action` from `state` end, (n, 2).
+
+        Args:
+            state: (n, 2) positions inside the maze.
+            action: (n, 2) displacements, each in [-1, 1].
+            repulsion_u: (n, 3) numbers in (0, 1], the i-th used at a move's i-th collision (others may be NaN).
+
+        Raises:
+            ValueError: shapes do not fit, or `state` or `action` is not finite.
+        """
+        position, move = np.array(state, float), np.array(action, float)
+        repulsion_u = np.asarray(repulsion_u, float)
+        _check(position, move, repulsion_u)
+        rows = np.arange(len(position))
+        for i in range(MAX_COLLISIONS):
+            c, d = position[rows], move[rows]
+            r, axis = self._first_wall(c, d)
+            hit = np.isfinite(r)
+            position[rows[~hit]] = c[~hit] + d[~hit]
+            if not hit.any():
+                break
+            rows, c, d, r, axis = rows[hit], c[hit], d[hit], r[hit], axis[hit]
+            position[rows] = c + r[:, None] * d
+            if i == MAX_COLLISIONS - 1:
+                break
+            k = np.arange(len(rows))
+            position[rows, axis] -= np.sign(d[k, axis]) * REPULSION * repulsion_u[rows, i]
+            move[rows] = d * (1 - r)[:, None]
+            move[rows, axis] = 0.0
+        return position
+
+    def _first_wall(self, c: np.ndarray, d: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns, for moves `d` (n, 2) from `c` (n, 2), the fraction (n,) at the first wall and its axis (n,).
+
+        The fraction is infinite where no wall blocks. Of two walls met at once the one whose direction comes
+        first by name counts (down, left, right, up): the y axis when moving down, else the x axis.
+        """
+        cell = np.round(c)
+        n_lines = np.abs(np.round(c + d) - cell)
+        sign = np.sign(d)
+        first = np.full(c.shape, np.inf)
+        for k in range(int(n_lines.max(initial=0))):
+            row, axis = np.nonzero((n_lines > k) & np.isinf(first))
+            r = (cell[row, axis] + sign[row, axis] * (k + 0.5) - c[row, axis]) / d[row, axis]
+            at = np.round(c[row] + CELL_SHIFT * r[:, None] * d[row]).astype(int) - self._origin
+            np.clip(at, 0, np.array(self._blocked.shape[:2]) - 1, out=at)
+            walled = self._blocked[at[:, 0], at[:, 1], axis, (sign[row, axis] > 0).astype(int)]
+            first[row[walled], axis[walled]] = r[walled]
+        y_first = (first[:, 1] < first[:, 0]) | ((first[:, 1] == first[:, 0]) & (d[:, 1] < 0))
+        return first.min(axis=1), y_first.astype(int)
+
+    def sample_start(self, rng: np.random.Generator, n: int) -> np.ndarray:
+        """Returns `n` first positions (n, 2): uniform in the start cell, away from its walls.
+
+        A draw is rejected where a move by 0.05 outwards on both axes hits a wall.
+        """
+        start = np.empty((n, 2))
+        todo = np.arange(n)
+        while todo.size:
+            cell = self._start_cells[rng.integers(len(self._start_cells), size=todo.size)]
+            start[todo] = cell + rng.uniform(-0.5, 0.5, (todo.size, 2))
+            outwards = self._start_margin * np.sign(start[todo] - cell)
+            todo = todo[np.isfinite(self._first_wall(start[todo], outwards)[0])]
+        return start
+
+    def bin_index(self, positions: np.ndarray) -> np.ndarray:
+        """Returns the coverage bin (n,) int of each of `positions` (n, 2), for a set or a grid kept by the caller."""
+        share = (np.asarray(positions, float) - self.low) / (self.high - self.low)
+        index = (np.clip(share, 0, 1 - 1e-4) * self.n_bins).astype(int)
+        return index[:, 0] * self.n_bins[1] + index[:, 1]
+
+    def coverage(self, positions: np.ndarray) -> float:
+        """Returns the share of the maze's bins that `positions` (n, 2) lie in, by the released metric.
+
+        The figures of the paper use all 51 observations of the first 2000 episodes.
+
+        Raises:
+            ValueError: `positions` are not (n, 2) or not finite.
+        """
+        positions = np.asarray(positions, float)
+        if positions.ndim != 2 or positions.shape[1] != 2 or not np.isfinite(positions).all():
+            raise ValueError(
+                f"positions must be finite, of shape (n, 2), got shape {positions.shape}"
+            )
+        return len(np.unique(self.bin_index(positions))) / self.n_reachable
+
+
+def _check(state: np.ndarray, action: np.ndarray, repulsion_u: np.ndarray) -> None:
+    """Raises ValueError unless the arguments of `Maze.step` fit together."""
+    n = len(state) if state.ndim else 0
+    shapes = {
+        "state": (state, (n, 2)),
+        "action": (action, (n, 2)),
+        "repulsion_u": (repulsion_u, (n, 3)),
+    }
+    for name, (array, shape) in shapes.items():
+        if array.shape != shape:
+            raise ValueError(f"{name} has shape {array.shape}, expected {shape}")
+    if not (np.isfinite(state).all() and np.isfinite(action).all()):
+        raise ValueError("state or action is not finite; a maze moves finite points only")

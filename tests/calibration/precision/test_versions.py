@@ -1,0 +1,230 @@
+"""The report on versions in fewer bits, and what is kept."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from calibration.errors import CalibrationError
+from calibration.precision import versions as precision
+from calibration.precision.judge import (
+    ClosedLoop,
+    action_errors,
+    closed_loop,
+    compare,
+    rounded_error,
+)
+from calibration.precision.versions import Version, verdict
+from calibration.precision.visited import Rows, simulated_task
+from edp_robot.cli import calibration_commands as commands
+from policy_server.contract.bundle import Bundle
+from policy_server.runtime.base import OnnxPolicy, load
+
+COARSE = 1000.0  # a dead channel that leaves int8 without any level for the two that count
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch):
+    monkeypatch.setattr(precision, "N_TIMED", 20)
+    monkeypatch.setattr(precision, "N_TURNS", 1)  # each collects the garbage of the whole test run
+
+
+def run(returns, successes=(0.5,) * 20):
+    return ClosedLoop(np.array(returns, float), np.array(successes, float), 200)
+
+
+def test_the_interval_is_that_of_paired_groups():
+    """Differences of -2 and 0 in turn: mean -1, deviation sqrt(20 / 19), however the groups themselves vary."""
+    base = np.linspace(0, 20, 20)
+    found = compare(run(base), run(base - np.tile([2, 0], 10)))
+    half = 2.093 * np.sqrt(20 / 19) / np.sqrt(20)
+    assert found["return_difference_ci"] == pytest.approx([-1 - half, -1 + half])
+    assert (found["return_loss"], found["loss_of"]) == (pytest.approx(0.1), "return")
+
+
+@pytest.mark.parametrize(
+    ("base", "other", "loss"),
+    [
+        (run([10.0] * 20), run([11.0] * 20), -0.1),
+        (run([-10.0] * 20), run([-11.0] * 20), 0.1),
+        (run([0.0] * 20, [0.8] * 20), run([0.0] * 20, [0.6] * 20), 0.25),
+        (run([0.0] * 20, [0.0] * 20), run([0.0] * 20, [0.0] * 20), None),
+    ],
+)
+def test_loss_is_a_share_of_return_or_else_of_success(base, other, loss):
+    found = compare(base, other)["return_loss"]
+    assert found == (loss if loss is None else pytest.approx(loss))
+
+
+def version(loss, name="int8"):
+    loop = {"return_loss": loss, "loss_of": "return", "n_episodes": 200}
+    return Version(name, b"graph", {}, loop, {}, {})
+
+
+def test_more_than_two_percent_is_refused():
+    assert [version(loss).refused for loss in (-1.0, 0.0, 0.02, 0.0201, None)] == [
+        False,
+        False,
+        False,
+        True,
+        False,
+    ]
+    assert (
+        "refused; it loses 2.01% of the return in 200 episodes, more than 2%. --force keeps it"
+        in verdict(version(0.0201), force=False)
+    )
+    assert "kept, by --force" in verdict(version(0.0201), force=True)
+    assert "gains 5.00%" in verdict(version(-0.05), force=False)
+    assert "not known" in verdict(version(None), force=False)
+
+
+def test_errors_are_absolute_and_shares_of_each_range(modes_bundle, modes_graph):
+    """Off by 0.1 in one of three actions, of range 2: 0.05 of it at most, and a third of that on average."""
+    manifest = load(modes_bundle(modes_graph()), "cpu").manifest
+    golden = {
+        "obs": np.zeros((2, 2)),
+        "noise": np.zeros((2, 3)),
+        "action": np.full((2, 1, 3), -0.3),
+    }
+
+    class Zero:
+        def act(self, obs, noise):
+            return np.zeros((len(obs), 1, 3))
+
+    rows = Rows(np.zeros((5, 2)), np.zeros((5, 3)))
+    expected = np.tile(np.array([0.1, 0, 0]), (5, 1, 1))
+    found = action_errors("int8", Zero(), rows, expected, golden, manifest)
+    assert found == {
+        "max_abs_error": 0.1,
+        "mean_abs_error": pytest.approx(0.1 / 3),
+        "max_share": pytest.approx(0.05),
+        "mean_share": pytest.approx(0.05 / 3),
+        "golden_max_abs_error": 0.3,
+        "n": 5,
+    }
+
+
+def test_fp16_is_judged_by_rounding_everywhere(make_graph):
+    """A tanh between two layers: ONNX Runtime's CPU keeps it in float32, a GPU rounds it too."""
+    nodes = [("Gemm", "obs w", "h1"), ("Tanh", "h1", "h2"), ("Gemm", "h2 w", "command")]
+    graph = precision.to_fp16(make_graph(nodes, {"w": [[1.0]]}, (1, 1, 1)))
+    obs = np.linspace(-1, 1, 201, dtype=np.float32)[:, None]
+    rounded = np.tanh(obs.astype(np.float16)).astype(np.float64)[:, None]
+    golden = {"obs": obs, "noise": obs, "action": np.tanh(obs.astype(np.float64))[:, None]}
+    assert rounded_error(graph, golden) == pytest.approx(
+        np.abs(rounded - golden["action"]).max(), rel=0.05
+    )
+
+
+def test_episodes_are_the_same_for_every_version(modes_bundle, modes_graph):
+    manifest = load(modes_bundle(modes_graph()), "cpu").manifest
+
+    class Asked:
+        def __init__(self, answer):
+            self.answer, self.seen = answer, []
+
+        def act(self, obs, noise):
+            self.seen.append(np.concatenate([obs, noise], 1))
+            return np.full((len(obs), 1, 3), self.answer)
+
+    one, other = Asked(0.0), Asked(1.0)
+    runs = [
+        closed_loop(policy, manifest, simulated_task(manifest), 21, 0) for policy in (one, other)
+    ]
+    assert runs[0].n_episodes == 40 and runs[0].returns.shape == (
+        20,
+    )  # 21 rounded up to whole groups
+    assert np.array_equal(one.seen, other.seen)
+    assert len(np.unique(np.concatenate(one.seen), axis=0)) == 40
+
+
+def test_good_versions_are_put_into_the_bundle(modes_bundle, modes_graph, tmp_path, capsys):
+    path = modes_bundle(modes_graph())
+    before = {f.name: f.read_bytes() for f in path.iterdir()}
+    assert commands.quant(path, episodes=40, json=tmp_path / "q.json") == 0
+    bundle = Bundle.load(path)
+    assert bundle.precisions == ("fp32", "fp16", "int8")
+    assert all(
+        (path / name).read_bytes() == data
+        for name, data in before.items()
+        if name != "manifest.json"
+    )
+    parity = bundle.manifest.parity
+    assert parity["max_abs_error"] == 0.0  # what was there stays
+    assert parity["int8"]["return_loss"] == 0.0 and parity["int8"]["forced"] is False
+    assert parity["int8"]["calibration"] == {
+        "method": "minmax",
+        "n_rows": 32,
+        "source": "32 simulated episodes of modes",
+    }
+    golden = bundle.golden()
+    for name in ("fp16", "int8"):
+        action = OnnxPolicy(bundle.read(f"policy-{name}.onnx"), "cpu").act(
+            golden["obs"], golden["noise"]
+        )
+        assert np.abs(action - golden["action"]).max() <= parity[name]["golden_max_abs_error"]
+    report = json.loads((tmp_path / "q.json").read_text())
+    assert report["versions"]["fp32"]["loop"]["mean_return"] == 1.0 and report["refused"] == []
+    assert report["versions"]["int8"]["latency_us"]["n"] == 20
+    assert "int8: kept; it gains 0.00% of the return in 40 episodes" in capsys.readouterr().out
+
+
+def test_a_version_that_loses_return_is_refused_and_forced(
+    modes_bundle, modes_graph, tmp_path, capsys
+):
+    path = modes_bundle(modes_graph(COARSE))
+    before = {f.name: f.read_bytes() for f in path.iterdir()}
+    result = tmp_path / "q.json"
+    assert commands.quant(path, episodes=40, precisions=("int8",), json=result) == 1
+    assert "int8: refused; it loses" in capsys.readouterr().out
+    assert {f.name: f.read_bytes() for f in path.iterdir()} == before
+    assert json.loads(result.read_text())["refused"] == ["int8"]
+    assert commands.quant(path, episodes=40, precisions=("int8",), force=True) == 0
+    parity = Bundle.load(path).manifest.parity["int8"]
+    assert parity["forced"] is True and parity["return_loss"] > 0.5
+
+
+def test_one_refused_version_does_not_keep_the_other_out(modes_bundle, modes_graph):
+    path = modes_bundle(modes_graph(COARSE))
+    assert commands.quant(path, episodes=40) == 1
+    assert Bundle.load(path).precisions == ("fp32", "fp16")
+
+
+def test_a_recording_serves_where_there_is_no_simulation(
+    modes_bundle, modes_graph, tmp_path, capsys
+):
+    path = modes_bundle(modes_graph(), task="a-robot-of-mine")
+    with pytest.raises(CalibrationError, match="no calibration data"):
+        commands.quant(path)
+    np.savez(
+        tmp_path / "r.npz",
+        obs=np.random.default_rng(0).uniform(-1, 1, (80, 2)),
+        target=np.zeros((80, 3)),
+    )
+    assert commands.quant(path, tmp_path / "r.npz") == 0
+    parity = Bundle.load(path).manifest.parity["int8"]
+    assert parity["return_loss"] is None and parity["n"] == 20
+    assert parity["calibration"]["source"] == "recording r.npz, 80 rows"
+    assert "its task is not one of sim's" in capsys.readouterr().out
+
+
+def test_numbers_too_large_for_float16_are_refused_even_by_force(modes_bundle, modes_graph):
+    with pytest.raises(CalibrationError, match="fp16 answers NaN or infinity"):
+        commands.quant(modes_bundle(modes_graph(1e5)), precisions=("fp16",), force=True)
+
+
+def test_nonsense_is_refused(modes_bundle, modes_graph):
+    path = modes_bundle(modes_graph())
+    for wrong in ({"episodes": 0}, {"precisions": ()}, {"precisions": ("fp32",)}):
+        with pytest.raises(CalibrationError, match="expected 1 or more, of fp16 and int8"):
+            commands.quant(path, **wrong)
+
+
+def test_measuring_latency_needs_neither_onnx_nor_a_simulation():
+    code = "import sys, edp_robot.cli.calibration_commands; print({'onnx', 'onnxruntime', 'mujoco', 'gymnasium'} & set(sys.modules))"
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout
+        == "set()\n"
+    )

@@ -1,0 +1,111 @@
+import numpy as np
+import pytest
+
+from calibration.errors import CalibrationError
+from calibration.precision.visited import MAX_ROWS, bundle_actor, collect, read_obs, simulated_task
+from policy_server.runtime.base import load
+from sim.core.spec import ActionMap, TaskSpec, tile
+
+
+class Recorder:
+    """A policy that answers the middle, 0, and remembers what it was asked."""
+
+    def __init__(self):
+        self.asked = []
+
+    def act(self, obs, noise):
+        self.asked.append((obs.copy(), noise.copy()))
+        return np.zeros((len(obs), 1, 3), np.float32)
+
+
+def save_obs(path, obs, **more):
+    np.savez(path, obs=obs, **more)
+    return path
+
+
+def test_the_actor_undoes_the_action_map():
+    """Commands 0.6 and 1.8 with offset 1 and scale 0.8 are actions -0.5 and 1.0; the noise is the seed's own stream."""
+    amap = ActionMap("absolute", (0.8,) * 2, (1.0,) * 2, (0.0,) * 2, (2.0,) * 2)
+    fields = tile(("x", "1", (0.0,) * 2, (2.0,) * 2))
+    spec = TaskSpec("t", fields, fields, amap, 1.0, 1)
+    asked = []
+
+    class Fixed:
+        def act(self, obs, noise):
+            return np.array([[[0.6, 1.8]]])
+
+    act = bundle_actor(Fixed(), spec, 4, 7, asked.append)
+    assert act(np.zeros((1, 2))) == pytest.approx(np.array([[-0.5, 1.0]]))
+    act(np.ones((1, 2)))
+    stream = np.random.default_rng(7)
+    for rows in asked:
+        assert np.array_equal(rows.noise, stream.standard_normal((1, 4), dtype=np.float32))
+    assert np.array_equal(asked[1].obs, np.ones((1, 2)))
+
+
+def test_rows_are_what_the_policy_was_asked_in_its_task(modes_bundle, modes_graph):
+    manifest = load(modes_bundle(modes_graph()), "cpu").manifest
+    policy = Recorder()
+    spec = simulated_task(manifest)
+    visited = collect(policy, manifest, spec, None, 3)
+    assert (
+        len(visited.calibration.obs) == len(visited.held_out.obs) == 32
+    )  # episodes of one decision
+    for rows, (obs, noise) in zip(
+        (visited.calibration, visited.held_out), policy.asked, strict=True
+    ):
+        assert np.array_equal(rows.obs, obs) and np.array_equal(rows.noise, noise)
+    assert not np.isin(visited.held_out.obs, visited.calibration.obs).any()
+
+
+def test_the_end_of_a_recording_is_held_out(modes_bundle, modes_graph, tmp_path):
+    manifest = load(modes_bundle(modes_graph()), "cpu").manifest
+    obs = np.arange(8000.0).reshape(4000, 2)
+    visited = collect(Recorder(), manifest, None, save_obs(tmp_path / "r.npz", obs, target=obs), 0)
+    first, second = visited.calibration.obs[:, 0], visited.held_out.obs[:, 0]
+    assert len(first) == MAX_ROWS and len(second) == 1000
+    assert first.max() < 6000 <= second.min()
+    assert (np.diff(first) > 0).all()  # no row twice
+    assert visited.held_out.noise.shape == (1000, 3)
+
+
+def test_no_data_is_an_error(modes_bundle, modes_graph):
+    manifest = load(modes_bundle(modes_graph(), task="a-robot-of-mine"), "cpu").manifest
+    assert simulated_task(manifest) is None
+    with pytest.raises(
+        CalibrationError,
+        match=r"no calibration data.*'a-robot-of-mine'.*--data FILE.npz.*arm-press",
+    ):
+        collect(Recorder(), manifest, None, None, 0)
+
+
+def test_a_task_of_other_sizes_is_refused(modes_bundle, modes_graph):
+    manifest = load(modes_bundle(modes_graph(), task="arm-press"), "cpu").manifest
+    with pytest.raises(CalibrationError, match=r"\(2, 3\), task 'arm-press' in sim \(22, 6\)"):
+        simulated_task(manifest)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "said"),
+    [
+        ({"obs": np.zeros((0, 2))}, r"float64 \(0, 2\)"),
+        ({"obs": np.zeros((39, 2))}, r"n >= 40"),
+        ({"obs": np.zeros((50, 3))}, r"expected obs \(n, 2\)"),
+        ({"obs": np.zeros(50)}, r"\(50,\)"),
+        ({"state": np.zeros((50, 2))}, r"holds \['state'\]"),
+        ({"obs": np.full((50, 2), np.nan)}, r"not finite in 50 rows"),
+        ({"obs": np.array([[None] * 2] * 50)}, "not an .npz file of plain arrays"),
+    ],
+)
+def test_a_recording_without_observations_is_refused(tmp_path, arrays, said):
+    np.savez(tmp_path / "r.npz", **arrays)
+    with pytest.raises(CalibrationError, match=said):
+        read_obs(tmp_path / "r.npz", 2)
+
+
+def test_what_is_no_recording_is_refused(tmp_path):
+    (tmp_path / "r.npz").write_text("obs: 1 2 3")
+    np.save(tmp_path / "r.npy", np.zeros((50, 2)))
+    for name in ("r.npz", "r.npy", "missing.npz"):
+        with pytest.raises(CalibrationError, match="no calibration data"):
+            read_obs(tmp_path / name, 2)

@@ -1,0 +1,47 @@
+import pytest
+
+from edp_robot.config import presets
+from edp_robot.config.settings import changed
+
+CONFIG = presets.pretrain("demo", "arm")
+
+
+def test_nested_fields_are_set_with_their_types():
+    settings = [
+        "ddpg.discount=0.5",
+        "loop.n_envs=3",
+        "centre_reward=false",
+        "score_reward.estimator=iid",
+    ]
+    made = changed(CONFIG, [*settings, "ddpg.explore_noise=[0.1, 0.3]", "ddpg.learning_rate=1"])
+    assert (made.ddpg.discount, made.loop.n_envs, made.centre_reward) == (0.5, 3, False)
+    assert (made.score_reward.estimator, made.ddpg.explore_noise, made.ddpg.learning_rate) == (
+        "iid",
+        (0.1, 0.3),
+        1.0,
+    )
+    assert isinstance(made.ddpg.learning_rate, float)
+    assert changed(CONFIG, []) == CONFIG
+
+
+@pytest.mark.parametrize(
+    ("setting", "problem"),
+    [
+        ("ddpg.discoun=0.5", r"there is no 'discoun'; there are: width, n_layers"),
+        ("batch.size=3", "there is no 'size'; there are: none below it"),
+        ("ddpg=3", "is a group; name one of width"),
+        ("batch=many", "expected int, as 128"),
+        ("batch=1.5", "expected int"),
+        ("centre_reward=1", "expected bool, as true"),
+        ("batch", "expected NAME=VALUE"),
+        (
+            "score_reward.estimator=best",
+            "there is no 'best'; there are: iid, stratified, antithetic, shared, exact",
+        ),
+        ("state_model.activation=relu", "there is no 'relu'; there are: mish, silu"),
+        ("ddpg.discount=1.5", r"discount=1.5: give a number in \[0, 1\)"),
+    ],
+)
+def test_mistakes_are_explained(setting, problem):
+    with pytest.raises(ValueError, match=problem):
+        changed(CONFIG, [setting])

@@ -1,0 +1,163 @@
+"""What other people's exporters write, emulated by torch modules with the same names, shapes and metadata."""
+
+import logging
+import warnings
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from support.foreign import known
+from torch import nn
+
+from edp_robot.deploy.wrap.foreign_file import WrapError
+from edp_robot.deploy.wrap.foreign_policy import read_policy
+from edp_robot.deploy.wrap.known_fields import Draft, Known
+from edp_robot.deploy.wrap.make_bundle import gather, wrap
+from policy_server.runtime.base import load
+from sim.core.registry import task_spec
+
+OBS = torch.tensor([[0.5, -1.0, 0.25]])
+NOTHING = np.zeros((1, 0), np.float32)
+
+
+def exported(module, inputs, path, **options):
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(module.eval(), inputs, path, verbose=False, **options)
+    return path
+
+
+class Sb3(nn.Module):
+    """Like Stable-Baselines3's OnnxableSB3Policy: actions, values, log_prob; only the input is named."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.body, self.mean = nn.Sequential(nn.Linear(3, 8), nn.Tanh()), nn.Linear(8, 1)
+        self.value, self.log_std = nn.Linear(8, 1), nn.Parameter(torch.zeros(1))
+
+    def forward(self, observation):
+        latent = self.body(observation)
+        mean = self.mean(latent)
+        dist = torch.distributions.Normal(
+            mean, self.log_std.exp().expand_as(mean), validate_args=False
+        )
+        return mean, self.value(latent), dist.log_prob(mean).sum(1)
+
+
+def test_a_stable_baselines3_policy(tmp_path):
+    module = Sb3()
+    path = exported(
+        module, (torch.randn(1, 3),), tmp_path / "ppo.onnx", opset_version=18, input_names=["input"]
+    )
+    assert (tmp_path / "ppo.onnx.data").is_file()  # torch keeps the weights beside the file
+    first = onnx.load(path, load_external_data=False).graph.output[0].name
+    with pytest.raises(WrapError, match="in Stable-Baselines3's exports the first"):
+        read_policy(path)
+    foreign = read_policy(path, output=first)
+    spec = task_spec("gym:Pendulum-v1")
+    told = Known(
+        action_map="none"
+    )  # PPO answers in the environment's units, clipped; SAC and TD3 in [-1, 1]
+    bundle = wrap(foreign, gather(foreign, spec, told=told), tmp_path / "b", spec.name).bundle
+    assert (foreign.obs, bundle.manifest.task, bundle.manifest.action[0].high) == (
+        "input",
+        spec.name,
+        (2.0,),
+    )
+    with torch.no_grad():
+        np.testing.assert_allclose(
+            load(bundle, "cpu").act(OBS.numpy(), NOTHING)[:, 0], module(OBS)[0], atol=1e-6
+        )
+
+
+class RslRl(nn.Module):
+    """Like rsl_rl's exporters: the normaliser inside, obs to actions; recurrent ones with h_in, c_in."""
+
+    def __init__(self, recurrent=False):
+        super().__init__()
+        torch.manual_seed(1)
+        self.register_buffer("mean", torch.tensor([0.1, 0.2, 0.3]))
+        self.mlp, self.rnn = (
+            nn.Sequential(nn.Linear(3, 8), nn.ELU(), nn.Linear(8, 2)),
+            nn.LSTM(3, 3),
+        )
+        self.recurrent = recurrent
+
+    def forward(self, obs, h_in=None, c_in=None):
+        x = (obs - self.mean) / 0.5
+        if not self.recurrent:
+            return self.mlp(x)
+        x, (h, c) = self.rnn(x.unsqueeze(0), (h_in, c_in))
+        return self.mlp(x.squeeze(0)), h, c
+
+
+def mjlab_metadata(path):
+    """Adds what mjlab's exporter does: comma-separated texts, numbers with three decimals."""
+    model = onnx.load(path)
+    metadata = {
+        "run_path": "team/project/run",
+        "joint_names": "hip,knee",
+        "joint_stiffness": "40.000,40.000",
+        "joint_damping": "1.000,1.000",
+        "default_joint_pos": "0.100,-0.200",
+        "command_names": "twist",
+        "observation_names": "joint_pos,command",
+        "action_scale": "0.250,0.500",
+    }
+    onnx.helper.set_model_props(model, metadata)
+    onnx.save(model, path)
+
+
+@pytest.fixture(scope="module")
+def rsl_rl_path(tmp_path_factory):
+    path = tmp_path_factory.mktemp("rsl") / "policy.onnx"
+    return exported(
+        RslRl(), (torch.zeros(1, 3),), path, input_names=["obs"], output_names=["actions"]
+    )
+
+
+def test_an_rsl_rl_policy(rsl_rl_path, tmp_path):
+    foreign = read_policy(rsl_rl_path)
+    assert (foreign.batch, foreign.obs, foreign.output) == (1, "obs", "actions")
+    bundle = wrap(foreign, known(limit=9.0), tmp_path / "b").bundle
+    with torch.no_grad():
+        np.testing.assert_allclose(
+            load(bundle, "cpu").act(OBS.numpy(), NOTHING)[:, 0], RslRl()(OBS), atol=1e-6
+        )
+
+
+def test_a_recurrent_rsl_rl_policy_is_refused(tmp_path):
+    h, c = (
+        torch.zeros(1, 1, 3),
+        torch.zeros(1, 1, 3),
+    )  # one tensor for both would become one input of the LSTM
+    names = {"input_names": ["obs", "h_in", "c_in"], "output_names": ["actions", "h_out", "c_out"]}
+    path = exported(RslRl(True), (torch.zeros(1, 3), h, c), tmp_path / "p.onnx", **names)
+    with pytest.raises(
+        WrapError, match=r"(?s)'h_in': .*'c_in': .*A recurrent policy .* keeps a state"
+    ):
+        read_policy(path)
+
+
+def test_an_mjlab_policy_names_its_joints_and_scales_to_targets(rsl_rl_path, tmp_path):
+    path = tmp_path / "policy.onnx"
+    onnx.save(onnx.load(rsl_rl_path), path)
+    mjlab_metadata(path)
+    foreign = read_policy(path)
+    start = gather(foreign, told=Known(action_map="metadata", control_hz=50.0))
+    assert [d.name for d in start.action] == ["hip.target", "knee.target"]
+    assert [(d.name, d.size) for d in start.obs] == [("joint_pos", None), ("command", None)]
+    told = tuple(Draft(d.name, 1, "rad", (-1.0,), (1.0,), (5.0,), d.sources) for d in start.action)
+    bundle = wrap(foreign, Known(known().obs, told).over(start), tmp_path / "b").bundle
+    assert (bundle.manifest.source_commit, bundle.manifest.sampler["action_map"]) == (
+        "team/project/run",
+        "metadata",
+    )
+    with torch.no_grad():
+        target = torch.tensor([0.1, -0.2]) + torch.tensor([0.25, 0.5]) * RslRl()(OBS)
+    np.testing.assert_allclose(
+        load(bundle, "cpu").act(OBS.numpy(), NOTHING)[:, 0], target.clamp(-1, 1), atol=1e-6
+    )

@@ -1,0 +1,146 @@
+import math
+
+import pytest
+import torch
+
+from edp_robot.diffusion.schedule import (
+    alpha_sigma,
+    half_log_snr,
+    scalar_coefficients,
+    t_of_half_log_snr,
+)
+from edp_robot.methods.explore.exact_score import ExactScoreReward
+from edp_robot.methods.explore.ring import Ring
+
+T_LOW = 0.05
+
+
+def exact(states, columns=(0, 1), pseudo_count=1e-30, **options) -> ExactScoreReward:
+    """Returns a reward that compares with `states`; what came last is left out."""
+    intrinsic = ExactScoreReward(
+        list(columns), t_low=T_LOW, n_seeds=len(states), pseudo_count=pseudo_count, **options
+    )
+    intrinsic.update(states)
+    intrinsic.update(states[:, :1])
+    return intrinsic
+
+
+def test_one_state_by_hand():
+    """One state at (1, 2): -log Normal(s; (1, 2), std^2 I) with std = sigma / alpha."""
+    alpha, sigma, _ = scalar_coefficients(T_LOW)
+    std = sigma / alpha
+    got = exact(torch.tensor([[[1.0, 9.0, 2.0]]]), (0, 2)).error(
+        torch.tensor([[[1.0, 0.0, 2.0], [1.0, 0.0, 2.5]]])
+    )
+    at = math.log(2 * math.pi * std**2)
+    torch.testing.assert_close(got, torch.tensor([[at, at + 0.25 / (2 * std**2)]]))
+
+
+def test_many_states_of_a_gaussian_give_its_log_density():
+    torch.manual_seed(0)
+    alpha, sigma, _ = scalar_coefficients(T_LOW)
+    variance = 0.5**2 + (sigma / alpha) ** 2
+    intrinsic = exact(0.5 * torch.randn(1, 200_000, 1), (0,), n_states=200_001)
+    x = torch.tensor([0.0, 0.5, 1.0])
+    expected = x**2 / (2 * variance) + 0.5 * math.log(2 * math.pi * variance)
+    torch.testing.assert_close(
+        intrinsic.error(x.reshape(1, 3, 1))[0], expected, atol=0.02, rtol=0.02
+    )
+
+
+def best_noise_model(states, x_t, t):
+    """eps_hat of the diffusion of `states` (n,), for x_t (m,) at t: (x_t - alpha E[x_0 | x_t]) / sigma."""
+    alpha, sigma = alpha_sigma(t)
+    weights = torch.softmax(-((x_t[:, None] - alpha * states) ** 2) / (2 * sigma**2), -1)
+    return (x_t - alpha * (weights * states).sum(-1)) / sigma
+
+
+def test_it_is_the_integral_of_the_best_models_errors():
+    """E -log p_low(s_low) - E -log p_high(s_high) = 1/2 int (E||eps_hat - eps||^2 - 1) d log_snr + log of the scales.
+
+    s_t = s + sigma / alpha eps. In one dimension; -log p of pure noise of that scale is the entropy of a Gaussian,
+    whose growth with the scale is the -1.
+    """
+    torch.manual_seed(0)
+    states, s = torch.tensor([-1.0, -0.8, 0.1, 0.9], dtype=torch.float64), 0.3
+    eps = torch.randn(4_000, dtype=torch.float64)
+    eps = torch.cat([eps, -eps])
+    ends = half_log_snr(torch.tensor([0.7, T_LOW], dtype=torch.float64))
+    grid = torch.linspace(*ends.tolist(), 200, dtype=torch.float64)
+
+    def error(lam):
+        t = t_of_half_log_snr(lam)
+        alpha, sigma = alpha_sigma(t)
+        return (best_noise_model(states, alpha * s + sigma * eps, t) - eps).square().mean()
+
+    def log_p(lam):
+        std = torch.exp(-lam)
+        noisy = s + std * eps
+        each = torch.distributions.Normal(states, std).log_prob(noisy[:, None])
+        return (torch.logsumexp(each, -1) - math.log(len(states))).mean()
+
+    errors = torch.stack([error(lam) for lam in grid])
+    integral = torch.trapezoid(errors - 1, 2 * grid) / 2
+    assert integral.item() == pytest.approx((log_p(ends[0]) - log_p(ends[1])).item(), abs=0.03)
+
+
+def test_what_was_seen_pays_less_at_once():
+    torch.manual_seed(0)
+    seen, new = torch.rand(1, 128, 2), torch.tensor([[[3.0, 3.0]]])
+    intrinsic = exact(seen)
+    before = intrinsic.error(new).item()
+    intrinsic.update(new)
+    assert intrinsic.error(new).item() == pytest.approx(
+        before, abs=0.1
+    )  # it may be the state that is paid for
+    intrinsic.update(seen[:, :1])
+    assert intrinsic.error(new).item() < before - 50
+    assert intrinsic.error(torch.tensor([[[-1.0, -1.0]]])).item() > intrinsic.error(new).item() + 10
+
+
+def test_seeds_see_their_own_states():
+    intrinsic = exact(torch.tensor([[[0.0, 0.0]], [[1.0, 1.0]]]))
+    first, second = intrinsic.error(torch.zeros(2, 1, 2)).flatten().tolist()
+    assert first < second
+
+
+def test_a_state_near_no_other_counts_as_the_pseudo_count():
+    """-log(pseudo_count / (n sqrt(2 pi)^2 std^2)) with n = 4; half of it pays log 2 more."""
+    alpha, sigma, _ = scalar_coefficients(T_LOW)
+    far, states = torch.full((1, 1, 2), 50.0), torch.rand(1, 4, 2)
+    got = [exact(states, pseudo_count=c).error(far).item() for c in (0.1, 0.05)]
+    assert got[0] == pytest.approx(math.log(4 * 2 * math.pi * (sigma / alpha) ** 2 / 0.1), rel=1e-4)
+    assert got[1] - got[0] == pytest.approx(math.log(2), rel=1e-4)
+
+
+def test_nothing_seen_pays_nothing():
+    intrinsic = ExactScoreReward([0, 1], t_low=T_LOW)
+    assert intrinsic.error(torch.ones(1, 3, 2)).tolist() == [[0.0] * 3]
+
+
+@pytest.mark.parametrize("t_low", [0.0, 1.0])
+def test_levels_that_cannot_be_are_refused(t_low):
+    with pytest.raises(ValueError, match=f"t_low={t_low}"):
+        ExactScoreReward([0], t_low=t_low)
+
+
+def test_a_pseudo_count_of_nothing_is_refused():
+    with pytest.raises(ValueError, match=r"pseudo_count=0\.0: give a number above 0"):
+        ExactScoreReward([0], t_low=T_LOW, pseudo_count=0.0)
+
+
+def test_a_batch_that_fills_the_ring_is_refused():
+    intrinsic = ExactScoreReward([0], t_low=T_LOW, n_states=4)
+    with pytest.raises(ValueError, match="batch of 4 states, and n_states=4 are held"):
+        intrinsic.update(torch.zeros(1, 4, 1))
+
+
+def test_a_ring_keeps_the_newest_and_knows_what_is_empty():
+    ring = Ring(1, 3, 1)
+    ring.add(torch.tensor([[[1.0], [2.0]]]))
+    assert ring.filled().tolist() == [True, True, False]
+    assert ring.distance(torch.zeros(1, 1, 1)).tolist() == [[[1.0, 2.0, math.inf]]]
+    assert (ring.older().tolist(), ring.n_older().item()) == ([False] * 3, 0)
+    ring.add(torch.tensor([[[3.0], [4.0]]]))
+    assert (ring.states[0, ring.older()].tolist(), ring.n_older().item()) == ([[2.0]], 1)
+    assert sorted(ring.states.flatten().tolist()) == [2.0, 3.0, 4.0]

@@ -1,0 +1,167 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from edp_robot.methods.replay import Batch, Replay
+
+EPISODE = 5
+
+
+def fill(replay: Replay, n: int, start: int = 0, end_every: int = 0) -> None:
+    """Adds vector steps start ... start + n - 1: step k of environment e has obs 100 e + k, reward k, next_obs + 1."""
+    for k in range(start, start + n):
+        value = 100.0 * np.arange(replay.n_envs) + k
+        ended = bool(end_every) and (k + 1) % end_every == 0
+        obs, done = value[:, None], np.full(replay.n_envs, ended)
+        replay.add(
+            obs, -obs, np.full(replay.n_envs, float(k)), obs + 1, np.zeros(replay.n_envs), done
+        )
+
+
+def by_hand() -> Replay:
+    """One environment, six steps: the second ends by truncation, the fifth by termination; rewards are powers of 2."""
+    replay = Replay(6, 1, 1, 1, seed=0)
+    for k in range(6):
+        obs = np.array([[float(k)]])
+        final = (
+            np.array([[k + 0.5]]) if k in (1, 4) else obs + 1
+        )  # a last observation is no first one
+        replay.add(obs, obs, [2.0**k], final, [k == 4], [k == 1])
+    return replay
+
+
+def by_start(batch: Batch) -> dict[int, int]:
+    """Row of the batch for every first observation in it."""
+    return {int(o): i for i, o in enumerate(batch.obs[:, 0].tolist())}
+
+
+def test_n_step_futures_by_hand():
+    batch = by_hand().sample(200, n_step=3)
+    total, next_obs, factor = batch.n_step_return(batch.reward, 0.5)
+    expected = {  # start: (return, bootstrap observation, factor)
+        0: (
+            1 + 0.5 * 2,
+            1.5,
+            0.25,
+        ),  # truncated after two: bootstraps with gamma^2 from the episode's last obs
+        1: (2, 1.5, 0.5),
+        2: (4 + 0.5 * 8 + 0.25 * 16, 4.5, 0.0),  # terminated at the third
+        3: (8 + 0.5 * 16, 4.5, 0.0),
+    }
+    rows = by_start(batch)
+    assert set(rows) == set(expected)
+    for start, (r, s, f) in expected.items():
+        i = rows[start]
+        assert (total[i].item(), next_obs[i].item(), factor[i].item()) == (r, s, f), start
+
+
+def test_valid_and_terminated_by_hand():
+    batch = by_hand().sample(200, n_step=3)
+    rows = by_start(batch)
+    assert batch.valid[rows[0]].tolist() == [1, 1, 0]
+    assert batch.valid[rows[1]].tolist() == [1, 0, 0]
+    assert batch.valid[rows[2]].tolist() == [1, 1, 1]
+    assert [batch.terminated[rows[k]].item() for k in range(4)] == [0, 0, 1, 1]
+
+
+def test_end_of_the_next_episode_does_not_count():
+    replay = Replay(3, 1, 1, 1, seed=0)
+    for terminated, truncated in [(False, True), (True, False), (False, False)]:
+        replay.add([[0.0]], [[0.0]], [1.0], [[1.0]], [terminated], [truncated])
+    batch = replay.sample(10, n_step=3)
+    assert batch.terminated.tolist() == [0] * 10
+    assert batch.n_step_return(batch.reward, 0.9)[0].tolist() == [1] * 10
+
+
+def test_one_step():
+    batch = by_hand().sample(200)
+    assert set(by_start(batch)) == set(range(6))
+    total, next_obs, factor = batch.n_step_return(batch.reward, 0.9)
+    torch.testing.assert_close(total, 2.0 ** batch.obs[:, 0])
+    torch.testing.assert_close(factor, 0.9 * (batch.obs[:, 0] != 4).float())
+    torch.testing.assert_close(next_obs, batch.next_obs[:, 0])
+
+
+def test_return_takes_another_reward():
+    batch = Batch(
+        obs=torch.zeros(2, 1),
+        action=torch.zeros(2, 1),
+        next_obs=torch.tensor([[[1.0], [2.0], [3.0]], [[4.0], [5.0], [6.0]]]),
+        reward=torch.zeros(2, 3),
+        valid=torch.tensor([[1.0, 1.0, 1.0], [1.0, 0.0, 0.0]]),
+        terminated=torch.tensor([0.0, 0.0]),
+    )
+    total, next_obs, factor = batch.n_step_return(
+        torch.tensor([[1.0, 10.0, 100.0], [7.0, 9.0, 9.0]]), 0.1
+    )
+    torch.testing.assert_close(total, torch.tensor([3.0, 7.0]))
+    torch.testing.assert_close(next_obs, torch.tensor([[3.0], [4.0]]))
+    torch.testing.assert_close(factor, torch.tensor([0.001, 0.1]))
+
+
+@pytest.mark.parametrize("n_added", [3, 7, 8, 9, 10, 13, 24, 30])
+def test_no_sample_crosses_the_seam_of_the_ring(n_added):
+    replay = Replay(capacity=16, n_envs=2, obs_dim=1, act_dim=1, seed=0)  # 8 rows
+    fill(replay, n_added)
+    batch = replay.sample(400, n_step=3)
+    step = batch.obs[:, 0] % 100
+    oldest = max(n_added - 8, 0)
+    assert set(step.tolist()) == set(
+        range(oldest, n_added - 2)
+    )  # old data are gone, and every start is possible
+    torch.testing.assert_close(batch.next_obs[..., 0], batch.obs + torch.tensor([1.0, 2.0, 3.0]))
+    torch.testing.assert_close(batch.reward, step[:, None] + torch.tensor([0.0, 1.0, 2.0]))
+    torch.testing.assert_close(batch.action, -batch.obs)
+    assert set((batch.obs[:, 0] // 100).tolist()) == {0, 1}
+
+
+def test_sampling_is_uniform():
+    replay = Replay(10, 2, 1, 1, seed=0)
+    fill(replay, 7)
+    starts, counts = np.unique(replay.sample(40_000, n_step=2).obs.numpy(), return_counts=True)
+    assert len(starts) == 8
+    assert abs(counts / 5000 - 1).max() < 4 / np.sqrt(5000)
+
+
+def test_length_and_capacity():
+    replay = Replay(capacity=17, n_envs=2, obs_dim=1, act_dim=1, seed=0)
+    assert len(replay) == 0
+    fill(replay, 3)
+    assert len(replay) == 6
+    fill(replay, 20)
+    assert len(replay) == 16
+
+
+def test_too_little_data_is_refused():
+    replay = Replay(16, 2, 1, 1, seed=0)
+    fill(replay, 2)
+    with pytest.raises(ValueError, match="holds 2 vector steps, fewer than n_step=3"):
+        replay.sample(4, n_step=3)
+
+
+@pytest.mark.parametrize("n_added", [5, 11])
+def test_state_goes_on_with_the_same_samples(n_added):
+    replay, other = Replay(16, 2, 1, 1, seed=0), Replay(16, 2, 1, 1, seed=9)
+    fill(replay, n_added, end_every=EPISODE)
+    replay.sample(3)
+    state = replay.state()
+    arrays = {k: v.clone() for k, v in state["arrays"].items()}
+    other.load(
+        {
+            **json.loads(json.dumps({k: v for k, v in state.items() if k != "arrays"})),
+            "arrays": arrays,
+        }
+    )
+    for k in range(3):
+        a, b = replay.sample(32, n_step=3), other.sample(32, n_step=3)
+        assert all(torch.equal(getattr(a, f), getattr(b, f)) for f in Batch.__dataclass_fields__)
+        fill(replay, 4, start=n_added + 4 * k, end_every=EPISODE)
+        fill(other, 4, start=n_added + 4 * k, end_every=EPISODE)
+
+
+def test_a_saved_replay_is_cut_to_what_it_holds():
+    replay = Replay(1000, 2, 1, 1, seed=0)
+    fill(replay, 4)
+    assert all(len(v) == 4 for v in replay.state()["arrays"].values())

@@ -1,0 +1,96 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from edp_robot.config import presets
+from edp_robot.training.chunks import set_cosine_rate
+from edp_robot.training.clone import Cloner, clone
+from edp_robot.training.source import load_source
+
+
+def smoke(**changes):
+    return replace(
+        presets.clone("smoke", "modes"),
+        n_chunks=11,
+        grad_steps_per_chunk=2,
+        n_pairs=200,
+        batch=32,
+        **changes,
+    )
+
+
+def test_a_clone_is_a_teacher_that_distils(tmp_path):
+    clone(smoke(), str(tmp_path / "run"))
+    source = load_source(tmp_path / "run", 4)
+    with torch.no_grad():
+        action = source.teacher(torch.zeros(3, 2), torch.randn(3, 3))
+    assert action.shape == (3, 3) and (source.spec.name, source.n_action_steps) == ("modes", 1)
+    assert source.replay_obs.shape == (200, 2)
+
+
+def test_given_demonstrations_are_learned(tmp_path):
+    """One action everywhere: after some grad_steps the sampler gives it; before, it does not."""
+    shown = np.tile(np.float32([0.5, -0.3, 0.0]), (64, 1))
+    np.savez(tmp_path / "d.npz", obs=np.random.default_rng(0).uniform(-1, 1, (64, 2)), action=shown)
+    config = replace(
+        smoke(data=str(tmp_path / "d.npz")), n_chunks=10, grad_steps_per_chunk=40, polyak=0.05
+    )
+    clone(config, str(tmp_path / "run"))
+    teacher = load_source(tmp_path / "run").teacher
+    with torch.no_grad():
+        action = teacher(torch.zeros(100, 2), torch.randn(100, 3))
+    np.testing.assert_allclose(action.mean(0).numpy(), shown[0], atol=0.1)
+    assert action.std(0).max() < 0.2
+
+
+def test_a_resumed_clone_equals_an_uninterrupted_one(tmp_path, monkeypatch):
+    clone(smoke(), str(tmp_path / "whole"))
+    chunk, count = Cloner.chunk, []
+
+    def cut(self):
+        count.append(1)
+        if len(count) == 11:  # the checkpoint was after the tenth
+            raise KeyboardInterrupt
+        return chunk(self)
+
+    monkeypatch.setattr(Cloner, "chunk", cut)
+    with pytest.raises(KeyboardInterrupt):
+        clone(smoke(), str(tmp_path / "cut"))
+    monkeypatch.undo()
+    clone(smoke(), str(tmp_path / "cut"), resume=True)
+    whole, again = (load_source(tmp_path / k).teacher.state_dict() for k in ("whole", "cut"))
+    assert all(torch.equal(whole[k], again[k]) for k in whole)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"obs": np.zeros((2, 2))}, "lacks \\['action'\\]"),
+        (
+            {"obs": np.zeros((2, 3)), "action": np.zeros((2, 3))},
+            r"obs \(2, 3\), action \(2, 3\): modes wants",
+        ),
+        ({"obs": np.zeros((0, 2)), "action": np.zeros((0, 3))}, "a row or more"),
+        ({"obs": np.zeros((2, 2)), "action": np.full((2, 3), 1.5)}, r"actions in \[-1, 1\]"),
+    ],
+)
+def test_demonstrations_that_do_not_fit_are_refused(tmp_path, arrays, message):
+    np.savez(tmp_path / "d.npz", **arrays)
+    with pytest.raises(ValueError, match=message):
+        clone(smoke(data=str(tmp_path / "d.npz")), str(tmp_path / "run"))
+
+
+def test_a_task_without_an_expert_needs_data(tmp_path):
+    with pytest.raises(
+        ValueError, match=r"'arm' shows nothing by itself \(modes, gym:FetchReach-v4 do\)"
+    ):
+        clone(replace(smoke(), task="arm"), str(tmp_path / "run"))
+
+
+def test_the_cosine_by_hand():
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    for done, rate in ((0.0, 0.2), (0.5, 0.1), (1.0, 0.002), (2.0, 0.002)):
+        set_cosine_rate(optimizer, 0.2, done)
+        assert optimizer.param_groups[0]["lr"] == pytest.approx(rate)

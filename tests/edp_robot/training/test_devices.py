@@ -1,0 +1,64 @@
+"""Where networks are trained. No GPU is needed: torch's meta device stands in for one that is not the CPU."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from edp_robot.config import presets
+from edp_robot.config.settings import changed
+from edp_robot.methods.replay import Replay
+from edp_robot.training import devices
+from edp_robot.training.pretrainer import Pretrainer
+from sim.core.registry import task_spec
+
+META = torch.device("meta")
+
+
+def test_auto_is_the_gpu_where_there_is_one(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert devices.pick("auto").type == "cuda"
+    assert devices.pick("cpu").type == "cpu"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert devices.pick("auto").type == "cpu"
+
+
+def test_cuda_is_never_replaced_in_silence(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match="--device cpu"):
+        devices.pick("cuda")
+    with pytest.raises(ValueError, match="'tpu'"):
+        devices.pick("tpu")
+
+
+def test_random_state_comes_back():
+    saved = devices.random_state(devices.CPU)
+    expected = torch.rand(3)
+    devices.set_random_state(saved, devices.CPU)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_a_run_of_another_device_is_refused():
+    saved = devices.random_state(devices.CPU)
+    with pytest.raises(ValueError, match="--device cpu"):
+        devices.set_random_state(saved, torch.device("cuda"))
+
+
+@pytest.mark.parametrize("method", ["edp", "network", "rnd", "particle"])
+def test_a_grad_step_makes_no_tensor_elsewhere(method):
+    """Any tensor made on the CPU would not go together with those on the device."""
+    network = method == "network"
+    config = presets.pretrain(
+        "demo", "maze-square-a", method="edp" if network else method, n_seeds=2
+    )
+    config = changed(config, ("score_reward.estimator=shared",) if network else ())
+    learner = Pretrainer(task_spec("maze-square-a"), replace(config, batch=8)).to(META)
+    replay = Replay(40, 4, 2, 2, 0, 2)
+    for _ in range(10):
+        replay.add(
+            *(np.zeros((4, 2)),) * 2, np.zeros(4), np.zeros((4, 2)), np.zeros(4), np.zeros(4)
+        )
+    metrics = learner.update_once(replay.sample(8, config.ddpg.n_step, META))
+    assert "critic_loss" in metrics and {v.device for v in metrics.values()} == {META}
+    assert learner.ddpg.explore(torch.zeros(2, 2, 2, device=META)).device == META

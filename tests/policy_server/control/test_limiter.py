@@ -1,0 +1,111 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from policy_server.contract.bundle import Bundle
+from policy_server.control.limiter import Intervention, Limiter
+
+INF = float("inf")
+
+
+def limiter():
+    """Steps of 0.5 and any size; limits [-1, 1] and [0, inf)."""
+    return Limiter([-1, 0], [1, INF], [5, INF], control_period_s=0.1)
+
+
+def test_inside_every_limit_nothing_changes():
+    safe, flags = limiter().apply(np.array([0.4, 7.0]), np.array([0.0, 1.0]))
+    assert safe.tolist() == [0.4, 7.0] and flags == Intervention.NONE
+
+
+def test_hand_computed_sequence():
+    unit = limiter()
+    unit.reset(np.array([0.0, 1.0]))
+    for target, expected, flags in (
+        ([3.0, 2.0], [0.5, 2.0], Intervention.POSITION | Intervention.VELOCITY),
+        ([3.0, -4.0], [1.0, 0.0], Intervention.POSITION),
+        ([0.0, 0.0], [0.5, 0.0], Intervention.VELOCITY),
+        ([0.0, 0.0], [0.0, 0.0], Intervention.NONE),
+        ([0.25, np.nan], [0.0, 0.0], Intervention.NOT_FINITE),
+        ([INF, 3.0], [0.0, 0.0], Intervention.NOT_FINITE),
+        ([-0.25, 3.0], [-0.25, 3.0], Intervention.NONE),
+    ):
+        safe, seen = unit.apply(np.array(target))
+        assert (safe.tolist(), seen) == (expected, flags)
+    assert unit.counts == {"not_finite": 2, "position": 2, "velocity": 2}
+
+
+def test_a_robot_outside_its_limits_is_led_back_without_a_jump():
+    unit = limiter()
+    unit.reset(np.array([2.2, 0.0]))
+    path = [unit.apply(np.array([0.9, 0.0]))[0][0] for _ in range(4)]
+    np.testing.assert_allclose(path, [1.7, 1.2, 0.9, 0.9])
+
+
+def test_the_first_target_cannot_jump():
+    safe, flags = limiter().apply(np.array([1.0, 0.0]), np.array([-1.0, 0.0]))
+    assert safe.tolist() == [-0.5, 0.0] and flags == Intervention.VELOCITY
+
+
+@pytest.mark.parametrize("current", [None, [0.0], [np.nan, 0.0], [0.0, INF]])
+def test_an_unknown_start_is_refused(current):
+    with pytest.raises(ValueError, match="expected 2 finite numbers"):
+        limiter().apply(np.zeros(2), current)
+
+
+def test_the_answer_is_a_copy():
+    unit = limiter()
+    safe, _ = unit.apply(np.zeros(2), np.zeros(2))
+    safe[0] = 99
+    assert unit.last.tolist() == [0, 0]
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [
+        ([0], [1, 1], [1, 1], 1),
+        ([2], [1], [1], 1),
+        ([0], [1], [0], 1),
+        ([np.nan], [1], [1], 1),
+        ([0], [1], [1], 0),
+    ],
+)
+def test_senseless_limits_are_refused(limits):
+    with pytest.raises(ValueError, match="expected"):
+        Limiter(*limits)
+
+
+def test_limits_come_from_the_manifest_at_the_loops_period(bundle_path):
+    manifest = Bundle.load(bundle_path).manifest
+    for period_s, expected in ((None, 0.05), (0.02, 0.1)):
+        safe, _ = Limiter.from_manifest(manifest, period_s).apply(np.array([5.0, 5.0]), np.zeros(2))
+        np.testing.assert_allclose(safe, [expected, 0.9], atol=1e-7)
+
+
+@given(
+    st.lists(
+        arrays(np.float64, 2, elements=st.floats(-1e9, 1e9) | st.just(np.nan)),
+        min_size=1,
+        max_size=20,
+    )
+)
+def test_whatever_comes_limits_hold(targets):
+    unit = limiter()
+    unit.reset(np.array([0.3, 0.3]))
+    last = np.array([0.3, 0.3])
+    for target in targets:
+        safe, _ = unit.apply(target)
+        assert np.isfinite(safe).all() and -1 <= safe[0] <= 1 and safe[1] >= 0
+        assert abs(safe[0] - last[0]) <= 0.5 + 1e-12
+        last = safe
+
+
+def test_float32_rounding_at_the_limit_is_clamped_but_not_counted():
+    limiter = Limiter([-2.0], [2.0], [3.0], 0.01)
+    limiter.reset(np.array([1.0]))
+    safe, flags = limiter.apply(np.array([1.0 + 0.03 + 5e-7]))
+    assert safe[0] == 1.0 + 0.03 and not flags and limiter.counts["velocity"] == 0
+    _, flags = limiter.apply(np.array([safe[0] + 0.03 + 5e-6]))
+    assert flags and limiter.counts["velocity"] == 1

@@ -1,0 +1,325 @@
+"""Another policy in service without a stop, and the end of a server: real processes on real sockets."""
+
+import contextlib
+import os
+import shutil
+import signal
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from policy_server.contract import wire
+from policy_server.contract.bundle import Field
+from policy_server.contract.wire import Header, Kind, Status
+from policy_server.control.client import PolicyClient, PolicyError
+from policy_server.control.local import LocalPolicy
+from policy_server.transport import curve_client as links
+
+OBS = np.float32([0.1, -0.2, 0.01])
+
+
+class Stage:
+    """A server whose bundle is a link that points to one of several."""
+
+    def __init__(self, tiny, folder, start_server):
+        self.tiny, self.folder, self.link = tiny, folder, folder / "current"
+        self.bundles = {name: self.make(name, factor) for name, factor in (("a", 1.0), ("b", 0.5))}
+        self.point("a")
+        assert self.hash("a") != self.hash("b") and expected(folder / "a") != expected(folder / "b")
+        self.server = start_server(self.link)
+
+    def make(self, name, factor):
+        golden, weights = self.tiny.golden(), np.float32(factor) * self.tiny.W
+        V = 0.1 * golden["noise"]
+        action = np.tanh(golden["obs"] @ weights + V).reshape(golden["action"].shape)
+        return self.tiny.save(
+            self.folder / name,
+            name=name,
+            onnx_bytes=self.tiny.onnx_bytes(weights),
+            golden={**golden, "action": action},
+        )
+
+    def point(self, name):
+        fresh = self.folder / "fresh"
+        fresh.symlink_to(self.folder / name)
+        os.replace(fresh, self.link)
+
+    def hash(self, name):
+        return self.bundles[name].hash
+
+    def client(self):
+        return PolicyClient(self.server.endpoint, 20)
+
+
+@pytest.fixture
+def stage(tiny, tmp_path, start_server):
+    return Stage(tiny, tmp_path, start_server)
+
+
+def expected(path, n_before=0):
+    """The action for OBS after reset(5) and `n_before` other actions."""
+    local = LocalPolicy(path, "cpu")
+    local.reset(5)
+    return [local.act(OBS).tobytes() for _ in range(n_before + 1)][-1]
+
+
+def refusal(action):
+    with pytest.raises(PolicyError) as caught:
+        action()
+    return caught.value.status, str(caught.value)
+
+
+def until(condition, timeout_s=20.0):
+    end_s = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < end_s, "it did not happen"
+        time.sleep(0.01)
+
+
+def test_a_reload_swaps_the_policy_and_keeps_sessions_and_noise(stage):
+    with stage.client() as client:
+        client.reset(5)
+        assert client.act(OBS).tobytes() == expected(stage.folder / "a")
+        stage.point("b")
+        assert client.act(OBS).tobytes() == expected(
+            stage.folder / "a", 1
+        )  # nobody asked for another one yet
+        assert client.reload() == {
+            "bundle_hash": stage.hash("b"),
+            "previous_bundle_hash": stage.hash("a"),
+        }
+        assert client.act(OBS).tobytes() == expected(stage.folder / "b", 2)
+        assert client.last_policy == bytes.fromhex(stage.hash("b"))[:8]
+        hello = client.hello()
+        assert (hello["bundle_hash"], hello["manifest"]["name"], hello["session"]) == (
+            stage.hash("b"),
+            "b",
+            0,
+        )
+        assert client.reload() == dict.fromkeys(
+            ("bundle_hash", "previous_bundle_hash"), stage.hash("b")
+        )  # once more
+        assert client.stats()["reloads"] == {"ok": 2}
+
+
+def test_rollback_goes_back_and_forth(stage):
+    with stage.client() as client:
+        status, reason = refusal(client.rollback)
+        assert status == Status.REFUSED and "no earlier policy" in reason
+        stage.point("b")
+        client.reload()
+        shutil.rmtree(stage.folder / "a")  # the policy before is kept in memory
+        forth = {"bundle_hash": stage.hash("b"), "previous_bundle_hash": stage.hash("a")}
+        back = {"bundle_hash": stage.hash("a"), "previous_bundle_hash": stage.hash("b")}
+        for swapped, name in ((back, "a"), (forth, "b"), (back, "a")):
+            assert client.rollback() == swapped
+            client.act(OBS)
+            assert client.last_policy.hex() == stage.hash(name)[:16]
+        assert client.stats()["reloads"] == {"ok": 1, "rolled_back": 3}
+
+
+def damage(stage):
+    (stage.folder / "b" / "policy.onnx").write_bytes(b"broken")
+
+
+def remove(stage):
+    shutil.rmtree(stage.folder / "b")
+
+
+def compute_otherwise(stage):
+    remove(stage)
+    stage.tiny.save(
+        stage.folder / "b", onnx_bytes=stage.tiny.onnx_bytes(np.float32(1.1) * stage.tiny.W)
+    )
+
+
+def change_period(stage):
+    stage.tiny.save(stage.folder / "b", control_period_s=0.02)
+
+
+def change_obs_dim(stage):
+    obs, _ = stage.tiny.fields()
+    weights = np.concatenate([stage.tiny.W, np.zeros((1, stage.tiny.latent_dim), np.float32)])
+    golden = stage.tiny.golden()
+    golden["obs"] = np.concatenate(
+        [golden["obs"], np.zeros((len(golden["obs"]), 1), np.float32)], axis=1
+    )
+    one_more = (*obs, Field("more", 3, 4, "m", (0.0,), (1.0,)))
+    stage.tiny.save(
+        stage.folder / "b",
+        obs=one_more,
+        onnx_bytes=stage.tiny.onnx_bytes(weights, 4),
+        golden=golden,
+    )
+
+
+BAD_BUNDLES = [
+    (damage, "policy.onnx is damaged"),
+    (compute_otherwise, "self-test failed on cpu"),
+    (change_period, "control_period_s 0.02 instead of 0.01"),
+    (change_obs_dim, "another interface than the served one (obs "),
+    (remove, "no manifest.json"),
+]
+
+
+def test_bundles_that_will_not_do_leave_the_old_one_in_service(stage):
+    stage.point("b")
+    with stage.client() as client:
+        for spoil, said in BAD_BUNDLES:
+            spoil(stage)
+            client.reset(5)
+            status, reason = refusal(client.reload)
+            assert status == Status.REFUSED and "the old policy stays" in reason and said in reason
+            assert str(stage.folder) not in reason and "Traceback" not in reason
+            assert client.act(OBS).tobytes() == expected(stage.folder / "a")
+            assert client.health()["bundle_hash"] == stage.hash("a")
+            assert (
+                refusal(client.rollback)[0] == Status.REFUSED
+            )  # a reload that failed is nothing to go back from
+        stage.point("a")
+        client.reload()
+        assert client.stats()["reloads"] == {"failed": len(BAD_BUNDLES), "ok": 1}
+
+
+def test_two_reloads_at_once_are_one(stage):
+    stage.point("b")
+    link = links.connect(stage.server.endpoint)
+    try:
+        deadline_ns = time.monotonic_ns() + 20_000_000_000
+        assert link.send(wire.encode(Header(Kind.CONTROL, 0, 1), b'{"op": "health"}'), deadline_ns)
+        assert link.receive(deadline_ns)
+        frames = [wire.encode(Header(Kind.CONTROL, 0, k), b'{"op": "reload"}') for k in (2, 3)]
+        assert all(link.send(frame, deadline_ns) for frame in frames)
+        answers = [wire.decode(link.receive(deadline_ns) or b"") for _ in frames]
+    finally:
+        link.close()
+    (refused, reason), (done, payload) = answers
+    assert (refused.kind, refused.status, refused.sequence) == (Kind.ERROR, Status.REFUSED, 3)
+    assert b"under way already" in bytes(reason)
+    assert (done.kind, done.sequence) == (Kind.CONTROL_REPLY, 2)
+    assert wire.parse_object(payload)["bundle_hash"] == stage.hash("b")
+
+
+def test_a_reload_whose_asker_has_gone_still_happens(stage):
+    stage.point("b")
+    asker = links.connect(stage.server.endpoint)
+    assert asker.send(
+        wire.encode(Header(Kind.CONTROL, 0, 1), b'{"op": "reload"}'), time.monotonic_ns() + 10**10
+    )
+    asker.close()
+    with stage.client() as client:
+        until(lambda: client.health()["bundle_hash"] == stage.hash("b"))
+
+
+def test_sighup_reloads_and_a_failure_is_only_logged(stage):
+    with stage.client() as client:
+        client.reset(5)
+        client.act(OBS)
+        stage.point("b")
+        stage.server.process.send_signal(signal.SIGHUP)
+        until(lambda: client.health()["bundle_hash"] == stage.hash("b"))
+        assert client.act(OBS).tobytes() == expected(stage.folder / "b", 1)
+        damage(stage)
+        stage.server.process.send_signal(signal.SIGHUP)
+        until(lambda: client.stats()["reloads"].get("failed") == 1)
+        assert client.health() | {"uptime_s": 0} == {
+            **{"status": "ok", "ready": True, "reloading": False, "uptime_s": 0},
+            "bundle_hash": stage.hash("b"),
+        }
+    stage.server.process.send_signal(signal.SIGTERM)
+    _, errors = stage.server.process.communicate(timeout=20)
+    events = [line.split()[2] for line in errors.splitlines()]
+    assert events == ["serving", "reloaded", "reload_failed", "draining"] and "is damaged" in errors
+
+
+def test_reloads_under_load_fail_no_request(stage):
+    """Each answer is the one of the policy that it names, by a noise that goes on over the reloads."""
+    done, found = threading.Event(), {}
+
+    def drive(index):
+        answers = []
+        with stage.client() as client:
+            client.reset(5)
+            while not done.is_set():
+                action = client.act(OBS)
+                answers.append((client.last_policy, action.tobytes()))
+        found[index] = answers
+
+    threads = [threading.Thread(target=drive, args=(k,)) for k in range(2)]
+    for thread in threads:
+        thread.start()
+    try:
+        with stage.client() as client:
+            for k in range(8):
+                stage.point("ba"[k % 2])
+                swapped = client.reload()
+                assert (swapped["bundle_hash"], swapped["previous_bundle_hash"]) == (
+                    stage.hash("ba"[k % 2]),
+                    stage.hash("ab"[k % 2]),
+                )
+    finally:
+        done.set()
+        for thread in threads:
+            thread.join(30)
+    assert len(found) == 2  # nobody got an error
+    for answers in found.values():
+        policies = {
+            bytes.fromhex(bundle.hash)[:8]: LocalPolicy(bundle.path, "cpu")
+            for bundle in stage.bundles.values()
+        }
+        for policy in policies.values():
+            policy.reset(5)
+        for name, answer in answers:
+            assert {key: policy.act(OBS).tobytes() for key, policy in policies.items()}[
+                name
+            ] == answer
+        assert {name for name, _ in answers} == set(policies)
+
+
+def test_sigterm_answers_what_waits(served_once):
+    """The server is stopped while the requests come, so that all of them wait when it learns that it shall end."""
+    server, n = served_once, 12
+    with contextlib.ExitStack() as stack:
+        askers = [links.connect(server.endpoint) for _ in range(n)]
+        deadline_ns = time.monotonic_ns() + 20_000_000_000
+        for asker in askers:
+            stack.callback(asker.close)
+            assert asker.send(
+                wire.encode(Header(Kind.ACT, 0, 1), wire.float_bytes(OBS)), deadline_ns
+            )
+            assert asker.receive(deadline_ns)
+        os.kill(server.process.pid, signal.SIGSTOP)
+        for asker in askers:
+            assert asker.send(
+                wire.encode(Header(Kind.ACT, 0, 2), wire.float_bytes(OBS)), deadline_ns
+            )
+        os.kill(server.process.pid, signal.SIGTERM)
+        os.kill(server.process.pid, signal.SIGCONT)
+        answers = [wire.decode(asker.receive(deadline_ns) or b"")[0] for asker in askers]
+    assert [(header.kind, header.sequence) for header in answers] == [(Kind.ACT_REPLY, 2)] * n
+    _, errors = server.process.communicate(timeout=20)
+    assert server.process.returncode == 0 and "Traceback" not in errors
+
+
+@pytest.fixture
+def served_once(start_server, bundle_path):
+    """A server for one test, which may end it."""
+    return start_server(bundle_path)
+
+
+@pytest.mark.parametrize("wait_s", [0.0, 0.005])
+def test_sigterm_in_the_middle_of_a_reload(served_once, wait_s):
+    link = links.connect(served_once.endpoint)
+    try:
+        assert link.send(
+            wire.encode(Header(Kind.CONTROL, 0, 1), b'{"op": "reload"}'),
+            time.monotonic_ns() + 10**10,
+        )
+        time.sleep(wait_s)
+        served_once.process.send_signal(signal.SIGTERM)
+        _, errors = served_once.process.communicate(timeout=20)
+    finally:
+        link.close()
+    assert served_once.process.returncode == 0 and "Traceback" not in errors

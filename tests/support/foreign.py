@@ -1,0 +1,77 @@
+"""Tiny foreign ONNX policies, made by hand: answer = obs W (+ noise), under any names, types and opset."""
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from edp_robot.deploy.wrap.foreign_policy import read_policy
+from edp_robot.deploy.wrap.known_fields import Draft, Known
+
+W = np.array(
+    [[1.0, 0.0], [0.0, 2.0], [0.5, 0.5]], np.float32
+)  # obs (a, b, c) -> (a + c/2, 2b + c/2)
+FLOAT, DOUBLE, INT64 = TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.INT64
+
+
+def value(name, kind, *dims):
+    return helper.make_tensor_value_info(name, kind, list(dims))
+
+
+def model(nodes, inputs, outputs, weights=(), opset=17, ir=9, metadata=None):
+    graph = helper.make_graph(nodes, "tiny", inputs, outputs, list(weights))
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=ir)
+    helper.set_model_props(made, metadata or {})
+    return made
+
+
+def linear(
+    obs="obs",
+    output="actions",
+    batch="n",
+    kind=FLOAT,
+    weights=W,
+    shape=None,
+    noise=None,
+    extra=(),
+    **options,
+):
+    """obs (batch, 3) -> output (batch, 2), or reshaped to `shape`; `extra`: (node, outputs) that nobody needs."""
+    n_obs, n_act = weights.shape
+    numpy_kind = helper.tensor_dtype_to_np_dtype(kind)
+    tensors = [numpy_helper.from_array(weights.astype(numpy_kind), "W")]
+    nodes = [
+        helper.make_node(
+            "MatMul", [obs, "W"], ["action" if output != "action" and obs != "action" else "x"]
+        )
+    ]
+    inputs = [value(obs, kind, batch, n_obs)]
+    name = nodes[-1].output[0]
+    if noise:
+        inputs.append(value(noise, kind, batch, n_act))
+        nodes.append(helper.make_node("Add", [name, noise], ["noisy"]))
+        name = "noisy"
+    if shape:
+        tensors.append(numpy_helper.from_array(np.array(shape, np.int64), "shape"))
+        nodes.append(helper.make_node("Reshape", [name, "shape"], [output]))
+        dims = shape[1:]
+    else:
+        nodes.append(helper.make_node("Identity", [name], [output]))
+        dims = [n_act]
+    outputs = [value(output, kind, batch, *dims)]
+    for node, more_inputs, more_outputs in extra:
+        nodes.append(node)
+        inputs += more_inputs
+        outputs += more_outputs
+    return model(nodes, inputs, outputs, tensors, **options)
+
+
+def written(made, path, **options):
+    """The policy in a file, read back."""
+    onnx.save(made, path)
+    return read_policy(path, **options)
+
+
+def known(obs_dim=3, act_dim=2, limit=1.0, action_map="none", **more):
+    obs = (Draft("state", obs_dim, "1", (-2.0,), (2.0,), None, ("test",)),)
+    action = (Draft("motor", act_dim, "V", (-limit,), (limit,), (float("inf"),), ("test",)),)
+    return Known(obs, action, 50.0, action_map, 1, "tiny", **more)

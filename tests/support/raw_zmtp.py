@@ -1,0 +1,173 @@
+"""Peers of `PlainFront` and of `PlainLink` that are plain sockets: they may send, and leave unread, what they like."""
+
+import contextlib
+import os
+import socket
+import threading
+import time
+
+from policy_server.transport import zmtp
+from policy_server.transport.plain_client import address_of
+
+GREETING = bytes.fromhex("ff 0000000000000000 7f 03 00 4e554c4c") + bytes(48)
+ROUTER_READY = b"\x04\x29\x05READY\x0bSocket-Type\x00\x00\x00\x06ROUTER\x08Identity\x00\x00\x00\x00"
+LINK_HELLO = GREETING + zmtp.ready(b"DEALER", b"me")  # what a link says
+ASK, ANSWER = zmtp.frame(b"ask"), zmtp.frame(b"answer")
+LONG_S = 10.0  # a deadline that a test never waits for
+
+
+class Raw:
+    """A peer that is a plain socket; `hello` says all of the handshake."""
+
+    def __init__(self, front, identity=b"", hello=True):
+        family, address = address_of(front.endpoint)
+        self.front, self.socket = front, socket.socket(family, socket.SOCK_STREAM)
+        self.socket.settimeout(5)
+        self.socket.connect(address)
+        if hello:
+            self.socket.sendall(GREETING + zmtp.ready(b"DEALER", identity))
+            pump(front, lambda got: identity in front._routes or not identity)
+
+    def send(self, body, flags=0):
+        self.socket.sendall(zmtp.frame(body, flags))
+
+    def read(self, n_bytes):
+        """So many bytes, or fewer where the connection ends; the front goes on meanwhile."""
+        data, until_s = b"", time.monotonic() + 5
+        while len(data) < n_bytes:
+            assert time.monotonic() < until_s, f"{len(data)} of {n_bytes} bytes came within 5 s"
+            self.front.receive(0)
+            self.socket.settimeout(0.001)
+            with contextlib.suppress(TimeoutError):
+                more = self.socket.recv(n_bytes - len(data))
+                if not more:
+                    break
+                data += more
+        return data
+
+    def ended(self):
+        """Whether the other end has closed; reads what is left."""
+        self.socket.setblocking(False)
+        try:
+            while self.socket.recv(1 << 16):
+                pass
+            return True
+        except BlockingIOError:
+            return False
+        except ConnectionError:
+            return True
+
+
+def pump(front, done, timeout_s=5.0):
+    """Receives until `done(messages so far)`; returns the messages."""
+    messages, until_s = [], time.monotonic() + timeout_s
+    while not done(messages):
+        assert time.monotonic() < until_s, f"not within {timeout_s} s; got {len(messages)} messages"
+        messages += front.receive(0.005)
+    return messages
+
+
+def check_serves(front, peer, identity):
+    """A message there and one back."""
+    peer.send(b"ask")
+    assert pump(front, len) == [(identity, [b"ask"])]
+    assert front.send(identity, b"answer")
+    assert peer.read(8) == b"\0\6answer"
+
+
+def met(peer):
+    """The peer, after it has read the handshake."""
+    assert peer.read(64 + len(ROUTER_READY)) == GREETING + ROUTER_READY
+    return peer
+
+
+def within(wait_s):
+    return time.monotonic_ns() + int(wait_s * 1e9)
+
+
+def read(conn, n_bytes):
+    """Exactly so many bytes."""
+    data = b""
+    while len(data) < n_bytes:
+        more = conn.recv(n_bytes - len(data))
+        assert more, f"the link closed after {data[-80:]!r}"
+        data += more
+    return data
+
+
+def greet(conn):
+    conn.sendall(GREETING + ROUTER_READY)
+    assert read(conn, len(LINK_HELLO)) == LINK_HELLO
+
+
+def answer(conn):
+    assert read(conn, len(ASK)) == ASK
+    conn.sendall(ANSWER)
+
+
+def meet(conn):
+    """Greets and answers once."""
+    greet(conn)
+    answer(conn)
+
+
+def until_closed(conn):
+    """What comes until the link closes."""
+    data = b""
+    with contextlib.suppress(ConnectionResetError):
+        while more := conn.recv(1 << 16):
+            data += more
+    return data
+
+
+class Server:
+    """Runs one script for each connection, in turn, and closes it afterwards; what a script asserts, `check` raises."""
+
+    def __init__(self, listener, scripts):
+        self._listener, self._scripts, self._error = listener, scripts, None
+        self.n_accepted = 0
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self):
+        try:
+            for script in self._scripts:
+                conn, _ = self._listener.accept()
+                self.n_accepted += 1
+                with conn:
+                    conn.settimeout(LONG_S)
+                    script(conn)
+        except Exception as error:
+            self._error = error
+
+    def check(self):
+        """Waits for the last script."""
+        self._thread.join(LONG_S)
+        assert not self._thread.is_alive(), "the server waits for the link"
+        if self._error is not None:
+            raise self._error
+
+
+@contextlib.contextmanager
+def listening(endpoint):
+    """Yields a listener and its endpoint; tcp://127.0.0.1:0 is any free port."""
+    family, address = address_of(endpoint)
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.socket(family))
+        if family == socket.AF_INET:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen()
+        listener.settimeout(LONG_S)
+        if isinstance(address, str):
+            stack.callback(os.unlink, address)
+        yield (
+            listener,
+            "tcp://{}:{}".format(*listener.getsockname()) if family == socket.AF_INET else endpoint,
+        )
+
+
+def check_answers(link):
+    """A request of `link` is answered."""
+    assert link.send(b"ask", within(LONG_S))
+    assert link.receive(within(LONG_S)) == b"answer"
