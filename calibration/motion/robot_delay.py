@@ -13,7 +13,7 @@ import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -26,6 +26,7 @@ from calibration.motion.delay import (
     estimate_delay,
 )
 from calibration.motion.excitation import smooth_motion
+from policy_server.control.robot import KnowsConnection, Robot
 
 __all__ = ["DelayEstimate", "LatencyResult", "Recording", "estimate_delay", "measure", "summarise"]
 
@@ -33,26 +34,6 @@ MIN_SECONDS = 4.0
 AMPLITUDE = 0.1  # of the action's own unit; for our arm [rad]
 SPIN_NS = 300_000
 MAX_LATE_SHARE = 0.02
-
-
-class Robot(Protocol):
-    """What is used of a robot: LeRobot's names; values are floats by feature name."""
-
-    observation_features: dict[str, Any]
-    action_features: dict[str, Any]
-
-    def connect(self) -> None:
-        """Opens the robot."""
-
-    def get_observation(self) -> dict[str, float]:
-        """Returns the latest readings."""
-        ...
-
-    def send_action(self, action: dict[str, float]) -> Any:
-        """Sends targets."""
-
-    def disconnect(self) -> None:
-        """Closes the robot."""
 
 
 @dataclass(frozen=True)
@@ -151,7 +132,7 @@ def measure(
     motion[:, [joint not in (joints or names) for joint in names]] = (
         0.0  # held: some robots want every target
     )
-    ours = not getattr(robot, "is_connected", False)
+    ours = not (isinstance(robot, KnowsConnection) and robot.is_connected)
     if ours:
         robot.connect()
     try:

@@ -15,7 +15,7 @@ from policy_server.contract.errors import PolicyError, PolicyTimeout
 from policy_server.control.clock import Clock, RealtimeError, quiet, stop_on_signals, wait_until
 from policy_server.control.limiter import Intervention, Limiter
 from policy_server.control.recorder import ControlReport, Recorder
-from policy_server.control.robot import RobotError, RobotIO
+from policy_server.control.robot_io import RobotError, RobotIO
 
 __all__ = [
     "Clock",

@@ -1,124 +1,127 @@
-"""A robot with LeRobot's names, seen as vectors: dictionaries flattened in the order of its features."""
+"""What a robot must have to be driven, and how one is named on the command line.
 
-from collections.abc import Mapping
-from typing import Any, Protocol
+A robot has LeRobot's names, so a LeRobot robot works as it is. What a robot can do besides is an optional ability:
+one small Protocol each, checked once with isinstance.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from policy_server.contract.bundle import Field, Manifest
+from policy_server.contract.options import call_with_options
+from policy_server.contract.registry import Registry
 
 
-class RobotError(RuntimeError):
-    """The robot does not fit the policy; the message says where they differ."""
-
-
+@runtime_checkable
 class Robot(Protocol):
-    """What a robot must have; LeRobot's robots do.
-
-    Optional, used where present: `read_obs(out)` and `write_action(target)`, the same as vectors without
-    dictionaries; `position() -> (act_dim,)`, where it is in the action's units, needed where the observation
-    lacks the action's names; `reset_episode(seed)` and `episode_success() -> bool`.
-    """
+    """A robot that a policy can drive."""
 
     @property
     def observation_features(self) -> Mapping[str, Any]:
-        """Names of the observation, in order."""
+        """Names of the observation's numbers, in order, each with its type."""
         ...
 
     @property
     def action_features(self) -> Mapping[str, Any]:
-        """Names of the action, in order."""
+        """Names of the action's numbers, in order, each with its type."""
         ...
 
     def connect(self) -> None:
         """Opens the connection."""
 
-    def get_observation(self) -> dict[str, float]:
-        """Returns the newest observation."""
+    def get_observation(self) -> dict[str, Any]:
+        """Returns the newest observation by name."""
         ...
 
-    def send_action(self, action: dict[str, float]) -> Any:
-        """Sends a target."""
+    def send_action(self, action: dict[str, Any]) -> Any:
+        """Sends a target by name. The robot keeps it until the next one."""
 
     def disconnect(self) -> None:
         """Closes the connection."""
 
 
-class RobotIO:
-    """Reads and writes a robot as vectors.
+@runtime_checkable
+class ReadsVectors(Protocol):
+    """A robot that gives its observation without a dictionary."""
 
-    Args:
-        robot: The robot.
-        manifest: Of the policy that will drive it.
+    def read_obs(self, out: np.ndarray) -> None:
+        """Writes the newest observation into `out` (obs_dim,), in the order of its features."""
 
-    Raises:
-        RobotError: Names or lengths differ from the manifest's, or a feature is not a number (an image).
-    """
 
-    def __init__(self, robot: Any, manifest: Manifest):
-        self._robot = robot
-        self._obs_names = _names("observation_features", robot.observation_features, manifest.obs)
-        self._action_names = _names("action_features", robot.action_features, manifest.action)
-        self._obs = np.zeros(len(self._obs_names), dtype=np.float32)
-        self._fast_read = getattr(robot, "read_obs", None)
-        self._fast_write = getattr(robot, "write_action", None)
+@runtime_checkable
+class WritesVectors(Protocol):
+    """A robot that takes its target without a dictionary."""
 
-    def read(self) -> np.ndarray:
-        """Returns the observation, (obs_dim,) float32; overwritten by the next call."""
-        if self._fast_read is not None:
-            self._fast_read(self._obs)
-        else:
-            values = self._robot.get_observation()
-            self._obs[:] = [values[name] for name in self._obs_names]
-        return self._obs
+    def write_action(self, target: np.ndarray) -> None:
+        """Sends a target (act_dim,), in the order of its features."""
 
-    def write(self, target: np.ndarray) -> None:
-        """Sends a target, (act_dim,)."""
-        if self._fast_write is not None:
-            self._fast_write(target)
-        else:
-            self._robot.send_action(dict(zip(self._action_names, target.tolist(), strict=True)))
+
+@runtime_checkable
+class KnowsPosition(Protocol):
+    """A robot that says where it is. Needed where the observation lacks the action's names."""
 
     def position(self) -> np.ndarray:
-        """Returns where the robot is, (act_dim,), in the action's units.
-
-        Raises:
-            RobotError: It has no `position()` and its observation lacks the action's names.
-        """
-        if hasattr(self._robot, "position"):
-            return np.asarray(self._robot.position(), dtype=np.float64)
-        missing = [name for name in self._action_names if name not in self._obs_names]
-        if missing:
-            raise RobotError(
-                f"the limiter must know where the robot is: its observation lacks {missing}; "
-                "give the robot a position() method or set start_action"
-            )
-        obs = self.read()
-        return np.array(
-            [obs[self._obs_names.index(name)] for name in self._action_names], dtype=np.float64
-        )
+        """Returns where the robot is (act_dim,), in the action's units."""
+        ...
 
 
-def _names(what: str, features: Mapping[str, Any], fields: tuple[Field, ...]) -> list[str]:
-    """Returns the names of the features. Raises RobotError unless they fit the fields.
+@runtime_checkable
+class KnowsConnection(Protocol):
+    """A robot that says whether it is connected."""
 
-    Names are compared only where every field of the manifest is one number; a field of several has one name.
+    @property
+    def is_connected(self) -> bool:
+        """Whether `connect` was called, and `disconnect` not since."""
+        ...
+
+
+@runtime_checkable
+class ResetsEpisodes(Protocol):
+    """A robot that can go to the start of an episode."""
+
+    def reset_episode(self, seed: int) -> None:
+        """Goes to the start that `seed` picks."""
+
+
+@runtime_checkable
+class JudgesEpisodes(Protocol):
+    """A robot that knows whether an episode succeeded."""
+
+    def episode_success(self) -> bool:
+        """Returns whether the episode so far is a success."""
+        ...
+
+
+ROBOTS: Registry[Callable[..., Robot]] = Registry("robot", group="edp_robot.robots")
+
+
+def make_robot(text: str) -> Robot:
+    """Returns the robot that `text` names. It is not connected yet.
+
+    Args:
+        text: `KIND[:NAME][?option=value&...]` for a registered kind, like sim:arm-press?delay_s=0.03, or
+            `package.module:Class[?option=value&...]`. The class is called with NAME, where there is one,
+            and the options as keywords, converted by its annotations.
+
+    Raises:
+        ValueError: There is no such kind, module or class, an option is unknown, or a value is not of its
+            option's type.
     """
-    not_numbers = {
-        name: kind
-        for name, kind in features.items()
-        if kind not in (float, int, bool, "float", "float32")
-    }
-    if not_numbers:
-        raise RobotError(f"{what} {not_numbers}: expected numbers; this control loop has no images")
-    names, dim = list(features), fields[-1].stop
-    if len(names) != dim:
-        raise RobotError(
-            f"robot's {what} are {len(names)} ({names}), the policy has {dim}: not made for this robot"
+    path, _, query = text.partition("?")
+    kind, colon, name = path.partition(":")
+    try:
+        if kind in ROBOTS.names():
+            robot = call_with_options(ROBOTS.get(kind), *[name] if colon else [], query=query)
+        else:
+            robot = call_with_options(ROBOTS.get(path), query=query)
+    except ImportError as error:
+        kinds = ", ".join(ROBOTS.names())
+        raise ValueError(f"robot {text!r}: {error}; registered kinds: {kinds}") from error
+    if not isinstance(robot, Robot):
+        needed = "connect, get_observation, send_action, disconnect"
+        raise ValueError(
+            f"robot {text!r} is a {type(robot).__name__}, which lacks some of {needed}, "
+            "observation_features and action_features"
         )
-    expected = [field.name for field in fields]
-    if len(expected) == dim and names != expected:
-        raise RobotError(
-            f"robot's {what} are {names}, the policy's are {expected}: names and order must be the same"
-        )
-    return names
+    return robot

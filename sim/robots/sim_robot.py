@@ -17,8 +17,6 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-from urllib.parse import parse_qsl
 
 import numpy as np
 
@@ -28,34 +26,10 @@ from sim.tasks import arm
 MAX_AGE_S = 0.2  # an older reading is an error; a busy machine may stall the process for 70 ms
 START_TIMEOUT_S = 60.0
 RESET_TIMEOUT_S = 5.0
-OPTIONS: dict[str, Callable[[str], Any]] = {"delay_s": float, "seed": int}
 
 
 class SimRobotError(RuntimeError):
     """The robot is not connected, or its process is dead or stuck; the message says which."""
-
-
-def make(spec: str, **kwargs: Any) -> SimRobot:
-    """Returns the robot of the text after `sim:`, such as `arm-press` or `arm-press?delay_s=0.03&seed=1`.
-
-    Args:
-        spec: task and options.
-        kwargs: options too; those in `spec` win.
-
-    Raises:
-        ValueError: unknown task or option, or a value that is none.
-    """
-    task, _, query = spec.partition("?")
-    for key, text in parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query)):
-        if key not in OPTIONS:
-            raise ValueError(
-                f"no option {key!r} of a simulated robot; there are {', '.join(OPTIONS)}"
-            )
-        try:
-            kwargs[key] = OPTIONS[key](text)
-        except ValueError:
-            raise ValueError(f"option {key}={text!r}: expected {OPTIONS[key].__name__}") from None
-    return SimRobot(task, **kwargs)
 
 
 class SimRobot:

@@ -8,9 +8,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from policy_server.control.robot import RobotIO
+from policy_server.control.robot import make_robot
+from policy_server.control.robot_io import RobotIO
 from sim.robots.robot_process import PERIOD_NS, ArmCore
-from sim.robots.sim_robot import SimRobot, SimRobotError, make
+from sim.robots.sim_robot import SimRobot, SimRobotError
 from sim.tasks import arm
 
 ABOVE = np.array([-0.524, -1.2, -1.55, 0.8, 0.0, 0.1])  # leaning back, forearm over the button
@@ -283,9 +284,9 @@ def test_a_process_that_cannot_start_is_reported(monkeypatch, capfd):
 
 
 def test_make_reads_task_and_options():
-    robot = make("arm-press?delay_s=0.03&seed=5")
+    robot = make_robot("sim:arm-press?delay_s=0.03&seed=5")
     assert (robot.task, robot.delay_s, robot._seed) == ("arm-press", 0.03, 5)
-    assert make("arm", delay_s=0.01).delay_s == 0.01 and make("arm").delay_s == 0.0
+    assert make_robot("sim:arm").delay_s == 0.0
 
 
 @pytest.mark.parametrize(
@@ -294,14 +295,14 @@ def test_make_reads_task_and_options():
         ("arm-pres", "Did you mean 'arm-press'.*There are: arm, arm-press"),
         ("", "no simulated robot for task ''"),
         ("maze-square-a", "no simulated robot"),
-        ("arm?speed=3", "no option 'speed'.*there are delay_s, seed"),
+        ("arm?speed=3", "no option 'speed'.*delay_s .*seed"),
         ("arm?delay_s=fast", "delay_s='fast': expected float"),
         ("arm?delay_s=nan", "delay_s nan"),
         ("arm?delay_s=-1", r"delay_s -1.0: expected a time in \[0, 10\]"),
         ("arm?seed=-1", "seed -1"),
-        ("arm?delay_s", "bad query field"),
+        ("arm?delay_s", "expected option=value"),
     ],
 )
 def test_make_refuses_and_says_what_there_is(spec, message):
     with pytest.raises(ValueError, match=message):
-        make(spec)
+        make_robot(f"sim:{spec}")

@@ -1,0 +1,145 @@
+"""Reads and writes a robot as vectors, and refuses one whose names are not the policy's."""
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from policy_server.contract.bundle import Field
+from policy_server.contract.manifest import Manifest
+from policy_server.control.robot import (
+    JudgesEpisodes,
+    KnowsPosition,
+    ReadsVectors,
+    ResetsEpisodes,
+    Robot,
+    WritesVectors,
+)
+
+_NUMBERS = (float, int, bool, "float", "float32")  # types of a feature that is one number
+_log = logging.getLogger(__name__)
+
+
+class RobotError(RuntimeError):
+    """The robot does not fit the policy. The message says where they differ."""
+
+
+class RobotIO:
+    """A robot, seen as vectors in the order of its features.
+
+    Attributes:
+        unchecked: Fields of the policy whose entries have no known names, like "obs.arm". Their order could not be
+            compared with the robot's.
+
+    Args:
+        robot: The robot. It need not be connected.
+        manifest: The manifest of the policy that will drive it.
+
+    Raises:
+        RobotError: The robot's names, their order or their number differ from the policy's, or a feature is not
+            a number (an image).
+    """
+
+    def __init__(self, robot: Robot, manifest: Manifest):
+        self._robot = robot
+        self._obs_names = _names("observation_features", robot.observation_features)
+        self._action_names = _names("action_features", robot.action_features)
+        self.unchecked = (
+            *_compare("obs", self._obs_names, manifest.obs),
+            *_compare("action", self._action_names, manifest.action),
+        )
+        if self.unchecked:
+            _log.warning(
+                "the policy has no names for the entries of %s: check yourself that the robot's order is the policy's",
+                ", ".join(self.unchecked),
+            )
+        self._obs = np.zeros(len(self._obs_names), dtype=np.float32)
+        self._read_obs = robot.read_obs if isinstance(robot, ReadsVectors) else None
+        self._write_action = robot.write_action if isinstance(robot, WritesVectors) else None
+
+    def read(self) -> np.ndarray:
+        """Returns the observation (obs_dim,) float32. The next call overwrites it."""
+        if self._read_obs is not None:
+            self._read_obs(self._obs)
+        else:
+            values = self._robot.get_observation()
+            self._obs[:] = [values[name] for name in self._obs_names]
+        return self._obs
+
+    def write(self, target: np.ndarray) -> None:
+        """Sends a target (act_dim,)."""
+        if self._write_action is not None:
+            self._write_action(target)
+        else:
+            self._robot.send_action(dict(zip(self._action_names, target.tolist(), strict=True)))
+
+    def position(self) -> np.ndarray:
+        """Returns where the robot is (act_dim,), in the action's units.
+
+        Raises:
+            RobotError: The robot has no position() and its observation lacks the action's names.
+        """
+        if isinstance(self._robot, KnowsPosition):
+            return np.asarray(self._robot.position(), dtype=np.float64)
+        missing = [name for name in self._action_names if name not in self._obs_names]
+        if missing:
+            raise RobotError(
+                f"the limiter must know where the robot is, and its observation lacks {missing}; "
+                "give the robot a position() method or set start_action"
+            )
+        obs = dict(zip(self._obs_names, self.read().tolist(), strict=True))
+        return np.array([obs[name] for name in self._action_names])
+
+    def reset_episode(self, seed: int) -> None:
+        """Sends the robot to the start that `seed` picks, where it can do that."""
+        if isinstance(self._robot, ResetsEpisodes):
+            self._robot.reset_episode(seed)
+
+    def episode_success(self) -> bool | None:
+        """Returns whether the episode so far is a success. None: the robot cannot tell."""
+        if isinstance(self._robot, JudgesEpisodes):
+            return bool(self._robot.episode_success())
+        return None
+
+
+def _names(what: str, features: Mapping[str, Any]) -> list[str]:
+    """Returns the names of the features. Raises RobotError for a feature that is not a number."""
+    not_numbers = {name: kind for name, kind in features.items() if kind not in _NUMBERS}
+    if not_numbers:
+        raise RobotError(f"{what} {not_numbers}: expected numbers; this control loop has no images")
+    return list(features)
+
+
+def _compare(vector: str, names: list[str], fields: tuple[Field, ...]) -> list[str]:
+    """Returns the fields that could not be compared, because the policy has no names for their entries.
+
+    Args:
+        vector: What the fields are, "obs" or "action".
+        names: Names of the robot's features, in order.
+        fields: Fields of the policy, in order.
+
+    Raises:
+        RobotError: The number of features, or a name at its place, is not the policy's.
+    """
+    n_policy = fields[-1].stop
+    if len(names) != n_policy:
+        raise RobotError(
+            f"the robot's {vector} has {len(names)} numbers {names}, the policy's has {n_policy}: "
+            "the policy was not made for this robot"
+        )
+    unchecked = []
+    for field in fields:
+        expected = field.entry_names() if hasattr(field, "entry_names") else ((field.name,) if field.stop - field.start == 1 else None)
+        if expected is None:
+            unchecked.append(f"{vector}.{field.name}")
+            continue
+        found = names[field.start : field.stop]
+        if found != list(expected):
+            at = next(i for i, name in enumerate(expected) if found[i] != name)
+            raise RobotError(
+                f"{vector} field {field.name!r}: the robot has {found}, the policy has "
+                f"{list(expected)}. Names and order must be the same; the first that differs is number "
+                f"{field.start + at} of the {vector}, {found[at]!r} instead of {expected[at]!r}"
+            )
+    return unchecked
