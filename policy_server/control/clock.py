@@ -1,10 +1,8 @@
-"""Waiting for a deadline, and making this process a quieter place to do so."""
+"""Waits for deadlines, and keeps this process quiet meanwhile."""
 
 import contextlib
 import gc
 import os
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -23,15 +21,15 @@ class Clock(NamedTuple):
 
 
 def wait_until(deadline_ns: int, spin_ns: int = 200_000, clock: Clock | None = None) -> int:
-    """Returns the time [ns] at which the wait ended: the first look at the clock at or after `deadline_ns`.
+    """Returns the time at which the wait ended, at or after `deadline_ns` [ns].
 
-    Sleeps until `spin_ns` before the deadline, since the operating system wakes a sleeper late, then watches
-    the clock.
+    It sleeps until `spin_ns` before the deadline, because the operating system wakes a sleeper late. Then it
+    watches the clock.
 
     Args:
         deadline_ns: When to return, on the clock's scale [ns].
-        spin_ns: How long to watch the clock instead of sleeping [ns]; it costs a core for that time.
-        clock: Clock to use; None for CLOCK_MONOTONIC.
+        spin_ns: How long to watch the clock instead of sleeping [ns]. This keeps a core busy for that time.
+        clock: Clock to use. None: CLOCK_MONOTONIC.
     """
     now_ns, sleep = clock or Clock()
     now = now_ns()
@@ -43,59 +41,39 @@ def wait_until(deadline_ns: int, spin_ns: int = 200_000, clock: Clock | None = N
 
 
 class RealtimeError(RuntimeError):
-    """Real-time scheduling was asked for and the system refused; the message says what it wants."""
+    """The system refused real-time scheduling. The message says what it needs."""
 
 
 @contextlib.contextmanager
 def quiet(realtime: bool = False) -> Iterator[None]:
-    """Stops the garbage collector inside the block and, if asked, schedules this thread as SCHED_FIFO 50.
+    """Stops the garbage collector inside the block.
+
+    Args:
+        realtime: Schedule this thread as SCHED_FIFO with priority 50 too.
 
     Raises:
-        RealtimeError: `realtime` was asked for and is not permitted here.
+        RealtimeError: The system does not permit SCHED_FIFO.
     """
-    if realtime:
-        policy, priority = os.sched_getscheduler(0), os.sched_getparam(0)
-        try:
-            os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(50))
-        except OSError as error:
-            raise RealtimeError(
-                f"SCHED_FIFO refused ({error.strerror}); allow it (CAP_SYS_NICE, or rtprio 50 in limits.conf) "
-                "or run without real-time scheduling"
-            ) from error
-    was_enabled = gc.isenabled()
-    gc.collect()
-    gc.freeze()
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
-        if was_enabled:
-            gc.enable()
+    with contextlib.ExitStack() as stack:
         if realtime:
-            os.sched_setscheduler(0, policy, priority)
+            previous = (os.sched_getscheduler(0), os.sched_getparam(0))
+            _schedule_realtime()
+            stack.callback(os.sched_setscheduler, 0, *previous)
+        if gc.isenabled():
+            stack.callback(gc.enable)
+        gc.collect()
+        gc.freeze()
+        stack.callback(gc.unfreeze)
+        gc.disable()
+        yield
 
 
-@contextlib.contextmanager
-def stop_on_signals() -> Iterator[threading.Event]:
-    """Gives an event that SIGINT and SIGTERM set inside the block, so that a tick is never cut in two.
-
-    A second SIGINT interrupts as usual. Outside the main thread no handler is installed.
-    """
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-
-    def request(_number: int, _frame: object) -> None:
-        stop.set()
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    previous = {
-        number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)
-    }
+def _schedule_realtime() -> None:
+    """Schedules this thread as SCHED_FIFO 50. Raises RealtimeError where that is not permitted."""
     try:
-        yield stop
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(50))
+    except OSError as error:
+        raise RealtimeError(
+            f"SCHED_FIFO refused ({error.strerror}); allow it (CAP_SYS_NICE, or rtprio 50 in "
+            "limits.conf) or run without real-time scheduling"
+        ) from error

@@ -120,7 +120,7 @@ def _compare(vector: str, names: list[str], fields: tuple[Field, ...]) -> list[s
         fields: Fields of the policy, in order.
 
     Raises:
-        RobotError: The number of features, or a name at its place, is not the policy's.
+        RobotError: The number of features, or the name at some place, is not the policy's.
     """
     n_policy = fields[-1].stop
     if len(names) != n_policy:
@@ -133,13 +133,31 @@ def _compare(vector: str, names: list[str], fields: tuple[Field, ...]) -> list[s
         expected = field.entry_names() if hasattr(field, "entry_names") else ((field.name,) if field.stop - field.start == 1 else None)
         if expected is None:
             unchecked.append(f"{vector}.{field.name}")
-            continue
-        found = names[field.start : field.stop]
-        if found != list(expected):
-            at = next(i for i, name in enumerate(expected) if found[i] != name)
-            raise RobotError(
-                f"{vector} field {field.name!r}: the robot has {found}, the policy has "
-                f"{list(expected)}. Names and order must be the same; the first that differs is number "
-                f"{field.start + at} of the {vector}, {found[at]!r} instead of {expected[at]!r}"
-            )
+        else:
+            _compare_field(vector, field, names[field.start : field.stop], expected)
     return unchecked
+
+
+def _compare_field(
+    vector: str, field: Field, names: list[str], expected: tuple[str, ...]
+) -> None:
+    """Raises RobotError at the first name that is not the expected one.
+
+    Args:
+        vector: What the field belongs to, "obs" or "action".
+        field: The field.
+        names: The robot's names for its entries.
+        expected: The policy's names for its entries.
+    """
+    for k, (name, wanted) in enumerate(zip(names, expected, strict=True)):
+        if _plain(name) != _plain(wanted):
+            raise RobotError(
+                f"{vector} field {field.name!r}: the robot has {names}, the policy has "
+                f"{list(expected)}. Names and order must be the same; the first that differs is "
+                f"number {field.start + k} of the {vector}, {name!r} instead of {wanted!r}"
+            )
+
+
+def _plain(name: str) -> str:
+    """Returns a name as it is compared: older bundles have button_travel for button.travel."""
+    return name.replace(".", "_")

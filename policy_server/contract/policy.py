@@ -1,0 +1,37 @@
+"""What every policy can do: local, served or wrapped."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+
+from policy_server.contract.manifest import Manifest
+
+
+class Policy(Protocol):
+    """A policy that turns an observation into a chunk of commands in physical units."""
+
+    @property
+    def manifest(self) -> Manifest:
+        """What the policy expects and answers."""
+        ...
+
+    def reset(self, seed: int | None = None) -> None:
+        """Begins an episode. Restarts the noise at `seed`; None goes on with fresh noise."""
+
+    def act(self, obs: np.ndarray, deadline_s: float | None = None) -> np.ndarray:
+        """Returns the commands to execute next (horizon, act_dim).
+
+        Args:
+            obs: (obs_dim,).
+            deadline_s: How long to wait [s]. None: the policy's own limit.
+
+        Raises:
+            PolicyTimeout: No answer came in time.
+            PolicyError: The policy refused the obs or failed.
+        """
+        ...
+
+    def close(self) -> None:
+        """Frees what the policy holds."""

@@ -1,0 +1,47 @@
+"""Limits how long a robot holds its last safe target while the policy gives no usable action."""
+
+
+class Watchdog:
+    """Measures the silence of a policy: ticks in a row without a usable action.
+
+    Attributes:
+        n_holds: Silent ticks so far, all silences together.
+        last_failure: What the policy's latest refusal or timeout said.
+
+    Args:
+        max_silence_s: Longest silence before the run must end [s].
+        period_s: Time between two ticks [s].
+    """
+
+    def __init__(self, max_silence_s: float, period_s: float):
+        self._max_silence_s = max_silence_s
+        self._period_s = period_s
+        self._since_ns: int | None = None
+        self._silence_s = 0.0
+        self.n_holds = 0
+        self.last_failure = ""
+
+    def end_silence(self) -> None:
+        """Notes a usable action, or the start of an episode."""
+        self._since_ns = None
+
+    def may_hold(self, begin_ns: int, end_ns: int) -> bool:
+        """Counts a silent tick and returns whether one more would end within `max_silence_s`.
+
+        Args:
+            begin_ns: When the silent tick began [ns].
+            end_ns: The time now [ns].
+        """
+        self.n_holds += 1
+        if self._since_ns is None:
+            self._since_ns = begin_ns
+        self._silence_s = (end_ns - self._since_ns) * 1e-9
+        return self._silence_s + self._period_s <= self._max_silence_s
+
+    def error(self) -> str:
+        """Returns why the run ends after the current silence."""
+        return (
+            f"no usable action from the policy for {self._silence_s:.3f} s (max_silence_s "
+            f"{self._max_silence_s}): stopped, the robot holds its last safe target; last failure: "
+            f"{self.last_failure or 'its actions are not finite'}"
+        )
