@@ -32,7 +32,8 @@ from edp_robot.studies.distillation_measures import interleaved, products_call
 from edp_robot.training.models import normaliser
 from policy_server.bench.latency import host
 from policy_server.bench.statistics import summary
-from policy_server.contract.bundle import Bundle, Field, save
+from policy_server.contract.bundle import Bundle, save
+from policy_server.contract.field import Field
 from policy_server.runtime.base import Backend
 from policy_server.runtime.onnxruntime.bound import BoundGraph
 from policy_server.runtime.onnxruntime.providers import import_runtime, open_session

@@ -9,7 +9,8 @@ import onnx
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
-from policy_server.contract.bundle import Bundle, Field, save
+from policy_server.contract.bundle import Bundle, save
+from policy_server.contract.field import Field
 
 OBS_DIM, ACT_DIM, HORIZON, WIDTH, N_LAYERS = 20, 5, 10, 256, 3
 LATENT_DIM = HORIZON * ACT_DIM

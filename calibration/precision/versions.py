@@ -17,7 +17,8 @@ from calibration.precision.judge import action_errors, closed_loop, compare, rou
 from calibration.precision.visited import Rows, Visited
 from policy_server.bench.latency import bench_backend
 from policy_server.bench.statistics import summary
-from policy_server.contract.bundle import ONNX, Bundle, Precision, extend, graph_name
+from policy_server.contract.bundle import ONNX, Bundle, extend, graph_name
+from policy_server.contract.choices import Precision
 from policy_server.runtime.base import OnnxPolicy
 from sim.core.spec import TaskSpec
 

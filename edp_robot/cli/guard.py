@@ -5,8 +5,7 @@ from collections.abc import Callable
 
 from policy_server.bench.load.figure import FigureError
 from policy_server.bench.load.plan import LoadError
-from policy_server.contract.bundle import BundleError
-from policy_server.contract.errors import BackendError, PolicyError, PolicyTimeout
+from policy_server.contract.errors import BackendError, BundleError, PolicyError, PolicyTimeout
 from policy_server.transport.address import ServerError
 
 FAILURES = (

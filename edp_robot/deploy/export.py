@@ -16,7 +16,8 @@ from edp_robot.deploy.policies import BestOfK, Deployed
 from edp_robot.training.distill import load_student
 from edp_robot.training.runs import config_hash, read_config, source_commit
 from edp_robot.training.source import Source, load_critic, load_source, visited_states
-from policy_server.contract.bundle import Bundle, Field, save
+from policy_server.contract.bundle import Bundle, save
+from policy_server.contract.field import Field
 from sim.core.spec import FieldSpec, TaskSpec
 
 OPSET = 20

@@ -14,30 +14,14 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 
-from policy_server.contract.manifest import (
-    SCHEMA_VERSION,
-    BundleError,
-    Field,
-    Manifest,
-    dump_json,
-    parse_json,
-)
-
-__all__ = [
-    "SCHEMA_VERSION",
-    "Bundle",
-    "BundleError",
-    "Field",
-    "Manifest",
-    "Precision",
-    "extend",
-    "graph_name",
-    "save",
-]
+from policy_server.contract.choices import Precision
+from policy_server.contract.errors import BundleError
+from policy_server.contract.field import Field
+from policy_server.contract.manifest import SCHEMA_VERSION, Manifest, dump_json, parse_json
 
 MANIFEST, ONNX, GOLDEN, CALIBRATION = (
     "manifest.json",
@@ -47,7 +31,6 @@ MANIFEST, ONNX, GOLDEN, CALIBRATION = (
 )
 MAX_MANIFEST_BYTES = 1 << 20
 MAX_GOLDEN_BYTES = 64 << 20
-Precision = Literal["fp32", "fp16", "int8"]
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 

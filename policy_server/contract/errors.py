@@ -1,21 +1,25 @@
-"""What a policy raises when it cannot answer, served or local."""
+"""The errors of this package that users catch."""
 
 from policy_server.contract.wire import Status
 
 
-class PolicyTimeout(TimeoutError):
-    """No answer came before the deadline; the message says how long was waited, for whom, and what to do."""
+class BundleError(ValueError):
+    """A bundle, or a part of one, is damaged, foreign or inconsistent. The message says which part, and how."""
 
 
 class BackendError(RuntimeError):
-    """The runtime, a provider or the graph is not what was asked for; the message says what is there."""
+    """The runtime, a provider or the graph is not what is needed. The message says what there is."""
+
+
+class PolicyTimeout(TimeoutError):
+    """No answer came before the deadline. The message says how long the call waited, for what, and what to do."""
 
 
 class PolicyError(RuntimeError):
-    """The policy refused or failed.
+    """The policy refused an obs, or failed.
 
     Attributes:
-        status: Why, as on the wire.
+        status: The reason, as on the wire.
     """
 
     def __init__(self, status: Status, message: str):

@@ -54,7 +54,9 @@ class Registry(Generic[T]):
         """
 
         def decorate(part: T) -> T:
-            if self._parts.setdefault(name, part) is not part and not _same(self._parts[name], part):
+            if self._parts.setdefault(name, part) is not part and not _same(
+                self._parts[name], part
+            ):
                 raise ValueError(f"two {self.kind}s are called {name!r}; rename one of them")
             self._parts[name] = part
             return part

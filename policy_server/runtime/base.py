@@ -9,11 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
-from policy_server.contract.bundle import Bundle, Precision, graph_name
+from policy_server.contract.bundle import Bundle, graph_name
+from policy_server.contract.choices import Precision, Provider
 from policy_server.contract.errors import BackendError
 from policy_server.runtime.onnxruntime import gpu
 from policy_server.runtime.onnxruntime.bound import BoundGraph
-from policy_server.runtime.onnxruntime.onnx_policy import OnnxPolicy, Provider
+from policy_server.runtime.onnxruntime.onnx_policy import OnnxPolicy
 
 __all__ = ["Backend", "BackendError", "OnnxPolicy", "Provider", "load"]
 

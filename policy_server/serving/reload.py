@@ -7,8 +7,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from policy_server.contract.bundle import BundleError
-from policy_server.runtime.base import BackendError
+from policy_server.contract.errors import BackendError, BundleError
 from policy_server.serving.served_policy import ServedPolicy
 from policy_server.transport.address import ServerError
 

@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 
 from policy_server.contract import wire
-from policy_server.contract.bundle import Bundle, Precision
-from policy_server.runtime.base import Provider, batch_sizes, load
+from policy_server.contract.bundle import Bundle
+from policy_server.contract.choices import Precision, Provider
+from policy_server.runtime.base import batch_sizes, load
 from policy_server.transport.address import ServerError
 
 _INTERFACE = ("obs", "action", "horizon", "n_action_steps", "control_period_s")

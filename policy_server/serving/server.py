@@ -17,12 +17,11 @@ from pathlib import Path
 import numpy as np
 
 from policy_server.contract import wire
-from policy_server.contract.bundle import Precision
+from policy_server.contract.choices import Precision, Provider
 from policy_server.contract.wire import Header, Kind, Status, WireError
 from policy_server.observe.counters import Counters
 from policy_server.observe.logs import Occasional, log
 from policy_server.observe.monitor import Monitor
-from policy_server.runtime.base import Provider
 from policy_server.serving.control_requests import Operations
 from policy_server.serving.noise import check_seed
 from policy_server.serving.scheduler import Scheduler

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from policy_server.contract.bundle import Field, save
+from policy_server.contract.bundle import save
+from policy_server.contract.field import Field
 from policy_server.runtime.base import OnnxPolicy
 
 JOINTS = ("pan", "lift", "roll")

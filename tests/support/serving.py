@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 from support.raw_zmtp import Server, listening
 
 from policy_server.contract import bundle as bundles
-from policy_server.contract.bundle import Field
+from policy_server.contract.field import Field
 from policy_server.transport.plain_client import PlainLink
 from policy_server.transport.plain_server import PlainFront
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from edp_robot.deploy.wrap.command_map import MAP_HELP, texts
 from edp_robot.deploy.wrap.foreign_file import WrapError
-from policy_server.contract.bundle import Field
+from policy_server.contract.field import Field
 from policy_server.contract.manifest import parse_json
 from sim.core.spec import FieldSpec, TaskSpec
 

@@ -14,7 +14,8 @@ from edp_robot.deploy.wrap.foreign_file import WrapError, first_line
 from edp_robot.deploy.wrap.foreign_policy import Foreign
 from edp_robot.deploy.wrap.known_fields import Known, blank, from_file, from_metadata, from_task
 from edp_robot.deploy.wrap.surgery import wrapped_graph
-from policy_server.contract.bundle import Bundle, Field, save
+from policy_server.contract.bundle import Bundle, save
+from policy_server.contract.field import Field
 from sim.core.registry import task_spec
 from sim.core.spec import TaskSpec
 

@@ -5,7 +5,7 @@ import os
 import re
 from pathlib import Path
 
-from policy_server.contract.bundle import Precision
+from policy_server.contract.choices import Precision
 
 TYPED_SINCE = 110_000  # TensorRT 11.0.0
 FLAGS: dict[Precision, dict[str, str]] = {

@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 
-from policy_server.contract.bundle import Precision
+from policy_server.contract.choices import Precision, Provider
 from policy_server.contract.errors import BackendError
 from policy_server.runtime.onnxruntime.bound import BoundGraph
 from policy_server.runtime.onnxruntime.providers import (
@@ -15,8 +15,6 @@ from policy_server.runtime.onnxruntime.providers import (
     import_runtime,
     open_session,
 )
-
-Provider = Literal["auto", "cpu", "cuda", "tensorrt"]
 
 
 class OnnxPolicy:

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from policy_server.contract.bundle import Precision
+from policy_server.contract.choices import Precision
 from policy_server.contract.errors import BackendError
 from policy_server.runtime.onnxruntime import engines, gpu
 

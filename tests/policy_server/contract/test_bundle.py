@@ -8,7 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policy_server.contract import bundle as bundles
-from policy_server.contract.bundle import Bundle, BundleError, Field, Manifest
+from policy_server.contract.bundle import Bundle
+from policy_server.contract.errors import BundleError
+from policy_server.contract.field import Field
+from policy_server.contract.manifest import Manifest
 
 
 @pytest.fixture

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from policy_server.contract.bundle import Bundle, extend, graph_name
+from policy_server.contract.errors import BackendError
 from policy_server.runtime import base as backends
-from policy_server.runtime.base import BackendError, OnnxPolicy
+from policy_server.runtime.base import OnnxPolicy
 from policy_server.runtime.onnxruntime import gpu
 from policy_server.runtime.onnxruntime import providers as sessions
 

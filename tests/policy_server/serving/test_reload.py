@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from policy_server.contract import wire
-from policy_server.contract.bundle import Field
+from policy_server.contract.field import Field
 from policy_server.contract.wire import Header, Kind, Status
 from policy_server.control.client import PolicyClient, PolicyError
 from policy_server.control.local import LocalPolicy

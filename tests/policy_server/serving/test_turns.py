@@ -6,8 +6,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from policy_server.contract import wire
+from policy_server.contract.errors import BackendError
 from policy_server.contract.wire import Header, Kind, Status
-from policy_server.runtime.base import BackendError
 from policy_server.serving import server as servers
 from policy_server.serving.rate_limit import BadMessageLimit
 from policy_server.serving.scheduler import MAX_WAITING

@@ -9,7 +9,7 @@ from edp_robot.deploy.wrap.command_map import command_map, numbers, possible_map
 from edp_robot.deploy.wrap.foreign_file import WrapError
 from edp_robot.deploy.wrap.known_fields import Draft, Known, from_file, from_metadata
 from edp_robot.deploy.wrap.make_bundle import gather
-from policy_server.contract.bundle import BundleError
+from policy_server.contract.errors import BundleError
 from sim.core.registry import task_spec
 
 FILE = {

@@ -12,7 +12,7 @@ from edp_robot.deploy.wrap.foreign_file import WrapError
 from edp_robot.deploy.wrap.known_fields import Draft, Known
 from edp_robot.deploy.wrap.make_bundle import draw, wrap
 from edp_robot.deploy.wrap.surgery import wrapped_graph
-from policy_server.contract.bundle import Field
+from policy_server.contract.field import Field
 from policy_server.runtime.base import load
 
 

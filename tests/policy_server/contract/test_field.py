@@ -1,0 +1,83 @@
+import dataclasses
+import math
+
+import pytest
+
+from policy_server.contract.errors import BundleError
+from policy_server.contract.field import Field
+
+INF = float("inf")
+
+
+def field(**changes):
+    values = {
+        "name": "arm",
+        "start": 1,
+        "stop": 3,
+        "unit": "rad",
+        "low": (-INF, -1),
+        "high": (INF, 1),
+        "max_rate": (5, INF),
+    }
+    return Field(**{**values, **changes})
+
+
+def test_limits_become_plain_floats_and_survive_json():
+    made = field(entries=("hip.pos", "knee.pos"))
+    assert made.low == (-INF, -1.0) and all(type(value) is float for value in made.max_rate)
+    assert made.to_dict()["low"] == [None, -1.0] and made.to_dict()["max_rate"] == [5.0, None]
+    assert Field.from_dict(made.to_dict()) == made
+    assert len(made) == 2
+
+
+def test_entry_names_are_the_entries_or_the_name_of_a_single_number_or_unknown():
+    assert field(entries=["hip.pos", "knee.pos"]).entry_names() == ("hip.pos", "knee.pos")
+    assert field().entry_names() is None
+    one = Field("button.travel", 0, 1, "m", (0,), (1,))
+    assert one.entry_names() == ("button.travel",)
+    assert dataclasses.replace(one, entries=("b.pos",)).entry_names() == ("b.pos",)
+
+
+def test_a_field_without_entries_is_written_as_before_entries_existed():
+    keys = {"name", "start", "stop", "unit", "low", "high", "max_rate"}
+    assert set(field().to_dict()) == keys
+    assert set(field(entries=("a", "b")).to_dict()) == keys | {"entries"}
+    assert Field.from_dict(field().to_dict()).entries is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"name": ""}, "expected a text"),
+        ({"unit": 3}, "unit 3: expected a text"),
+        ({"start": 3}, r"slice \[3, 3\)"),
+        ({"start": True}, "whole numbers"),
+        ({"low": (0,)}, "low has 1 entries, expected 2"),
+        ({"low": (0, "x")}, "expected numbers"),
+        ({"high": (math.nan, 1)}, "high holds NaN"),
+        ({"low": (2, 2)}, "above high"),
+        ({"max_rate": (0, 1)}, "rates above 0"),
+        ({"entries": ("hip.pos",)}, "expected 2 different names"),
+        ({"entries": ("hip.pos", "hip.pos")}, "expected 2 different names"),
+        ({"entries": ("hip.pos", "")}, "expected 2 different names"),
+        ({"entries": ("hip.pos", 3)}, "expected 2 different names"),
+        ({"entries": "ab"}, "expected 2 different names"),
+    ],
+)
+def test_a_field_that_contradicts_itself_is_refused(changes, message):
+    with pytest.raises(BundleError, match=message):
+        field(**changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"entries": None}, "entries None: expected a list"),
+        ({"entries": "ab"}, "expected a list"),
+        ({"low": None}, "low None: expected a list"),
+        ({"colour": "red"}, "expected keys"),
+    ],
+)
+def test_json_of_another_layout_is_refused(changes, message):
+    with pytest.raises(BundleError, match=message):
+        Field.from_dict({**field().to_dict(), **changes})
