@@ -1,4 +1,4 @@
-"""Collects the pages of the site: the repository's documents where they lie, and one API page a package.
+"""Collects the pages of the site: the documents where they lie, and one API page a package.
 
 MkDocs takes pages from one folder. Ours lie in several and link to each other and to files of the
 repository, so that they can be read there. This hook gives MkDocs all of them under the same paths.
@@ -12,13 +12,14 @@ from mkdocs.structure.files import File, Files
 ROOT = Path(__file__).parents[2]
 PAGES = ("*.md", "docs/*.md", "examples/**/*.md", "results/**/*.md")
 LINKED = (
-    "docs/images/*",
-    "results/**/*.png",
-    "results/**/*.csv",
-    "examples/**/*",
+    "LICENSE",
+    "NOTICE",
     "benchmarks/*.py",
+    "docs/images/*",
+    "examples/**/*",
+    "results/**/*.csv",
+    "results/**/*.png",
 )
-LINKED += ("NOTICE", "LICENSE")
 PACKAGES = ("policy_server", "sim", "edp_robot", "calibration")
 
 
