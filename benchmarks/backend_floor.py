@@ -3,7 +3,7 @@
     python benchmarks/backend_floor.py [BUNDLE] [--n 20000] [--million] [--json FILE]
 
 Side by side in one run, rounds interleaved: the bare matrix products of the student's shapes in NumPy and in ONNX
-Runtime, a graph that does nothing, and the student through `Backend.act`. Without BUNDLE, an untrained student of the
+Runtime, a graph that does nothing, and the student through `CheckedBackend.act`. Without BUNDLE, an untrained student of the
 default sizes on the arm. A teacher's products do not follow one another: of its bundle, load and self-test are timed
 alone. Set OMP_NUM_THREADS=1, and let nothing else run.
 """
@@ -23,18 +23,18 @@ import numpy as np
 import onnx
 import onnxruntime
 import torch
+from edp_robot.training.models import normaliser
 from onnx import TensorProto, helper, numpy_helper
 
 from edp_robot.config.schema import DistillConfig
 from edp_robot.deploy.export import N_GOLDEN, to_onnx
 from edp_robot.deploy.students import PairedStudent
 from edp_robot.studies.distillation_measures import interleaved, products_call
-from edp_robot.training.models import normaliser
 from policy_server.bench.latency import host
 from policy_server.bench.statistics import summary
 from policy_server.contract.bundle import Bundle, save
 from policy_server.contract.field import Field
-from policy_server.runtime.base import Backend
+from policy_server.runtime.base import CheckedBackend, load_backend
 from policy_server.runtime.onnxruntime.bound import BoundGraph
 from policy_server.runtime.onnxruntime.providers import import_runtime, open_session
 from sim.core.registry import task_spec
@@ -126,11 +126,13 @@ def bound_call(graph: bytes, n_in: int, n_out: int) -> Any:
     return BoundGraph(runtime, session, {"obs": (1, n_in), "action": (1, n_out)}, "cpu").run
 
 
-def contenders(bundle: Bundle, backend: Backend, weights: list[np.ndarray]) -> dict[str, Any]:
+def contenders(bundle: Bundle, backend: CheckedBackend, weights: list[np.ndarray]) -> dict[str, Any]:
     """Returns what is timed, by name."""
     graph, golden = bundle.read("policy.onnx"), backend.golden
     obs, noise = golden["obs"][:1].copy(), golden["noise"][:1].copy()
-    out = backend.act(obs, noise)
+    buffers = backend.buffers(1)
+    buffers.obs[...] = obs
+    buffers.noise[...] = noise
     runtime = import_runtime()
     plain = open_session(runtime, graph, "cpu", 1)
     return {
@@ -139,25 +141,26 @@ def contenders(bundle: Bundle, backend: Backend, weights: list[np.ndarray]) -> d
         "onnx products": bound_call(bare(weights), weights[0].shape[0], weights[-1].shape[1]),
         "session.run": lambda: plain.run(("action",), {"obs": obs, "noise": noise}),
         "act": lambda: backend.act(obs, noise),
-        "act(out=)": lambda: backend.act(obs, noise, out=out),
+        "buffers.run": buffers.run,
     }
 
 
-def million(backend: Backend, n: int = 1_000_000) -> dict[str, float]:
+def million(backend: CheckedBackend, n: int = 1_000_000) -> dict[str, float]:
     """Returns the growth of resident memory [KiB] and of Python's allocations [B] over n calls, and their time [s]."""
-    obs, noise = backend.golden["obs"][:1].copy(), backend.golden["noise"][:1].copy()
-    out = backend.act(obs, noise)
+    buffers = backend.buffers(1)
+    buffers.obs[...] = backend.golden["obs"][:1]
+    buffers.noise[...] = backend.golden["noise"][:1]
     for _ in range(10_000):
-        backend.act(obs, noise, out=out)
+        buffers.run()
     before, began = resident_kib(), time.perf_counter()
     for _ in range(n):
-        backend.act(obs, noise, out=out)
+        buffers.run()
     took, grown = time.perf_counter() - began, resident_kib() - before
     tracemalloc.start()
-    backend.act(obs, noise, out=out)
+    buffers.run()
     start = tracemalloc.get_traced_memory()[0]
     for _ in range(n // 10):
-        backend.act(obs, noise, out=out)
+        buffers.run()
     traced = tracemalloc.get_traced_memory()[0] - start
     tracemalloc.stop()
     return {
@@ -187,7 +190,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         bundle = Bundle.load(args.bundle) if args.bundle else untrained(Path(folder))
         began = time.perf_counter()
-        backend = Backend(bundle, "cpu")
+        backend = load_backend(bundle, "cpu")
         loaded = time.perf_counter()
         backend.self_test()
         checked = time.perf_counter()
@@ -208,7 +211,7 @@ def main() -> None:
         args.json.write_text(json.dumps({**result, "host": host()}, indent=1) + "\n")
 
 
-def report(bundle: Bundle, backend: Backend, weights: list[np.ndarray], n: int) -> dict[str, Any]:
+def report(bundle: Bundle, backend: CheckedBackend, weights: list[np.ndarray], n: int) -> dict[str, Any]:
     """Prints and returns the times, and the floor in arithmetic and memory."""
     numbers = sum(w.size for w in weights)
     print(

@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 
 from peer_patterns import SEED
-from policy_server.runtime.base import load
+from policy_server.runtime.base import load_backend
 
 
 class Policy:
     """A bundle on the CPU, one obs at a time; may be called from several threads."""
 
     def __init__(self, bundle: str | Path):
-        self.backend = load(bundle, "cpu")
+        self.backend = load_backend(bundle, "cpu")
         self._noise = np.random.Generator(np.random.PCG64(SEED))
         self._lock = threading.Lock()
 

@@ -17,7 +17,7 @@ from policy_server.contract.bundle import Bundle
 from policy_server.contract.errors import PolicyError, PolicyTimeout
 from policy_server.contract.wire import Header, Kind
 from policy_server.control.client import PolicyClient
-from policy_server.runtime.base import load
+from policy_server.runtime.base import load_backend
 from policy_server.serving.noise import NoiseStream
 from soaking import ledger
 from soaking.asking import Asker, closed_loop
@@ -39,7 +39,7 @@ class Checker:
     """
 
     def __init__(self, bundles: list[Bundle], rows: np.ndarray, n_clients: int):
-        self._backends = {bytes.fromhex(bundle.hash)[:8]: load(bundle, "cpu") for bundle in bundles}
+        self._backends = {bytes.fromhex(bundle.hash)[:8]: load_backend(bundle, "cpu") for bundle in bundles}
         self._manifest, self._rows = bundles[0].manifest, rows
         self._noise = [NoiseStream(0, ordinal) for ordinal in range(n_clients)]
         self._answers: list[tuple[int, int, bytes, bytes]] = []

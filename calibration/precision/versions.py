@@ -19,7 +19,7 @@ from policy_server.bench.latency import bench_backend
 from policy_server.bench.statistics import summary
 from policy_server.contract.bundle import ONNX, Bundle, extend, graph_name
 from policy_server.contract.choices import Precision
-from policy_server.runtime.base import OnnxPolicy
+from policy_server.runtime.onnxruntime import OnnxPolicy
 from sim.core.spec import TaskSpec
 
 EXACT: Precision = "fp32"

@@ -70,10 +70,10 @@ def evaluate(
 def _bundle_actor(bundle: Path, task: str | None, seed: int):
     """Returns (task, held steps, ActFn) of a bundle; commands go back to normalised actions by the action map."""
     from calibration.precision.visited import bundle_actor
-    from policy_server.runtime.base import load
+    from policy_server.runtime.base import load_backend
     from sim.core.registry import task_spec
 
-    backend = load(bundle)
+    backend = load_backend(bundle)
     manifest = backend.manifest
     act = bundle_actor(backend, task_spec(task or manifest.task), manifest.latent_dim, seed)
     return manifest.task, manifest.n_action_steps, act

@@ -25,3 +25,8 @@ class PolicyError(RuntimeError):
     def __init__(self, status: Status, message: str):
         super().__init__(f"{status.name}: {message}")
         self.status = status
+
+
+def first_line(error: Exception) -> str:
+    """Returns the first line of an error's message, or its type if it has none."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:400]

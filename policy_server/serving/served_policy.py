@@ -8,7 +8,7 @@ import numpy as np
 from policy_server.contract import wire
 from policy_server.contract.bundle import Bundle
 from policy_server.contract.choices import Precision, Provider
-from policy_server.runtime.base import batch_sizes, load
+from policy_server.runtime.base import batch_sizes, load_backend
 from policy_server.transport.address import ServerError
 
 _INTERFACE = ("obs", "action", "horizon", "n_action_steps", "control_period_s")
@@ -28,7 +28,8 @@ class ServedPolicy:
     Args:
         path: Folder of the bundle.
         provider: auto, cpu, cuda or tensorrt.
-        precision: fp32, or fp16 or int8 where the bundle has it.
+        precision: fp32, or fp16 or int8 if the bundle has it.
+        backend: Inference backend: a registered name, or `package.module:attribute`.
 
     Raises:
         BundleError: The bundle is refused.
@@ -37,26 +38,30 @@ class ServedPolicy:
     """
 
     def __init__(
-        self, path: str | Path, provider: Provider = "auto", precision: Precision = "fp32"
+        self,
+        path: str | Path,
+        provider: Provider = "auto",
+        precision: Precision = "fp32",
+        backend: str = "onnxruntime",
     ):
         self.bundle = Bundle.load(path)
         self.manifest = self.bundle.manifest
         self.manifest_json = wire.json_bytes(self.manifest.to_dict())
         _check_sizes(self)
-        self.backend = load(self.bundle, provider, precision=precision)
-        self.self_test_error = (
-            self.backend.self_test()
-        )  # on every static size: this warms them up too
+        self.backend = load_backend(
+            self.bundle, provider, precision=precision, backend=backend
+        )
+        self.self_test_error = self.backend.self_test()  # in every batch size: this warms them up
         self.provider = self.backend.provider
         self.id = bytes.fromhex(self.bundle.hash)[:8]
         self.valid_us = round(self.manifest.n_action_steps * self.manifest.control_period_s * 1e6)
         self.batch = max(batch_sizes(self.bundle))
-        self._buffers = [self._make_buffers(n) for n in range(self.batch + 1)]
+        self._buffers = [self.backend.buffers(n) for n in range(self.batch + 1)]
 
     def inputs(self, n: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns where the next `n` observations and their noise go: the first `n` rows of obs and noise."""
-        _, obs, noise, _ = self._buffers[n]
-        return obs, noise
+        buffers = self._buffers[n]
+        return buffers.obs, buffers.noise
 
     def act(self, n: int) -> np.ndarray:
         """Returns the actions (n, horizon, act_dim) for what `inputs(n)` holds, until the next call.
@@ -64,23 +69,9 @@ class ServedPolicy:
         Raises:
             BackendError: The runtime failed.
         """
-        run, obs, noise, action = self._buffers[n]
-        if run is not None:
-            run()
-            return action[:n]
-        return self.backend.act(obs, noise, action)
-
-    def _make_buffers(self, n: int):
-        """Returns (run, obs, noise, action): of the graph that is bound to `n` rows, or our own and run None."""
-        manifest, graph = self.manifest, self.backend.buffers(n)
-        noise = np.zeros((n, manifest.latent_dim), np.float32)
-        if graph is not None:
-            return graph.run, graph.obs, noise if graph.noise is None else graph.noise, graph.action
-        obs, shape = (
-            np.zeros((n, manifest.obs_dim), np.float32),
-            (n, manifest.horizon, manifest.act_dim),
-        )
-        return None, obs, noise, np.zeros(shape, np.float32)
+        buffers = self._buffers[n]
+        buffers.run()
+        return buffers.action[:n]
 
     def check_replaces(self, old: "ServedPolicy") -> None:
         """Raises ServerError where robots of the old policy could not go on with this one as they are."""

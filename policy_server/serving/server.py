@@ -66,6 +66,7 @@ class PolicyServer:
         keys: Of the server and its clients; required off loopback.
         monitor: Pages that tell Prometheus of this server.
         busy_poll_s: How long after a message it looks for more without a pause before it sleeps [s].
+        backend: Inference backend: a registered name, or `package.module:attribute`.
 
     Raises:
         BundleError: The bundle is refused.
@@ -84,12 +85,13 @@ class PolicyServer:
         keys: ServerKeys | None = None,
         monitor: Monitor | None = None,
         busy_poll_s: float = 0.0,
+        backend: str = "onnxruntime",
     ):
         check_bind(endpoint, has_keys=keys is not None)
         if not 0 <= busy_poll_s <= _WAIT_S:
             raise ValueError(f"busy_poll_s {busy_poll_s}: expected 0 to {_WAIT_S} s")
         self._busy_poll_ns, self._heard = int(busy_poll_s * 1e9), False
-        load = partial(ServedPolicy, bundle_path, provider, precision)
+        load = partial(ServedPolicy, bundle_path, provider, precision, backend)
         self.policy = load()
         self.provider = self.policy.provider
         self.sessions = Sessions(check_seed(seed))

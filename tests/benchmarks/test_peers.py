@@ -14,14 +14,14 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import peers
 from peer_patterns import PATTERNS, SEED, processes, report, student
 
-from policy_server.runtime.base import load
+from policy_server.runtime.base import load_backend
 
 
 @pytest.fixture(scope="module")
 def setup(tmp_path_factory):
     folder = tmp_path_factory.mktemp("peers")
     bundle = student.student(folder / "bundle")
-    backend = load(bundle, "cpu")
+    backend = load_backend(bundle, "cpu")
     obs = backend.golden["obs"][:5]
     np.save(folder / processes.OBS_FILE, obs)
     noise = np.random.Generator(np.random.PCG64(SEED))

@@ -20,7 +20,7 @@ from soaking.serving import twin
 
 from policy_server.contract import wire
 from policy_server.contract.wire import Header, Kind, Status
-from policy_server.runtime.base import load
+from policy_server.runtime.base import load_backend
 from policy_server.serving.noise import NoiseStream
 from policy_server.transport import zmtp
 
@@ -220,7 +220,7 @@ def test_answers_are_compared_with_the_policy_that_they_name(tmp_path):
     bundle = student(tmp_path / "a")
     bundles, rows = [bundle, twin(bundle, tmp_path / "b")], bundle.golden()["obs"]
     checker, noise = Checker(bundles, rows, 1), NoiseStream(0, 0)
-    backends = [load(each, "cpu") for each in bundles]
+    backends = [load_backend(each, "cpu") for each in bundles]
     for sequence in range(1, 7):
         drawn = noise.draw(np.zeros((1, bundle.manifest.latent_dim), np.float32))
         actions = [backend.act(rows[None, sequence], drawn)[0] for backend in backends]

@@ -6,7 +6,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from policy_server.contract.bundle import save
 from policy_server.contract.field import Field
-from policy_server.runtime.base import OnnxPolicy
+from policy_server.runtime.onnxruntime import OnnxPolicy
 
 JOINTS = ("pan", "lift", "roll")
 

@@ -4,7 +4,7 @@ import json
 import pytest
 
 from calibration import file
-from calibration.errors import CalibrationError
+from calibration.file import CalibrationError
 
 SECTIONS = {"latency": {"delay_s": 0.03, "joints": {"pan": [1, 2.5, None, True, "x"]}}}
 

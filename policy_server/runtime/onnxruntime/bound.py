@@ -1,28 +1,36 @@
-"""A graph of one batch size whose inputs and output never move: nothing is allocated, looked up or copied twice."""
+"""A graph of one batch size whose inputs and output never move, so that a query allocates nothing."""
+
+from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-WARMUP = (
-    3  # ONNX Runtime captures a CUDA graph in the first run, of the buffers that are bound then
-)
+from policy_server.runtime.base import inference_error
+
+# ONNX Runtime captures a CUDA graph in the first run, from the buffers that are bound then.
+WARMUP = 3
 
 
 class BoundGraph:
-    """One session with its buffers; not for several threads at once.
+    """One session with its buffers. Only one thread may use it at a time.
 
     Attributes:
-        obs, noise, action: The buffers, batch first; noise is None where the graph has no such input. Whoever fills
-            them and calls `run` saves what `act` copies.
+        obs: Input buffer (batch, obs_dim).
+        noise: Input buffer (batch, latent_dim); without columns if the graph has no such input.
+        action: Output buffer (batch, horizon, act_dim). `run` fills it.
 
     Args:
         runtime: The onnxruntime module.
-        session: Of this batch size. It must not have run: what a CUDA graph has captured is where it reads for ever.
-        shapes: Of each input and of action, batch first, by name.
-        device: cpu, or cuda: buffers on the GPU too, copied from and to the arrays; a CUDA graph needs them to stay.
-        staged: Whether the session has buffers of its own; None for only on the GPU.
+        session: A session of this batch size. It must not have run: a captured CUDA graph always reads from
+            the buffers of its first run.
+        shapes: Shape of each input and of action, batch first, by name.
+        device: cpu or cuda. cuda: there are buffers on the GPU too, and `run` copies to and from them.
+        staged: Whether the session has buffers of its own. None: only on the GPU.
+
+    Raises:
+        BackendError: The runtime refused the buffers, or failed.
     """
 
     def __init__(
@@ -34,63 +42,79 @@ class BoundGraph:
         staged: bool | None = None,
     ):
         arrays = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
-        self.obs, self.noise, self.action = arrays["obs"], arrays.get("noise"), arrays["action"]
+        self.obs = arrays["obs"]
+        self.noise = arrays.get("noise", np.zeros((len(self.obs), 0), np.float32))
+        self.action = arrays["action"]
+        self._has_noise = "noise" in arrays
         self._batch = len(self.obs)
+        self._device = device
         self._staged = device != "cpu" if staged is None else staged
-        make = runtime.OrtValue
-        self._values = {
-            name: make.ortvalue_from_shape_and_type(array.shape, np.float32, device, 0)
-            if self._staged
-            else make.ortvalue_from_numpy(array)
-            for name, array in arrays.items()
-        }
+        self._call = session.run_with_iobinding
         self._binding = session.io_binding()
-        for name, value in self._values.items():
-            bind = (
-                self._binding.bind_ortvalue_output
-                if name == "action"
-                else self._binding.bind_ortvalue_input
-            )
-            bind(name, value)
-        self._call, self._options = session.run_with_iobinding, runtime.RunOptions()
-        # unset, ONNX Runtime looks for it by an exception in each call, which costs more than a small graph
+        self._options = runtime.RunOptions()
+        # Without this entry, ONNX Runtime raises and catches an exception in each call to look for it,
+        # which takes longer than a small graph.
         self._options.add_run_config_entry("gpu_graph_id", "0")
+        try:
+            self._values = {name: self._bind(runtime, name, arrays[name]) for name in arrays}
+        except Exception as error:  # ONNX Runtime raises several private types
+            raise inference_error(device, error) from error
         for _ in range(WARMUP):
             self.run()
 
-    def act(self, obs: np.ndarray, noise: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
-        """Returns action (n, horizon, act_dim): `out` where given, else a new array; rows to spare are zeros.
+    def act(self, obs: np.ndarray, noise: np.ndarray) -> np.ndarray:
+        """Returns new actions (n, horizon, act_dim). Rows of the buffers that are left over are zeros.
 
         Args:
             obs: (n, obs_dim), n at most the batch size.
-            noise: (n, latent_dim); ignored where the graph has no noise input.
-            out: (n, horizon, act_dim) to write to.
+            noise: (n, latent_dim); ignored if the graph has no noise input.
+
+        Raises:
+            BackendError: The runtime failed.
         """
         n = len(obs)
         if n == self._batch:  # slices would take a microsecond each
             self.obs[...] = obs
-            if self.noise is not None:
+            if self._has_noise:
                 self.noise[...] = noise
             self.run()
-            action = self.action
-        else:
-            self.obs[:n], self.obs[n:] = obs, 0
-            if self.noise is not None:
-                self.noise[:n], self.noise[n:] = noise, 0
-            self.run()
-            action = self.action[:n]
-        if out is None:
-            return action.copy()
-        out[...] = action
-        return out
+            return self.action.copy()
+        self.obs[:n] = obs
+        self.obs[n:] = 0
+        if self._has_noise:
+            self.noise[:n] = noise
+            self.noise[n:] = 0
+        self.run()
+        return self.action[:n].copy()
 
     def run(self) -> None:
-        """Computes `action` from `obs` and `noise`."""
-        if not self._staged:
+        """Computes `action` from `obs` and `noise`.
+
+        Raises:
+            BackendError: The runtime failed.
+        """
+        try:
+            if not self._staged:
+                self._call(self._binding, self._options)
+                return
+            self._values["obs"].update_inplace(self.obs)
+            if self._has_noise:
+                self._values["noise"].update_inplace(self.noise)
             self._call(self._binding, self._options)
-            return
-        self._values["obs"].update_inplace(self.obs)
-        if self.noise is not None:
-            self._values["noise"].update_inplace(self.noise)
-        self._call(self._binding, self._options)
-        np.copyto(self.action, self._values["action"].numpy())
+            np.copyto(self.action, self._values["action"].numpy())
+        except Exception as error:  # ONNX Runtime raises several private types
+            raise inference_error(self._device, error) from error
+
+    def _bind(self, runtime: Any, name: str, array: np.ndarray) -> Any:
+        """Returns the runtime's value for `array`, bound to the input or output `name`."""
+        make = runtime.OrtValue
+        value = (
+            make.ortvalue_from_shape_and_type(array.shape, np.float32, self._device, 0)
+            if self._staged
+            else make.ortvalue_from_numpy(array)
+        )
+        if name == "action":
+            self._binding.bind_ortvalue_output(name, value)
+        else:
+            self._binding.bind_ortvalue_input(name, value)
+        return value

@@ -1,34 +1,44 @@
 """A graph on one provider: a session with buffers for each static batch size, and one for every other size."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from pathlib import Path
-from typing import get_args
+from typing import Any
 
 import numpy as np
 
-from policy_server.contract.choices import Precision, Provider
+from policy_server.contract.choices import Precision
 from policy_server.contract.errors import BackendError
+from policy_server.runtime.base import inference_error
 from policy_server.runtime.onnxruntime.bound import BoundGraph
 from policy_server.runtime.onnxruntime.providers import (
     check_available,
-    first_line,
     import_runtime,
     open_session,
 )
 
+Shape = tuple[int, ...]
+
 
 class OnnxPolicy:
-    """A raw ONNX policy: obs and noise in, action chunk out, float32. Not for several threads at once.
+    """A raw ONNX policy: obs and noise in, action chunk out, float32. Only one thread may use it at a time.
 
-    Each of `batch_sizes` gets a session of static shape with bound buffers; any other number of rows goes to the
-    smallest that holds it, or to the dynamic graph, or, where the batch cannot be dynamic, there in chunks.
+    Each of `batch_sizes` gets a session of static shape with bound buffers. Any other number of rows goes to
+    the smallest one that holds it, else to the dynamic graph. If the batch cannot be dynamic, the rows go to
+    the largest one in chunks.
+
+    Attributes:
+        provider: Device in use.
+        shapes: Shape of each input and of action as the graph declares it, batch first.
+        sizes: Batch sizes that have buffers, in rising order.
 
     Args:
         onnx: Path of the graph, or its bytes.
-        provider: cpu, cuda or tensorrt; auto takes cuda where it runs, else cpu.
-        n_threads: Threads inside one operator on the CPU; of more than one, each is pinned to a core.
+        provider: cpu, cuda or tensorrt.
+        n_threads: Threads inside one operator on the CPU. If there are several, each is pinned to a core.
         batch_sizes: Numbers of rows to be ready for.
-        precision: Of the graph.
+        precision: Precision of the graph.
 
     Raises:
         BackendError: The runtime or the provider is missing, or the graph is not a policy.
@@ -37,153 +47,118 @@ class OnnxPolicy:
     def __init__(
         self,
         onnx: str | Path | bytes,
-        provider: Provider = "cpu",
+        provider: str = "cpu",
         n_threads: int = 1,
         batch_sizes: Sequence[int] = (1,),
         precision: Precision = "fp32",
     ):
         graph = onnx if isinstance(onnx, bytes) else Path(onnx).read_bytes()
         runtime = import_runtime()
-        self.provider = _resolved(runtime, provider)
-        # TensorRT builds an engine for each size that comes, in minutes: there, this session only tells the shapes
-        dynamic = "cpu" if self.provider == "tensorrt" else self.provider
-        self._session = open_session(runtime, graph, dynamic, n_threads, None, precision)
+        check_available(runtime, provider)
+        self.provider = provider
+
+        def session(batch: tuple[str, int] | None, device: str = provider) -> Any:
+            return open_session(runtime, graph, device, n_threads, batch, precision)
+
+        # TensorRT takes minutes to build an engine for each size that comes, so there the dynamic
+        # session only tells the shapes.
+        self._session = session(None, "cpu" if provider == "tensorrt" else provider)
         self.shapes = _ports(self._session)
         self._batch = (self.shapes["obs"] or [None])[0]
-        self._dynamic = self._batch != 1 and self.provider != "tensorrt"
-        self._ready: dict[
-            int, tuple
-        ] = {}  # by number of rows: the graph with buffers for it, and the shapes it takes
-        self.sizes = self._sizes(batch_sizes)
-        if self.provider == "tensorrt" and not self.sizes:
+        self._dynamic = self._batch != 1 and provider != "tensorrt"
+        self.sizes = self._static_sizes(batch_sizes)
+        if provider == "tensorrt" and not self.sizes:
             raise BackendError(
-                f"provider tensorrt needs static shapes, and the graph leaves them open: {self.shapes}"
+                "provider tensorrt needs static shapes, and the graph leaves them open: "
+                f"{self.shapes}"
             )
-        rows = self._guarded(self._row_shapes) if self.sizes else {}
+        # by number of rows: the graph with buffers for it, and the shapes of obs and noise
+        self._ready: dict[int, tuple[BoundGraph, Shape, Shape | None]] = {}
+        rows = self._row_shapes() if self.sizes else {}
         for size in self.sizes:
-            batch = None if self._batch == 1 else (self._batch, size)
-            static = open_session(runtime, graph, self.provider, n_threads, batch, precision)
-            shapes = {name: (size, *row) for name, row in rows.items()}
-            bound = self._guarded(
-                BoundGraph, runtime, static, shapes, "cpu" if self.provider == "cpu" else "cuda"
-            )
-            for n in range(len(self._ready), size + 1):
-                self._ready[n] = (
-                    bound,
-                    *((n, *rows[k]) if k in rows else None for k in ("obs", "noise", "action")),
-                )
+            static = session(None if self._batch == 1 else (self._batch, size))
+            self._make_ready(runtime, static, {name: (size, *row) for name, row in rows.items()})
 
-    def act(self, obs: np.ndarray, noise: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
-        """Returns action (n, horizon, act_dim) float32.
+    def act(self, obs: np.ndarray, noise: np.ndarray) -> np.ndarray:
+        """Returns new actions (n, horizon, act_dim) float32.
 
         Args:
-            obs: (n, obs_dim) float32.
-            noise: (n, latent_dim) float32; ignored where the graph has no noise input.
-            out: Where to write the action; then nothing is allocated. None for a new array.
+            obs: (n, obs_dim).
+            noise: (n, latent_dim); ignored if the graph has no noise input.
 
         Raises:
             BackendError: A shape is wrong, or the runtime refused.
         """
         ready = self._ready.get(len(obs))
         if ready is None:
-            return self._guarded(self._many, obs, noise, out)
-        bound, obs_shape, noise_shape, shape = ready
-        if (
-            obs.shape != obs_shape
-            or (noise_shape is not None and noise.shape != noise_shape)
-            or (out is not None and out.shape != shape)
-        ):  # NumPy would stretch one row, or one number, over the whole buffer
-            given = (obs.shape, noise.shape, None if out is None else out.shape)
+            return self._many(obs, noise)
+        bound, obs_shape, noise_shape = ready
+        # NumPy would stretch one row, or one number, over the whole buffer.
+        if obs.shape != obs_shape or (noise_shape is not None and noise.shape != noise_shape):
             raise BackendError(
-                f"obs, noise, out {given}: expected {obs_shape}, {noise_shape}, {shape}"
+                f"obs {obs.shape}, noise {noise.shape}: expected {obs_shape}, {noise_shape}"
             )
-        try:
-            return bound.act(obs, noise, out)
-        except Exception as error:  # ONNX Runtime raises several private types
-            raise BackendError(
-                f"inference failed on {self.provider}: {first_line(error)}"
-            ) from error
+        return bound.act(obs, noise)
 
     def buffers(self, n: int) -> BoundGraph | None:
-        """Returns the graph whose buffers hold `n` rows, or None where there is none of that size."""
+        """Returns the graph whose buffers hold `n` rows, or None if there are none of that size."""
         return self._ready[n][0] if n in self._ready else None
 
-    def _sizes(self, wanted: Sequence[int]) -> tuple[int, ...]:
-        """Returns the static batch sizes, rising; none where the graph leaves its batch without name, or a row open."""
+    def _static_sizes(self, wanted: Sequence[int]) -> tuple[int, ...]:
+        """Returns the static batch sizes, in rising order.
+
+        There are none if a row is open, or if the batch is open and has no name to fix it by.
+        """
         rows = [dim for name in self.shapes if name != "action" for dim in self.shapes[name][1:]]
         if not all(isinstance(dim, int) for dim in rows):
             return ()
-        return (
-            (1,)
-            if self._batch == 1
-            else tuple(sorted(set(wanted)))
-            if isinstance(self._batch, str)
-            else ()
-        )
+        if self._batch == 1:
+            return (1,)
+        return tuple(sorted(set(wanted))) if isinstance(self._batch, str) else ()
 
-    def _row_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Returns the shapes of one row by name; an answer to zeros tells that of action."""
+    def _row_shapes(self) -> dict[str, Shape]:
+        """Returns the shapes of one row by name. The answer to zeros gives that of action."""
         rows = {name: tuple(shape[1:]) for name, shape in self.shapes.items() if name != "action"}
         zeros = {name: np.zeros((1, *row), np.float32) for name, row in rows.items()}
-        return {**rows, "action": self._session.run(["action"], zeros)[0].shape[1:]}
+        return {**rows, "action": self._run(zeros).shape[1:]}
 
-    def _many(self, obs: np.ndarray, noise: np.ndarray, out: np.ndarray | None) -> np.ndarray:
-        """Returns the actions of as many rows as no buffer has: in one call, or in chunks of what can be called."""
+    def _make_ready(self, runtime: Any, session: Any, shapes: dict[str, Shape]) -> None:
+        """Binds a session to buffers of `shapes`, and uses it for all sizes up to its own that have none yet."""
+        device = "cpu" if self.provider == "cpu" else "cuda"
+        bound = BoundGraph(runtime, session, shapes, device)
+        for n in range(len(self._ready), shapes["obs"][0] + 1):
+            noise_shape = (n, *shapes["noise"][1:]) if "noise" in shapes else None
+            self._ready[n] = (bound, (n, *shapes["obs"][1:]), noise_shape)
+
+    def _many(self, obs: np.ndarray, noise: np.ndarray) -> np.ndarray:
+        """Returns the actions for a number of rows that no buffers hold: in one call, or in chunks."""
         if self._dynamic or (len(obs) == 1 and not self.sizes):
             feeds = {"obs": np.ascontiguousarray(obs, dtype=np.float32)}
             if "noise" in self.shapes:
                 feeds["noise"] = np.ascontiguousarray(noise, dtype=np.float32)
-            action = self._session.run(("action",), feeds)[0]
-        else:
-            size = self.sizes[-1] if self.sizes else 1
-            parts = [slice(i, i + size) for i in range(0, len(obs), size)]
-            action = np.concatenate([self.act(obs[part], noise[part]) for part in parts])
-        if out is None:
-            return action
-        np.copyto(out, action)
-        return out
+            return self._run(feeds)
+        size = self.sizes[-1] if self.sizes else 1
+        parts = [slice(start, start + size) for start in range(0, len(obs), size)]
+        return np.concatenate([self.act(obs[part], noise[part]) for part in parts])
 
-    def _guarded(self, work, *args):
-        """Returns what `work` returns. Raises BackendError for whatever it raises: ONNX Runtime has private types."""
+    def _run(self, feeds: dict[str, np.ndarray]) -> np.ndarray:
+        """Returns what the dynamic session answers."""
         try:
-            return work(*args)
-        except BackendError:
-            raise
-        except Exception as error:
-            raise BackendError(
-                f"inference failed on {self.provider}: {first_line(error)}"
-            ) from error
+            return self._session.run(("action",), feeds)[0]
+        except Exception as error:  # ONNX Runtime raises several private types
+            raise inference_error(self.provider, error) from error
 
 
-def _resolved(runtime, provider: Provider) -> str:
-    """Returns the provider to use. Raises BackendError for one that does not exist or cannot run here."""
-    if provider not in get_args(Provider):
-        raise BackendError(
-            f"provider {provider!r}: expected one of {', '.join(get_args(Provider))}"
-        )
-    if provider == "auto":
-        try:
-            check_available(runtime, "cuda")
-            return "cuda"
-        except BackendError:
-            return "cpu"
-    check_available(runtime, provider)
-    return provider
-
-
-def _ports(session) -> dict[str, list]:
-    """Returns the shapes of inputs and output by name. Raises BackendError where they are not a policy's."""
+def _ports(session: Any) -> dict[str, list[Any]]:
+    """Returns the shapes of inputs and output by name. Raises BackendError if they are not a policy's."""
     nodes = (*session.get_inputs(), *session.get_outputs())
     inputs = {node.name: node.shape for node in session.get_inputs()}
     outputs = {node.name: node.shape for node in session.get_outputs()}
     types = {node.type for node in nodes}
-    if (
-        set(inputs) not in ({"obs"}, {"obs", "noise"})
-        or set(outputs) != {"action"}
-        or types != {"tensor(float)"}
-    ):
+    named = set(inputs) in ({"obs"}, {"obs", "noise"}) and set(outputs) == {"action"}
+    if not named or types != {"tensor(float)"}:
         raise BackendError(
-            f"graph has inputs {inputs}, outputs {outputs}, types {sorted(types)}; expected float32 inputs obs and "
-            "noise (noise may be missing) and output action"
+            f"graph has inputs {inputs}, outputs {outputs}, types {sorted(types)}; expected float32 "
+            "inputs obs and noise (noise may be missing) and output action"
         )
     return {**inputs, **outputs}

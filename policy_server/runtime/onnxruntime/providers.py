@@ -1,4 +1,6 @@
-"""ONNX Runtime sessions on exactly the provider that was asked for."""
+"""Opens ONNX Runtime sessions on exactly the provider that is asked for."""
+
+from __future__ import annotations
 
 import contextlib
 import io
@@ -7,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from policy_server.contract.choices import Precision
-from policy_server.contract.errors import BackendError
+from policy_server.contract.errors import BackendError, first_line
 from policy_server.runtime.onnxruntime import engines, gpu
 
 ORT_NAMES = {
@@ -18,7 +20,11 @@ ORT_NAMES = {
 
 
 def import_runtime() -> Any:
-    """Returns the onnxruntime module, its log quiet. Raises BackendError where it is not installed."""
+    """Returns the onnxruntime module with its log switched off.
+
+    Raises:
+        BackendError: It is not installed.
+    """
     try:
         import onnxruntime
     except ImportError as error:
@@ -30,23 +36,21 @@ def import_runtime() -> Any:
 
 
 def check_available(runtime: Any, provider: str) -> None:
-    """Raises BackendError where `provider` cannot run here; the message says what is missing, and how to get it."""
-    built_in = [
-        name
-        for name, ort_name in ORT_NAMES.items()
-        if ort_name in runtime.get_available_providers()
-    ]
+    """Raises BackendError if `provider` cannot run here. The message says what is missing and how to get it."""
+    there = runtime.get_available_providers()
+    built_in = [name for name, ort_name in ORT_NAMES.items() if ort_name in there]
+    this = f"this ONNX Runtime {runtime.__version__}"
     if provider not in built_in:
         raise BackendError(
-            f"provider {provider} is not in this ONNX Runtime {runtime.__version__}; it has {built_in}; pip install "
-            "onnxruntime-gpu has all three"
+            f"provider {provider} is not in {this}; it has {built_in}; "
+            "pip install onnxruntime-gpu has all three"
         )
     if provider == "cpu":
         return
     if not gpu.present():
         raise BackendError(
-            f"provider {provider} needs an NVIDIA GPU and its driver, and none of {', '.join(gpu.DEVICES)} is here; "
-            "available: cpu"
+            f"provider {provider} needs an NVIDIA GPU and its driver, "
+            f"and none of {', '.join(gpu.DEVICES)} is here; available: cpu"
         )
     with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does not find
         runtime.preload_dlls()  # the libraries that pip installed
@@ -55,8 +59,8 @@ def check_available(runtime: Any, provider: str) -> None:
         raise BackendError(f"provider {provider} cannot load {'; '.join(lacking)}; available: cpu")
     if complaint := gpu.complaint(Path(runtime.__file__).parent / "capi", provider):
         raise BackendError(
-            f"provider {provider} of this ONNX Runtime {runtime.__version__} does not load: {complaint}; expected the "
-            "versions it was built with; available: cpu"
+            f"provider {provider} of {this} does not load: {complaint}; "
+            "expected the versions it was built with; available: cpu"
         )
 
 
@@ -74,12 +78,12 @@ def open_session(
         runtime: The onnxruntime module.
         onnx: The graph.
         provider: cpu, cuda or tensorrt.
-        n_threads: Inside one operator on the CPU; of more than one, each is pinned to a core.
-        batch: Name and size of the batch dimension, to fix it; None leaves it as it is.
-        precision: Of the graph.
+        n_threads: Threads inside one operator on the CPU. If there are several, each is pinned to a core.
+        batch: Name and size of the batch dimension, to fix it. None: it stays as it is.
+        precision: Precision of the graph.
 
     Raises:
-        BackendError: The graph is refused, or the provider did not load.
+        BackendError: The graph is refused, or the provider does not load.
     """
     settings = session_options(runtime, n_threads, batch)
     chosen = [provider_options(provider, onnx, batch, precision)]
@@ -91,16 +95,23 @@ def open_session(
         ) from error
     if session.get_providers()[0] != ORT_NAMES[provider]:
         raise BackendError(
-            f"provider {provider} did not load (its libraries are missing or do not fit the driver); ONNX Runtime fell "
-            f"back to {session.get_providers()}; available: cpu"
+            f"provider {provider} did not load (its libraries are missing or do not fit the driver); "
+            f"ONNX Runtime fell back to {session.get_providers()}; available: cpu"
         )
     return session
 
 
 def session_options(runtime: Any, n_threads: int, batch: tuple[str, int] | None) -> Any:
-    """Returns the options: one operator at a time, no spinning threads, the batch dimension fixed where asked."""
+    """Returns the session's options: one operator at a time, and no spinning threads.
+
+    Args:
+        runtime: The onnxruntime module.
+        n_threads: Threads inside one operator on the CPU.
+        batch: Name and size of the batch dimension, to fix it. None: it stays as it is.
+    """
     options = runtime.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = n_threads, 1
+    options.intra_op_num_threads = n_threads
+    options.inter_op_num_threads = 1
     options.log_severity_level = 4
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if pinned := affinities(n_threads):
@@ -111,33 +122,37 @@ def session_options(runtime: Any, n_threads: int, batch: tuple[str, int] | None)
 
 
 def affinities(n_threads: int) -> str:
-    """Returns the cores of the threads beside the caller's own, as ONNX Runtime counts them (from 1); '' for none."""
+    """Returns the cores of the threads beside the caller's, as ONNX Runtime counts them (from 1).
+
+    Returns "" if there is one thread, or there are fewer cores than threads.
+    """
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-    return (
-        ";".join(str(core + 1) for core in cores[1:n_threads])
-        if len(cores) >= n_threads > 1
-        else ""
-    )
+    if n_threads == 1 or len(cores) < n_threads:
+        return ""
+    return ";".join(str(core + 1) for core in cores[1:n_threads])
 
 
 def provider_options(
     provider: str, onnx: bytes, batch: tuple[str, int] | None, precision: Precision = "fp32"
 ) -> tuple[str, dict[str, str]]:
-    """Returns the provider and its options; TensorRT's engines get a folder of their own.
+    """Returns ONNX Runtime's name of the provider and its options.
 
-    Without TF32 on CUDA: that would round the factors of a float32 product to 10 bits, which no self-test would pass.
+    CUDA computes without TF32, which rounds the factors of a float32 product to 10 bits: no self-test would
+    pass. TensorRT's engines get a folder of their own.
+
+    Args:
+        provider: cpu, cuda or tensorrt.
+        onnx: The graph.
+        batch: Name and size of the batch dimension, or None if it is open. A fixed one gets a CUDA graph.
+        precision: Precision of the graph.
     """
+    static = batch is not None
     if provider == "cuda":
-        graph = "0" if batch is None else "1"
+        graph = "1" if static else "0"
         return ORT_NAMES[provider], {"device_id": "0", "enable_cuda_graph": graph, "use_tf32": "0"}
     if provider == "tensorrt":
         version = gpu.tensorrt_version()
         folder = engines.cache_folder() / engines.key(gpu.name(), version, onnx, batch and batch[1])
         folder.mkdir(parents=True, exist_ok=True)
-        return ORT_NAMES[provider], engines.options(folder, batch is not None, precision, version)
+        return ORT_NAMES[provider], engines.options(folder, static, precision, version)
     return ORT_NAMES[provider], {}
-
-
-def first_line(error: Exception) -> str:
-    """Returns what an error says, in one line."""
-    return (str(error).splitlines() or [type(error).__name__])[0][:400]

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from calibration.errors import CalibrationError
+from calibration.file import CalibrationError
 from calibration.motion.delay import estimate_delay, response
 from calibration.motion.excitation import smooth_motion
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from calibration import file
-from calibration.errors import CalibrationError
+from calibration.file import CalibrationError
 from calibration.motion.robot_delay import measure
 from edp_robot.cli import calibration_commands as commands
 

@@ -9,11 +9,11 @@ import torch
 from onnx import TensorProto, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from calibration.errors import CalibrationError
+from calibration.file import CalibrationError
 from calibration.precision.half import to_fp16
 from calibration.precision.int8 import to_int8
 from calibration.precision.layers import load_onnx, load_quantization, network, read_graph
-from policy_server.runtime.base import OnnxPolicy
+from policy_server.runtime.onnxruntime import OnnxPolicy
 
 GRID = np.linspace(-1, 1, 2001, dtype=np.float32)[:, None]
 NOTHING = np.zeros((len(GRID), 1), np.float32)
@@ -187,10 +187,11 @@ def test_int8_is_calibrated_along_the_sampler(make_graph):
 @pytest.mark.slow
 def test_a_teacher_from_torch_runs_in_both():
     """Residual blocks, layer norms and a time's embedding, of two denoise steps."""
+    from edp_robot.training.models import normaliser
+
     from edp_robot.deploy.export import to_onnx
     from edp_robot.deploy.policies import DiffusionPolicy
     from edp_robot.diffusion.networks import NoiseModel
-    from edp_robot.training.models import normaliser
     from sim.core.registry import task_spec
 
     torch.manual_seed(0)

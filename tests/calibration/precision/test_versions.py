@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from calibration.errors import CalibrationError
+from calibration.file import CalibrationError
 from calibration.precision import versions as precision
 from calibration.precision.judge import (
     ClosedLoop,
@@ -20,7 +20,8 @@ from calibration.precision.versions import Version, verdict
 from calibration.precision.visited import Rows, simulated_task
 from edp_robot.cli import calibration_commands as commands
 from policy_server.contract.bundle import Bundle
-from policy_server.runtime.base import OnnxPolicy, load
+from policy_server.runtime.base import load_backend
+from policy_server.runtime.onnxruntime import OnnxPolicy
 
 COARSE = 1000.0  # a dead channel that leaves int8 without any level for the two that count
 
@@ -82,7 +83,7 @@ def test_more_than_two_percent_is_refused():
 
 def test_errors_are_absolute_and_shares_of_each_range(modes_bundle, modes_graph):
     """Off by 0.1 in one of three actions, of range 2: 0.05 of it at most, and a third of that on average."""
-    manifest = load(modes_bundle(modes_graph()), "cpu").manifest
+    manifest = load_backend(modes_bundle(modes_graph()), "cpu").manifest
     golden = {
         "obs": np.zeros((2, 2)),
         "noise": np.zeros((2, 3)),
@@ -119,7 +120,7 @@ def test_fp16_is_judged_by_rounding_everywhere(make_graph):
 
 
 def test_episodes_are_the_same_for_every_version(modes_bundle, modes_graph):
-    manifest = load(modes_bundle(modes_graph()), "cpu").manifest
+    manifest = load_backend(modes_bundle(modes_graph()), "cpu").manifest
 
     class Asked:
         def __init__(self, answer):

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from calibration.errors import CalibrationError
+from calibration.file import CalibrationError
 from calibration.precision.visited import MAX_ROWS, bundle_actor, collect, read_obs, simulated_task
-from policy_server.runtime.base import load
+from policy_server.runtime.base import load_backend
 from sim.core.spec import ActionMap, TaskSpec, tile
 
 
@@ -44,7 +44,7 @@ def test_the_actor_undoes_the_action_map():
 
 
 def test_rows_are_what_the_policy_was_asked_in_its_task(modes_bundle, modes_graph):
-    manifest = load(modes_bundle(modes_graph()), "cpu").manifest
+    manifest = load_backend(modes_bundle(modes_graph()), "cpu").manifest
     policy = Recorder()
     spec = simulated_task(manifest)
     visited = collect(policy, manifest, spec, None, 3)
@@ -59,7 +59,7 @@ def test_rows_are_what_the_policy_was_asked_in_its_task(modes_bundle, modes_grap
 
 
 def test_the_end_of_a_recording_is_held_out(modes_bundle, modes_graph, tmp_path):
-    manifest = load(modes_bundle(modes_graph()), "cpu").manifest
+    manifest = load_backend(modes_bundle(modes_graph()), "cpu").manifest
     obs = np.arange(8000.0).reshape(4000, 2)
     visited = collect(Recorder(), manifest, None, save_obs(tmp_path / "r.npz", obs, target=obs), 0)
     first, second = visited.calibration.obs[:, 0], visited.held_out.obs[:, 0]
@@ -70,7 +70,7 @@ def test_the_end_of_a_recording_is_held_out(modes_bundle, modes_graph, tmp_path)
 
 
 def test_no_data_is_an_error(modes_bundle, modes_graph):
-    manifest = load(modes_bundle(modes_graph(), task="a-robot-of-mine"), "cpu").manifest
+    manifest = load_backend(modes_bundle(modes_graph(), task="a-robot-of-mine"), "cpu").manifest
     assert simulated_task(manifest) is None
     with pytest.raises(
         CalibrationError,
@@ -80,7 +80,7 @@ def test_no_data_is_an_error(modes_bundle, modes_graph):
 
 
 def test_a_task_of_other_sizes_is_refused(modes_bundle, modes_graph):
-    manifest = load(modes_bundle(modes_graph(), task="arm-press"), "cpu").manifest
+    manifest = load_backend(modes_bundle(modes_graph(), task="arm-press"), "cpu").manifest
     with pytest.raises(CalibrationError, match=r"\(2, 3\), task 'arm-press' in sim \(22, 6\)"):
         simulated_task(manifest)
 

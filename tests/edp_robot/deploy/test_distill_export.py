@@ -20,7 +20,7 @@ from edp_robot.training.distillers import ConsistencyDistillation, PairedRegress
 from edp_robot.training.finetune import finetune
 from edp_robot.training.source import load_critic, load_source
 from policy_server.contract.bundle import Bundle
-from policy_server.runtime.base import load
+from policy_server.runtime.base import load_backend
 from sim.core.evaluate import evaluate, wilson
 from sim.core.hold import Hold
 from sim.core.registry import make_vec, task_spec
@@ -164,7 +164,7 @@ def test_deployed_equals_the_action_map():
 
 def test_playing_the_exported_chunk_is_what_training_did(bundle):
     """The graph's commands, played one a control step, move the world as Hold does with the policy's action."""
-    backend, amap = load(bundle), task_spec("arm-press").action_map
+    backend, amap = load_backend(bundle), task_spec("arm-press").action_map
     env, plain = Hold(make_vec("arm-press", 3, 5), 10), make_vec("arm-press", 3, 5)
     obs, _ = env.reset(seed=5)
     plain_obs, _ = plain.reset(seed=5)
@@ -233,7 +233,7 @@ def test_best_of_k_is_inside_the_graph(student_run, pretrained, tmp_path):
         chosen = actions.reshape(-1, 4, 6)[torch.arange(len(rows)), q.argmax(1)].numpy()
     expected = spec.action_map.chunk(golden["obs"], chosen, 10)
     np.testing.assert_allclose(
-        load(bundle).act(golden["obs"], golden["noise"]), expected, atol=1e-5
+        load_backend(bundle).act(golden["obs"], golden["noise"]), expected, atol=1e-5
     )
     with pytest.raises(ValueError, match="without a critic"):
         export(pretrained, tmp_path / "c", best_of=4)
@@ -256,7 +256,7 @@ def test_a_graph_that_differs_is_not_written(student_run, tmp_path, monkeypatch)
 def test_student_in_onnx_succeeds_as_in_torch(bundle, student_run):
     """The same noise and starts give the same return in both, within float32 and MuJoCo's sensitivity to it."""
     student, source = load_student(student_run)
-    backend, amap = load(bundle), source.spec.action_map
+    backend, amap = load_backend(bundle), source.spec.action_map
     noise = np.random.default_rng(1).standard_normal((20, 5, 6), dtype=np.float32)
 
     def runner(act):

@@ -18,7 +18,7 @@ from edp_robot.studies.distillation_runs import (
     trainings,
 )
 from policy_server.bench.statistics import summary
-from policy_server.runtime.base import OnnxPolicy
+from policy_server.runtime.onnxruntime import OnnxPolicy
 
 
 def test_energy_distance_of_two_points():

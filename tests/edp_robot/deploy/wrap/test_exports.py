@@ -14,7 +14,7 @@ from edp_robot.deploy.wrap.foreign_file import WrapError
 from edp_robot.deploy.wrap.foreign_policy import read_policy
 from edp_robot.deploy.wrap.known_fields import Draft, Known
 from edp_robot.deploy.wrap.make_bundle import gather, wrap
-from policy_server.runtime.base import load
+from policy_server.runtime.base import load_backend
 from sim.core.registry import task_spec
 
 OBS = torch.tensor([[0.5, -1.0, 0.25]])
@@ -69,7 +69,7 @@ def test_a_stable_baselines3_policy(tmp_path):
     )
     with torch.no_grad():
         np.testing.assert_allclose(
-            load(bundle, "cpu").act(OBS.numpy(), NOTHING)[:, 0], module(OBS)[0], atol=1e-6
+            load_backend(bundle, "cpu").act(OBS.numpy(), NOTHING)[:, 0], module(OBS)[0], atol=1e-6
         )
 
 
@@ -125,7 +125,7 @@ def test_an_rsl_rl_policy(rsl_rl_path, tmp_path):
     bundle = wrap(foreign, known(limit=9.0), tmp_path / "b").bundle
     with torch.no_grad():
         np.testing.assert_allclose(
-            load(bundle, "cpu").act(OBS.numpy(), NOTHING)[:, 0], RslRl()(OBS), atol=1e-6
+            load_backend(bundle, "cpu").act(OBS.numpy(), NOTHING)[:, 0], RslRl()(OBS), atol=1e-6
         )
 
 
@@ -159,5 +159,5 @@ def test_an_mjlab_policy_names_its_joints_and_scales_to_targets(rsl_rl_path, tmp
     with torch.no_grad():
         target = torch.tensor([0.1, -0.2]) + torch.tensor([0.25, 0.5]) * RslRl()(OBS)
     np.testing.assert_allclose(
-        load(bundle, "cpu").act(OBS.numpy(), NOTHING)[:, 0], target.clamp(-1, 1), atol=1e-6
+        load_backend(bundle, "cpu").act(OBS.numpy(), NOTHING)[:, 0], target.clamp(-1, 1), atol=1e-6
     )

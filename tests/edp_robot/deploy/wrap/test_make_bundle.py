@@ -13,7 +13,7 @@ from edp_robot.deploy.wrap.known_fields import Draft, Known
 from edp_robot.deploy.wrap.make_bundle import draw, wrap
 from edp_robot.deploy.wrap.surgery import wrapped_graph
 from policy_server.contract.field import Field
-from policy_server.runtime.base import load
+from policy_server.runtime.base import load_backend
 
 
 def test_a_bundle_holds_what_was_said_and_answers_what_the_original_does(tmp_path):
@@ -39,7 +39,7 @@ def test_a_bundle_holds_what_was_said_and_answers_what_the_original_does(tmp_pat
     assert [(f.name, f.start, f.stop, f.unit, f.max_rate) for f in m.action] == [
         ("motor", 0, 2, "V", None)
     ]
-    backend = load(made.bundle, "cpu")
+    backend = load_backend(made.bundle, "cpu")
     assert backend.self_test() == 0
     obs = np.array([[0.25, 0.5, 0.5], [2.0, -2.0, 0.0]], np.float32)  # (0.5, 1.25), (2, -4 -> -2)
     got = backend.act(obs, np.zeros((2, 0), np.float32))
@@ -57,7 +57,7 @@ def test_noise_and_a_horizon_reach_the_bundle(tmp_path):
         2,
         "wrapped",
     )
-    backend = load(bundle, "cpu")
+    backend = load_backend(bundle, "cpu")
     assert backend.self_test() == 0
     noise = np.array([[1, 2, 3, 4], [0, 0, 0, 0]], np.float32)
     got = backend.act(np.array([[1, 1, 1], [0, 1, 0]], np.float32), noise)
