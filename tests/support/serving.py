@@ -20,10 +20,7 @@ LATENT_DIM = HORIZON * ACT_DIM
 _RNG = np.random.default_rng(5)
 W = _RNG.normal(size=(OBS_DIM, LATENT_DIM)).astype(np.float32)
 V = 0.1 * np.eye(LATENT_DIM, dtype=np.float32)
-SERVE = (
-    "import sys; from edp_robot.cli.serve import serve; "
-    "sys.exit(serve(sys.argv[1], sys.argv[2], 'cpu', int(sys.argv[3])))"
-)
+SERVE = (sys.executable, "-m", "edp_robot.cli", "serve")
 
 
 def expected_action(obs, noise):
@@ -165,7 +162,16 @@ def read_line(process, timeout_s=60):
 @contextlib.contextmanager
 def running_server(bundle_path, endpoint="tcp://127.0.0.1:*", seed=0):
     """A real server process; yields it with its endpoint once it says that it serves."""
-    command = [sys.executable, "-c", SERVE, str(bundle_path), endpoint, str(seed)]
+    command = [
+        *SERVE,
+        str(bundle_path),
+        "--bind",
+        endpoint,
+        "--provider",
+        "cpu",
+        "--seed",
+        str(seed),
+    ]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         line = read_line(process)

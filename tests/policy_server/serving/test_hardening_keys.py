@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.serving import SERVE
 
 from policy_server.control.client import PolicyClient, PolicyTimeout
 from policy_server.transport import keys as security
@@ -16,10 +17,6 @@ sys.path.insert(0, str(Path(__file__).parents[3] / "benchmarks"))
 from soaking.attacker import Attacker
 
 OBS = np.float32([0.1, -0.2, 0.01])
-SERVE_KEYS = (
-    "import sys; from pathlib import Path; from edp_robot.cli.serve import serve; "
-    "sys.exit(serve(sys.argv[1], 'tcp://127.0.0.1:*', 'cpu', keys=Path(sys.argv[2])))"
-)
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +24,8 @@ def keyed(bundle_path, tmp_path_factory):
     """A server with keys: its endpoint and its folder of keys."""
     folder = tmp_path_factory.mktemp("keys") / "server"
     security.make_keys(folder, "robot-1")
-    command = [sys.executable, "-c", SERVE_KEYS, str(bundle_path), str(folder)]
+    where = ["--bind", "tcp://127.0.0.1:*", "--provider", "cpu"]
+    command = [*SERVE, str(bundle_path), *where, "--keys", str(folder)]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     )

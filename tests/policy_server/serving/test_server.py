@@ -3,7 +3,6 @@
 import json
 import signal
 import subprocess
-import sys
 import uuid
 
 import numpy as np
@@ -11,6 +10,7 @@ import pytest
 import zmq
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support.serving import SERVE
 
 from policy_server.contract import wire
 from policy_server.contract.wire import Header, Kind, Status
@@ -41,11 +41,9 @@ def refusal(action):
     return caught.value.status
 
 
-def run_serve(*args):
-    code = "import sys; from edp_robot.cli.serve import serve; sys.exit(serve(*sys.argv[1:]))"
-    return subprocess.run(
-        [sys.executable, "-c", code, *map(str, args)], capture_output=True, text=True, timeout=60
-    )
+def run_serve(bundle, endpoint):
+    command = [*SERVE, str(bundle), "--bind", endpoint, "--provider", "cpu"]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60)
 
 
 def test_ready_line_names_policy_endpoint_and_provider(served, client):
@@ -236,7 +234,7 @@ def test_signals_end_it_cleanly(start_server, bundle_path, number):
 
 
 def test_endpoint_in_use_is_refused(served, bundle_path):
-    result = run_serve(bundle_path, served.endpoint, "cpu")
+    result = run_serve(bundle_path, served.endpoint)
     assert result.returncode == 1
     assert (
         "Address already in use; stop the other process or choose another --bind" in result.stderr
@@ -246,7 +244,7 @@ def test_endpoint_in_use_is_refused(served, bundle_path):
 
 def test_a_machine_that_computes_something_else_does_not_serve(tiny, tmp_path):
     tiny.save(tmp_path / "b", onnx_bytes=tiny.onnx_bytes(tiny.W * np.float32(1.1)))
-    result = run_serve(tmp_path / "b", "tcp://127.0.0.1:*", "cpu")
+    result = run_serve(tmp_path / "b", "tcp://127.0.0.1:*")
     assert result.returncode == 1 and result.stdout == ""
     assert (
         "self-test failed on cpu: max abs error" in result.stderr
@@ -257,7 +255,7 @@ def test_a_machine_that_computes_something_else_does_not_serve(tiny, tmp_path):
 def test_a_damaged_bundle_is_not_served(tiny, tmp_path):
     tiny.save(tmp_path / "b")
     (tmp_path / "b" / "policy.onnx").write_bytes(b"")
-    result = run_serve(tmp_path / "b", "tcp://127.0.0.1:*", "cpu")
+    result = run_serve(tmp_path / "b", "tcp://127.0.0.1:*")
     assert (
         result.returncode == 1
         and "policy.onnx is damaged" in result.stderr
