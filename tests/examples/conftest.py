@@ -1,7 +1,6 @@
 """The C++ client, compiled once, and servers of the tiny policy for it."""
 
 import ctypes.util
-import importlib.util
 import shutil
 import subprocess
 from pathlib import Path
@@ -10,23 +9,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import zmq
+from support import serving
 
 ROOT = Path(__file__).parents[2]
 CLIENT = ROOT / "examples/cpp_client"
 COMPILER = shutil.which("c++") or shutil.which("g++")
 SHARED = ("OBS_DIM", "ACT_DIM", "HORIZON", "running_server", "read_line")
 FLAGS = ["-std=c++17", "-Wall", "-Wextra", "-Werror", "-O2"]
-
-
-def load(path):
-    spec = importlib.util.spec_from_file_location("serving", path)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-serving = load(ROOT / "tests/policy_server/conftest.py")
 
 
 def link_flags():
@@ -71,11 +60,6 @@ def program(tmp_path_factory):
     return compiled(
         Path(__file__).with_name("test_client.cpp"), tmp_path_factory.mktemp("cpp") / "test_client"
     )
-
-
-@pytest.fixture(scope="session")
-def bundle_path(tmp_path_factory):
-    return serving.save_bundle(tmp_path_factory.mktemp("cpp") / "bundle").path
 
 
 @pytest.fixture(scope="module")
