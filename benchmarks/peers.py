@@ -1,21 +1,23 @@
-"""The same policy behind the patterns in use elsewhere, in one run, side by side.
+"""Times the same policy behind the patterns that are in use elsewhere, in one run.
 
-    python benchmarks/peers.py [--bundle BUNDLE] [--rounds 60] [--n 300] [--only edp-tcp openpi] [--json FILE]
+    python benchmarks/peers.py [--bundle BUNDLE] [--rounds 60] [--n 300] [--only edp-tcp openpi]
 
-`edp serve` over tcp, over ipc, and over ipc with --busy-poll-s; openpi's websocket, GR00T's REQ/REP with msgpack,
-LeRobot's gRPC with pickle (see `peer_patterns`): each server a process, each client a process, one bundle behind all of
-them, on the CPU, batch 1 for the peers. First one client, then many, who ask again as soon as they are answered; the
-many once where the kernel puts them, and once with the server on a core of its own and the clients on the others. All
-patterns are up; they take turns in short rounds, so that a machine whose speed drifts is the same for all, and who has
-no turn sleeps.
-Without --bundle, a student-sized policy with random weights. Writes table.md, samples.npz, peers.json and latency.png
-to --out. It wants the extra `bench` and a quiet machine; openpi's client gets an environment of its own (.venv-peers,
-or $VENV_PEERS), which is built where it is missing.
+The patterns are `edp serve` over tcp, over ipc, and over ipc with --busy-poll-s; openpi's
+websocket; GR00T's REQ/REP with msgpack; LeRobot's gRPC with pickle (see `peer_patterns`). Each
+server and each client is a process. All serve one bundle on the CPU; the peers use batch 1.
+
+One client is measured first, then many that ask again as soon as they are answered. The many run
+twice: free, where the kernel puts them, and apart, with the server on a core of its own and the
+clients on the others. All patterns are up and take turns in short rounds, so that a drift of the
+machine's speed meets all of them. A pattern sleeps while another has its turn.
+
+Without --bundle the policy has the size of a student and random weights. The results are table.md,
+samples.npz, peers.json and latency.png. Needs the extra `bench` and a quiet machine. openpi's
+client needs an environment of its own (.venv-peers, or $VENV_PEERS), which is built if missing.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import os
@@ -23,74 +25,130 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
-from peer_patterns import PATTERNS, report
+import tyro
+from peer_patterns import PATTERNS, Pattern, report
 from peer_patterns.processes import OBS_FILE, Process, build_openpi, clients, openpi_built, server
 from peer_patterns.student import student
 
-from policy_server.bench.latency import host
+from policy_server.bench.host import host
 from policy_server.contract.bundle import Bundle
+from policy_server.contract.files import write_atomic, write_json
 
 ROOT = Path(__file__).parents[1]
 WARMUP = 200  # requests: a core that slept is slow for its first 20 ms
-PLACES = (
-    "free",
-    "apart",
-)  # where processes run: wherever the kernel likes, or the server on a core of its own
+Place = Literal["free", "apart"]
 Samples = dict[str, list[np.ndarray]]
+COUNTS = ("rounds", "n", "rounds_many", "processes", "threads")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to measure."""
+
+    bundle: Path | None = None
+    """policy to serve; default: student-sized, random weights"""
+    out: Path = ROOT / "results" / "peers"
+    """folder for the results"""
+    only: tuple[Pattern, ...] = PATTERNS
+    """patterns to run"""
+    rounds: int = 60
+    """rounds of one client"""
+    n: int = 300
+    """requests of each pattern in a round"""
+    rounds_many: int = 15
+    """rounds of many clients"""
+    seconds: float = 1.0
+    """length of a round of many clients [s]; 0: none"""
+    processes: int = 16
+    """processes of the many clients"""
+    threads: int = 1
+    """clients in each process, one thread each"""
+    place: tuple[Place, ...] = ("free", "apart")
+    """where the many run; apart needs more than one core"""
+
+    def __post_init__(self) -> None:
+        """Checks the counts."""
+        bad = [f"{name} {asdict(self)[name]}" for name in COUNTS if asdict(self)[name] < 1]
+        if bad:
+            raise ValueError(f"got {', '.join(bad)}; expected 1 or more")
+
+    @property
+    def n_clients(self) -> int:
+        """The number of the many clients."""
+        return self.processes * self.threads
+
+    def places(self) -> tuple[Place, ...]:
+        """Returns the places that this machine has."""
+        return self.place if len(os.sched_getaffinity(0)) > 1 else ("free",)
 
 
 @contextlib.contextmanager
 def running(
-    bundle: Path,
-    folder: Path,
-    names: list[str],
-    place: str = PLACES[0],
-    n_processes: int = 1,
-    n_threads: int = 1,
+    bundle: Path, folder: Path, options: Options, place: Place | None = None
 ) -> Iterator[dict[str, list[Process]]]:
-    """Yields the clients' processes of each pattern, connected to a server of its own; who is not asked sleeps."""
-    first, others = _cores(place)
+    """Yields the client processes of each pattern, connected to a server each.
+
+    Args:
+        bundle: The bundle to serve.
+        folder: Where sockets and logs go.
+        options: The patterns, and how many clients there are.
+        place: Where the many clients run. None: there is one client.
+    """
+    server_cores, client_cores = _cores(place)
+    n_processes = options.processes if place else 1
+    n_threads = options.threads if place else 1
     with contextlib.ExitStack() as stack:
         found = {}
-        for name in names:
-            endpoint = stack.enter_context(server(name, bundle, folder, first))
-            found[name] = stack.enter_context(
-                clients(name, endpoint, folder, n_processes, n_threads, others)
-            )
+        for name in options.only:
+            endpoint = stack.enter_context(server(name, bundle, folder, server_cores))
+            started = clients(name, endpoint, folder, n_processes, n_threads, client_cores)
+            found[name] = stack.enter_context(started)
         yield found
 
 
-def measure_one(bundle: Path, folder: Path, args: argparse.Namespace) -> Samples:
-    """Returns each round's latencies by pattern, (n,) [us], of one client that asks again as soon as it is answered."""
-    samples: Samples = {name: [] for name in args.only}
-    with running(bundle, folder, args.only) as workers:
-        for i in range(args.rounds):
-            for name in _turned(args.only, i):
-                times_ns = workers[name][0].ask(
-                    op="timed", n=args.n, warmup=WARMUP, timeout_s=60 + 0.1 * args.n
-                )
+def measure_one(bundle: Path, folder: Path, options: Options) -> Samples:
+    """Returns the latencies of one client, (n,) [us] for each round of each pattern.
+
+    Args:
+        bundle: The bundle to serve.
+        folder: Where sockets and logs go.
+        options: The patterns, rounds and requests.
+    """
+    samples: Samples = {name: [] for name in options.only}
+    timeout_s = 60 + 0.1 * options.n
+    with running(bundle, folder, options) as workers:
+        for i in range(options.rounds):
+            for name in _turned(options.only, i):
+                worker = workers[name][0]
+                times_ns = worker.ask(op="timed", n=options.n, warmup=WARMUP, timeout_s=timeout_s)
                 samples[name].append(np.array(times_ns) / 1000)
-            _progress(f"one client, round {i + 1} of {args.rounds}", samples)
+            _progress(f"one client, round {i + 1} of {options.rounds}", samples)
     return samples
 
 
-def measure_many(bundle: Path, folder: Path, args: argparse.Namespace, place: str) -> Samples:
-    """Returns each round's latencies by pattern, (n,) [us], of many clients in a closed loop for --seconds."""
-    samples: Samples = {name: [] for name in args.only}
-    if args.seconds <= 0:
+def measure_many(bundle: Path, folder: Path, options: Options, place: Place) -> Samples:
+    """Returns the latencies of many clients, (n,) [us] for each round of each pattern.
+
+    Args:
+        bundle: The bundle to serve.
+        folder: Where sockets and logs go.
+        options: The patterns, rounds and clients.
+        place: Where the processes run.
+    """
+    samples: Samples = {name: [] for name in options.only}
+    if options.seconds <= 0:
         return samples
-    with running(bundle, folder, args.only, place, args.processes, args.threads) as workers:
-        for i in range(args.rounds_many):
-            for name in _turned(args.only, i):
-                samples[name].append(_load(name, workers[name], args.seconds))
-            _progress(
-                f"{args.processes * args.threads} clients, {place}, round {i + 1} of {args.rounds_many}",
-                samples,
-            )
+    title = f"{options.n_clients} clients, {place}"
+    with running(bundle, folder, options, place) as workers:
+        for i in range(options.rounds_many):
+            for name in _turned(options.only, i):
+                samples[name].append(_load(name, workers[name], options.seconds))
+            _progress(f"{title}, round {i + 1} of {options.rounds_many}", samples)
     return samples
 
 
@@ -101,23 +159,22 @@ def _load(name: str, workers: list[Process], seconds: float) -> np.ndarray:
         worker.tell(op="load", start_ns=start_ns, seconds=seconds)
     parts = [json.loads(worker.line(seconds + 60)) for worker in workers]
     if not any(parts):
-        raise RuntimeError(f"{name} answered nobody within {seconds:g} s; give more with --seconds")
+        raise RuntimeError(f"{name} gave no answer within {seconds:g} s; give more with --seconds")
     return np.array([value for part in parts for value in part]) / 1000
 
 
-def _cores(place: str) -> tuple[frozenset[int], frozenset[int]]:
-    """Returns the cores of the server and of its clients; empty for all."""
+def _cores(place: Place | None) -> tuple[frozenset[int], frozenset[int]]:
+    """Returns the cores of the server and of its clients; empty means all."""
+    if place != "apart":
+        return frozenset(), frozenset()
     mine = sorted(os.sched_getaffinity(0))
-    return (
-        (frozenset(mine[:1]), frozenset(mine[1:]))
-        if place == "apart"
-        else (frozenset(), frozenset())
-    )
+    return frozenset(mine[:1]), frozenset(mine[1:])
 
 
-def _turned(names: list[str], i: int) -> list[str]:
+def _turned(names: tuple[Pattern, ...], i: int) -> tuple[Pattern, ...]:
     """Returns the names in an order that starts elsewhere in each round."""
-    return names[i % len(names) :] + names[: i % len(names)]
+    start = i % len(names)
+    return names[start:] + names[:start]
 
 
 def _progress(title: str, samples: Samples) -> None:
@@ -125,40 +182,46 @@ def _progress(title: str, samples: Samples) -> None:
     print(f"{title}: median [us] {medians}", flush=True)
 
 
-def run(args: argparse.Namespace, folder: Path) -> tuple[dict[str, Any], dict[str, Samples]]:
-    """Returns the result, and the samples of one client and of many, free and apart."""
-    bundle = Bundle.load(args.bundle) if args.bundle else student(folder / "student")
+def run(options: Options, folder: Path) -> tuple[dict[str, Any], dict[str, Samples]]:
+    """Returns the result, and the samples of one client and of many by place."""
+    bundle = Bundle.load(options.bundle) if options.bundle else student(folder / "student")
     np.save(folder / OBS_FILE, bundle.golden()["obs"].astype(np.float32))
-    samples = {"one": measure_one(bundle.path, folder, args)}
-    samples |= {place: measure_many(bundle.path, folder, args, place) for place in args.place}
-    one_rows = {name: report.percentiles(rows) for name, rows in samples["one"].items()}
-    many_rows = {
+    samples = {"one": measure_one(bundle.path, folder, options)}
+    for place in options.places():
+        samples[place] = measure_many(bundle.path, folder, options, place)
+    one = {name: report.percentiles(rows) for name, rows in samples["one"].items()}
+    many = {
         place: {
-            name: report.rates(rows, args.seconds) for name, rows in samples[place].items() if rows
+            name: report.rates(rows, options.seconds)
+            for name, rows in samples[place].items()
+            if rows
         }
-        for place in args.place
+        for place in options.places()
     }
-    settings = {
-        key: getattr(args, key)
-        for key in ("rounds", "n", "rounds_many", "seconds", "processes", "threads")
-    }
+    settings = {name: asdict(options)[name] for name in (*COUNTS, "seconds")}
     result = {
         "bundle": bundle.manifest.name,
         "bundle_hash": bundle.hash,
-        "settings": {**settings, "clients": args.processes * args.threads, "warmup": WARMUP},
-        "one_client": one_rows,
-        "many_clients": many_rows,
-        "ratios": report.ratios(one_rows, many_rows),
+        "settings": {**settings, "clients": options.n_clients, "warmup": WARMUP},
+        "one_client": one,
+        "many_clients": many,
+        "ratios": report.ratios(one, many),
         "host": {**host(), **report.versions()},
     }
     return result, samples
 
 
 def write(out: Path, result: dict[str, Any], samples: dict[str, Samples]) -> None:
-    """Writes table.md, peers.json, latency.png and samples.npz ({one,free,apart}/PATTERN/ROUND, (n,) float32 [us])."""
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "table.md").write_text(report.table(result))
-    (out / "peers.json").write_text(json.dumps(result, indent=1) + "\n")
+    """Writes table.md, peers.json, latency.png and samples.npz.
+
+    Args:
+        out: Folder to write to.
+        result: The first value of `run`.
+        samples: The second value of `run`. The file holds {one,free,apart}/PATTERN/ROUND, (n,)
+            float32 [us].
+    """
+    write_atomic(out / "table.md", report.table(result))
+    write_json(out / "peers.json", result)
     arrays: dict[str, Any] = {
         f"{kind}/{name}/{i}": row.round(1).astype(np.float32)
         for kind, patterns in samples.items()
@@ -173,65 +236,20 @@ def write(out: Path, result: dict[str, Any], samples: dict[str, Samples]) -> Non
     report.figure(out / "latency.png", pooled, result["settings"]["clients"])
 
 
-def parse(argv: list[str] | None) -> argparse.Namespace:
-    """Returns the options."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--bundle", type=Path, help="policy to serve; default: student-sized, random weights"
-    )
-    parser.add_argument(
-        "--out", type=Path, default=ROOT / "results" / "peers", help="folder for the results"
-    )
-    parser.add_argument("--json", type=Path, help="one more copy of peers.json")
-    parser.add_argument(
-        "--only", nargs="+", choices=PATTERNS, default=list(PATTERNS), help="patterns to run"
-    )
-    parser.add_argument("--rounds", type=int, default=60, help="rounds of one client")
-    parser.add_argument("--n", type=int, default=300, help="requests of each pattern in a round")
-    parser.add_argument("--rounds-many", type=int, default=15, help="rounds of many clients")
-    parser.add_argument(
-        "--seconds", type=float, default=1.0, help="length of a round of many clients [s]; 0: none"
-    )
-    parser.add_argument("--processes", type=int, default=16, help="processes of the many clients")
-    parser.add_argument(
-        "--threads", type=int, default=1, help="clients in each of them, a thread each"
-    )
-    parser.add_argument(
-        "--place",
-        nargs="+",
-        choices=PLACES,
-        help="where the many run; default: both, given more than one core",
-    )
-    args = parser.parse_args(argv)
-    counts = {
-        key: getattr(args, key) for key in ("rounds", "n", "rounds_many", "processes", "threads")
-    }
-    if bad := [f"--{key.replace('_', '-')} {value}" for key, value in counts.items() if value < 1]:
-        parser.error(f"{', '.join(bad)}: expected 1 or more")
-    args.only = list(dict.fromkeys(args.only))
-    several = len(os.sched_getaffinity(0)) > 1
-    args.place = list(dict.fromkeys(args.place or PLACES if several else PLACES[:1]))
-    return args
-
-
 def main(argv: list[str] | None = None) -> int:
-    """Measures, prints the table and writes the results."""
-    args = parse(argv)
+    """Measures, prints the table, writes the results, and returns an exit status."""
     try:
-        if "openpi" in args.only and not openpi_built():
+        options = tyro.cli(Options, args=argv, description=__doc__)
+        if "openpi" in options.only and not openpi_built():
             print("building the environment of openpi's client, once", flush=True)
             build_openpi()
         with tempfile.TemporaryDirectory(prefix="peers-") as folder:
-            result, samples = run(args, Path(folder))
+            result, samples = run(options, Path(folder))
     except (RuntimeError, OSError, ValueError) as error:
         print(f"peers: {error}", file=sys.stderr)
         return 1
-    write(args.out, result, samples)
-    if args.json:
-        args.json.write_text(json.dumps(result, indent=1) + "\n")
-    print(f"\n{report.table(result)}\nwritten to {args.out}")
+    write(options.out, result, samples)
+    print(f"\n{report.table(result)}\nwritten to {options.out}")
     return 0
 
 

@@ -1,6 +1,6 @@
 """GR00T's pattern: ZeroMQ REQ/REP, msgpack, each array as the bytes of an .npy file.
 
-Protocol: the request is {endpoint, data}; `get_action` takes data {observation, options} and is answered by [action,
+The request is {endpoint, data}. `get_action` takes data {observation, options} and answers [action,
 info], both dicts. An array is packed as {__ndarray_class__: true, as_npy: bytes}.
 """
 
@@ -16,7 +16,7 @@ import zmq
 
 
 def serve(policy: Callable[[np.ndarray], np.ndarray], ready: Callable[[str], None]) -> None:
-    """Serves for ever; tells `ready` the endpoint."""
+    """Serves until the process ends; calls `ready` with the endpoint."""
 
     def get_action(
         observation: dict[str, Any], options: Any
@@ -53,7 +53,7 @@ class Client:
 
 
 def _dumps(value: Any) -> bytes:
-    return msgpack.Packer(default=_pack).pack(value)  # what msgpack.packb does
+    return msgpack.packb(value, default=_pack)
 
 
 def _loads(data: bytes) -> Any:
@@ -71,8 +71,6 @@ def _pack(value: Any) -> Any:
 
 def _unpack(value: dict) -> Any:
     """Returns the array that `_pack` wrote, or the dict as it is."""
-    return (
-        np.load(io.BytesIO(value["as_npy"]), allow_pickle=False)
-        if "__ndarray_class__" in value
-        else value
-    )
+    if "__ndarray_class__" not in value:
+        return value
+    return np.load(io.BytesIO(value["as_npy"]), allow_pickle=False)

@@ -1,15 +1,18 @@
 """LeRobot's pattern: gRPC with pickled observations and actions, two calls an action.
 
-Protocol: SendObservations (a stream of chunks, here one, as for all below 2 MB) puts the observation into a queue of
-length 1; GetActions takes it from there, computes, and answers a list of time-stamped actions.
+SendObservations (a stream of chunks, here one, as for all below 2 MB) puts the observation into a
+queue of length 1. GetActions takes it from there, computes, and answers a list of time-stamped
+actions.
 
-PICKLE is used here and nowhere else in this repository, because it is what is measured: whoever reaches such a port
-runs code in the server (CVE-2026-25874). The server listens on loopback and lives as long as the benchmark.
+PICKLE is used here and nowhere else in this repository, because it is what is measured: every peer
+that reaches such a port can run code in the server (CVE-2026-25874). The server listens on loopback
+and lives as long as the benchmark.
 
-In its favour: bytes go straight to gRPC without protobuf around them; arrays in place of torch tensors; no sleep up to
-`inference_latency` (33 ms unless told otherwise); and a queue for each client, since one for all mixes up robots.
-Not in its favour: LeRobot's client may wait in GetActions before it sends, from a second thread. That saved 7 % of one
-client's time here, and stands still with more clients than the server's four workers, who then all wait.
+These differences favour the pattern: bytes go straight to gRPC without protobuf around them; arrays
+replace torch tensors; there is no sleep up to `inference_latency` (33 ms by default); each client
+has a queue, since one queue for all mixes up robots. One difference does not: LeRobot's client may
+wait in GetActions before it sends, from a second thread. That saved 7 % of one client's time here,
+but it deadlocks with more clients than the server's four workers.
 """
 
 from __future__ import annotations
@@ -28,7 +31,7 @@ import numpy as np
 
 SERVICE = "transport.AsyncInference"
 PERIOD_S = 0.01
-N_WORKERS = 4  # as LeRobot's server
+N_WORKERS = 4  # LeRobot's default
 
 
 @dataclass
@@ -51,13 +54,11 @@ class TimedAction:
 
 
 class _Servicer:
-    """The two calls."""
+    """The two calls of the service."""
 
     def __init__(self, policy: Callable[[np.ndarray], np.ndarray]):
         self._policy = policy
-        self._queues: defaultdict[str, Queue[TimedObservation]] = defaultdict(
-            lambda: Queue(maxsize=1)
-        )
+        self._queues: defaultdict[str, Queue] = defaultdict(lambda: Queue(maxsize=1))
 
     def send_observations(self, chunks: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
         """Replaces the client's queued observation."""
@@ -72,14 +73,15 @@ class _Servicer:
         """Returns the pickled list of TimedAction for the client's queued observation."""
         observation = self._queues[context.peer()].get(timeout=2)
         actions = self._policy(observation.observation["state"])
-        at, number = observation.timestamp, observation.timestep
-        return pickle.dumps(
-            [TimedAction(at + i * PERIOD_S, number + i, action) for i, action in enumerate(actions)]
-        )
+        timed = [
+            TimedAction(observation.timestamp + i * PERIOD_S, observation.timestep + i, action)
+            for i, action in enumerate(actions)
+        ]
+        return pickle.dumps(timed)
 
 
 def serve(policy: Callable[[np.ndarray], np.ndarray], ready: Callable[[str], None]) -> None:
-    """Serves for ever; tells `ready` the endpoint."""
+    """Serves until the process ends; calls `ready` with the endpoint."""
     servicer = _Servicer(policy)
     calls = {
         "SendObservations": grpc.stream_unary_rpc_method_handler(servicer.send_observations),
@@ -94,7 +96,7 @@ def serve(policy: Callable[[np.ndarray], np.ndarray], ready: Callable[[str], Non
 
 
 class Client:
-    """A channel with a connection of its own; sends an observation, then asks for its actions."""
+    """A channel with its own connection; sends an observation, then asks for its actions."""
 
     def __init__(self, endpoint: str):
         self._channel = grpc.insecure_channel(endpoint, [("grpc.use_local_subchannel_pool", 1)])
@@ -103,7 +105,7 @@ class Client:
         self._timestep = 0
 
     def act(self, obs: np.ndarray) -> list[TimedAction]:
-        """Returns the chunk."""
+        """Returns the chunk of actions."""
         self._timestep += 1
         observation = TimedObservation(time.time(), self._timestep, {"state": obs})
         self._send(iter((pickle.dumps(observation),)), wait_for_ready=True)

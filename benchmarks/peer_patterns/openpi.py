@@ -1,9 +1,9 @@
-"""openpi's pattern: msgpack over a websocket; the client is openpi's own (PyPI openpi-client).
+"""openpi's pattern: msgpack over a websocket. The client is openpi's own (PyPI openpi-client).
 
-Protocol: the server first sends packed metadata. Then each binary message is a packed dict of observations, answered
-by a packed dict with `actions` and `server_timing`. An array is packed as {__ndarray__, data, dtype, shape}, with byte
-strings as keys. openpi-client pins numpy < 2, so the client runs in an environment of its own: nothing that it lacks
-is imported above.
+The server first sends packed metadata. Each binary message is then a packed dict of observations,
+answered by a packed dict with `actions` and `server_timing`. An array is packed as {__ndarray__,
+data, dtype, shape}, with byte strings as keys. openpi-client pins numpy < 2, so the client runs in
+its own environment: this file imports nothing at its top that is missing there.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 
 
 def serve(policy: Callable[[np.ndarray], np.ndarray], ready: Callable[[str], None]) -> None:
-    """Serves for ever; tells `ready` the endpoint."""
+    """Serves until the process ends; calls `ready` with the endpoint."""
     asyncio.run(_serve(policy, ready))
 
 

@@ -1,4 +1,4 @@
-"""Our own client; the server is `edp serve`, over tcp or ipc."""
+"""Our own client. The server is `edp serve`, over tcp or ipc."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from policy_server.control.client import PolicyClient
 
 
 class Client:
-    """`PolicyClient`, its session's noise started at SEED."""
+    """A `PolicyClient` whose session draws its noise from SEED."""
 
     def __init__(self, endpoint: str):
         self._client = PolicyClient(endpoint, timeout_s=10.0)

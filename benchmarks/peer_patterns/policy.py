@@ -1,4 +1,4 @@
-"""The policy behind every peer's server: the same bundle, the same backend, the same noise as `edp serve` draws."""
+"""The policy behind every peer's server: the bundle, backend and noise that `edp serve` uses."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from policy_server.runtime.base import load_backend
 
 
 class Policy:
-    """A bundle on the CPU, one obs at a time; may be called from several threads."""
+    """Runs a bundle on the CPU, one obs at a time. Several threads may call it."""
 
     def __init__(self, bundle: str | Path):
         self.backend = load_backend(bundle, "cpu")
@@ -22,7 +22,6 @@ class Policy:
     def __call__(self, obs: np.ndarray) -> np.ndarray:
         """Returns action (horizon, act_dim) float32 for obs (obs_dim,)."""
         with self._lock:
-            noise = self._noise.standard_normal(
-                (1, self.backend.manifest.latent_dim), dtype=np.float32
-            )
+            shape = (1, self.backend.manifest.latent_dim)
+            noise = self._noise.standard_normal(shape, dtype=np.float32)
             return self.backend.act(obs[None], noise)[0]

@@ -1,4 +1,4 @@
-"""A peer's server in a process of its own: `python -m peer_patterns.serve PATTERN BUNDLE`."""
+"""Runs a peer's server: `python -m peer_patterns.serve PATTERN BUNDLE`."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from policy_server.control.clock import quiet
 
 
 def main(pattern: str, bundle: str) -> None:
-    """Serves until it is ended; prints a line like that of `edp serve` when ready."""
+    """Serves until the process ends; prints a line like that of `edp serve` when ready."""
     policy = Policy(bundle)
     policy.backend.self_test()
     module = importlib.import_module(f"peer_patterns.{pattern}")
+
+    def ready(endpoint: str) -> None:
+        print(f"serving {pattern} on {endpoint}, provider cpu", flush=True)
+
     with quiet():
-        module.serve(
-            policy,
-            lambda endpoint: print(f"serving {pattern} on {endpoint}, provider cpu", flush=True),
-        )
+        module.serve(policy, ready)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A bundle of the size of a student (3 x 256 MLP), with random weights: a latency does not ask what was learned."""
+"""A bundle of the size of a student (3 x 256 MLP) with random weights, for measuring latency."""
 
 from __future__ import annotations
 
@@ -12,12 +12,16 @@ from onnx import TensorProto, helper, numpy_helper
 from policy_server.contract.bundle import Bundle, save
 from policy_server.contract.field import Field
 
-OBS_DIM, ACT_DIM, HORIZON, WIDTH, N_LAYERS = 20, 5, 10, 256, 3
+OBS_DIM = 20
+ACT_DIM = 5
+HORIZON = 10
+WIDTH = 256
+N_LAYERS = 3
 LATENT_DIM = HORIZON * ACT_DIM
 
 
 def graph() -> bytes:
-    """Returns the ONNX graph action = MLP(obs, noise): relu as in a trained student, tanh at the end."""
+    """Returns the ONNX graph action = MLP(obs, noise), with ReLU inside and tanh at the end."""
     rng = np.random.default_rng(0)
     widths = [OBS_DIM + LATENT_DIM, *[WIDTH] * N_LAYERS, LATENT_DIM]
     nodes = [helper.make_node("Concat", ["obs", "noise"], ["x0"], axis=1)]
@@ -44,23 +48,32 @@ def graph() -> bytes:
 
 
 def student(path: Path) -> Bundle:
-    """Returns the bundle, written to `path`."""
-    onnx_bytes, rng = graph(), np.random.default_rng(1)
+    """Writes the bundle to `path` and returns it."""
+    onnx_bytes = graph()
+    rng = np.random.default_rng(1)
     obs = rng.standard_normal((16, OBS_DIM), dtype=np.float32)
     noise = rng.standard_normal((16, LATENT_DIM), dtype=np.float32)
     session = onnxruntime.InferenceSession(onnx_bytes, providers=["CPUExecutionProvider"])
     action = np.asarray(session.run(None, {"obs": obs, "noise": noise})[0])
     inf = float("inf")
+    state = Field("state", 0, OBS_DIM, "1", low=(-inf,) * OBS_DIM, high=(inf,) * OBS_DIM)
+    target = Field(
+        "target",
+        0,
+        ACT_DIM,
+        "1",
+        low=(-1.0,) * ACT_DIM,
+        high=(1.0,) * ACT_DIM,
+        max_rate=(inf,) * ACT_DIM,
+    )
     return save(
         path,
         name="student-sized",
         task="none",
         source_commit="",
         config_hash="",
-        obs=(Field("state", 0, OBS_DIM, "1", (-inf,) * OBS_DIM, (inf,) * OBS_DIM),),
-        action=(
-            Field("target", 0, ACT_DIM, "1", (-1.0,) * ACT_DIM, (1.0,) * ACT_DIM, (inf,) * ACT_DIM),
-        ),
+        obs=(state,),
+        action=(target,),
         horizon=HORIZON,
         n_action_steps=HORIZON,
         control_period_s=0.01,

@@ -1,8 +1,10 @@
-"""Clients of one pattern in a process of their own.
+"""Runs clients of one pattern.
 
-`python -m peer_patterns.worker PATTERN ENDPOINT OBS_FILE N_CLIENTS`, of which each has a thread and a connection.
-Reads a request a line (JSON), answers a line each; the first line says that all clients are connected and warm.
-It runs in openpi's environment too, so it imports nothing but NumPy and `policy_server.control.clock`.
+    python -m peer_patterns.worker PATTERN ENDPOINT OBS_FILE N_CLIENTS
+
+Each client has a thread and a connection. The process reads one request a line (JSON) and answers
+one line each. Its first line says that all clients are connected and warm. It also runs in openpi's
+environment, so it imports only NumPy and `policy_server.control.clock`.
 """
 
 from __future__ import annotations
@@ -21,12 +23,19 @@ from policy_server.control.clock import quiet
 
 
 def actions(client: Any, obs: np.ndarray) -> list:
-    """Returns the action for each row of obs (n, obs_dim), as nested lists (n, horizon, act_dim)."""
+    """Returns the action for each row of obs (n, obs_dim) as lists (n, horizon, act_dim)."""
     return [client.numbers(client.act(row)).tolist() for row in obs]
 
 
 def timed(client: Any, obs: np.ndarray, n: int, warmup: int) -> list[int]:
-    """Returns the round trips of `n` requests, each sent when the one before is answered [ns]."""
+    """Returns the round trips of requests that are sent one after the other [ns].
+
+    Args:
+        client: The client to measure.
+        obs: Observations (k, obs_dim) that it sends in turn.
+        n: How many round trips to return.
+        warmup: How many requests to send before those.
+    """
     times_ns = np.zeros(n + warmup, dtype=np.int64)
     rows = list(obs)
     for i in range(n + warmup):
@@ -38,8 +47,17 @@ def timed(client: Any, obs: np.ndarray, n: int, warmup: int) -> list[int]:
 
 
 def load(client: Any, obs: np.ndarray, start_ns: int, seconds: float) -> list[int]:
-    """Returns the round trips that ended within `seconds` of `start_ns` (monotonic) [ns]."""
-    rows, times_ns, i = list(obs), [], 0
+    """Returns the round trips that end within the time [ns].
+
+    Args:
+        client: The client to measure.
+        obs: Observations (k, obs_dim) that it sends in turn.
+        start_ns: When to start (monotonic) [ns].
+        seconds: How long to measure [s].
+    """
+    rows = list(obs)
+    times_ns = []
+    i = 0
     end_ns = start_ns + int(seconds * 1e9)
     time.sleep(max(start_ns - time.monotonic_ns(), 0) * 1e-9)
     while (begin_ns := time.monotonic_ns()) < end_ns:
@@ -52,7 +70,13 @@ def load(client: Any, obs: np.ndarray, start_ns: int, seconds: float) -> list[in
 
 
 def answer(clients: list[Any], obs: np.ndarray, request: dict[str, Any]) -> list:
-    """Returns the answer to one request: {op: actions}, {op: timed, n, warmup} or {op: load, start_ns, seconds}."""
+    """Returns the answer to one request.
+
+    Args:
+        clients: The clients of this process.
+        obs: Observations (k, obs_dim) that they send.
+        request: {op: actions}, {op: timed, n, warmup} or {op: load, start_ns, seconds}.
+    """
     op = request.pop("op")
     if op == "actions":
         return actions(clients[0], obs)
@@ -65,13 +89,13 @@ def answer(clients: list[Any], obs: np.ndarray, request: dict[str, Any]) -> list
 
 
 def main(pattern: str, endpoint: str, obs_file: str, n_clients: str) -> None:
-    """Answers requests until the input ends."""
+    """Answers requests until stdin ends."""
     module = importlib.import_module(f"peer_patterns.{'ours' if pattern in OURS else pattern}")
     obs = np.load(obs_file)
     clients = [module.Client(endpoint) for _ in range(int(n_clients))]
     if len(clients) > 1:
         for client in clients:
-            timed(client, obs, 20, 0)
+            timed(client, obs, n=20, warmup=0)
     print("ready", flush=True)
     for line in sys.stdin:
         print(json.dumps(answer(clients, obs, json.loads(line))), flush=True)
