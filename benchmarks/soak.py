@@ -1,150 +1,179 @@
-"""What a server must bear: a million requests, a hostile peer, reloads under load.
+"""Tests what a server must bear: a million requests, a hostile peer, reloads under load.
 
     python benchmarks/soak.py {requests,hostile,reload,all} [--n N] [--out results/soak]
 
-`requests`: clients in a closed loop; every sequence number is accounted for (lost, answered twice), and the server's
-memory is sampled. `hostile`: a robot asks at a fixed rate, in turn beside a peer that sends bad frames, beside the same
-peer at another server (which takes as much of the CPU), and alone. Three passes: `paced`, frames at a rate
-(--hostile-hz); `remote`, the same from a peer of the lowest priority, since a stranger's computer would not take the
-robot's CPU; `flood`, as fast as the peer can. `reload`: two policies take turns in service under load, and each answer
-is compared with the policy that it names.
+`requests`: clients ask in a closed loop. Every sequence number is accounted for (lost, answered
+twice), and the server's memory is sampled.
 
-`edp serve` runs in a process of its own, with a student-sized policy of random weights, on the CPU, over tcp. Writes
-PART.json, PART.npz (raw arrays), table.md and soak.png to --out. The exit code is 1 where a part does not do what it
-must. A latency beside an attack wants a quiet machine with a core each for server, robot and peer.
+`hostile`: a robot asks at a fixed rate, in turn beside a peer that sends bad frames, beside the
+same peer at another server (which takes as much of the CPU), and alone. There are three passes:
+`paced`, frames at a rate (--hostile-hz); `remote`, the same from a peer of the lowest priority,
+since a peer on another computer would not take the robot's CPU; `flood`, as fast as the peer can.
+
+`reload`: two policies take turns in service under load. Each answer is compared with the policy
+that it names.
+
+`edp serve` runs in its own process on the CPU over tcp, with a student-sized policy of random
+weights. The results are PART.json, PART.npz (raw arrays), table.md and soak.png. The exit status is
+1 where a part does not do what it must. Latency beside an attack needs a quiet machine with a core
+each for server, robot and peer.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
 import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+import tyro
 from peer_patterns.student import student
 from soaking import figure, hostile, reloads, requests
 from soaking.table import table
 
-from policy_server.bench.latency import host
+from policy_server.bench.host import host
+from policy_server.contract.files import write_atomic, write_json
 
 ROOT = Path(__file__).parents[1]
-N = {"requests": 1_000_000, "hostile": 100_000, "reload": 100}
-PASSES = {
-    "paced": (True, 0),
-    "remote": (True, 19),
-    "flood": (False, 0),
-}  # of `hostile`: whether at a rate, niceness
+Part = Literal["requests", "hostile", "reload"]
+N: dict[Part, int] = {"requests": 1_000_000, "hostile": 100_000, "reload": 100}
+PASSES = {"paced": (True, 0), "remote": (True, 19), "flood": (False, 0)}  # (at a rate, niceness)
 Measured = tuple[dict[str, Any], dict[str, np.ndarray]]
 
 
-def measure_requests(folder: Path, n: int, args: argparse.Namespace) -> Measured:
-    """Returns (result, arrays)."""
-    return requests.run(student(folder / "student"), folder, n, args.clients)
+@dataclass(frozen=True)
+class Options:
+    """What to do."""
+
+    part: tyro.conf.Positional[Part | Literal["all"]]
+    """what to do"""
+    n: int | None = None
+    """requests (default 1,000,000), bad frames (100,000) or reloads (100)"""
+    out: Path = ROOT / "results" / "soak"
+    """folder for the results"""
+    clients: int = 8
+    """clients of `requests`"""
+    reload_clients: int = 4
+    """clients of `reload`"""
+    robot_hz: float = 200.0
+    """rate of the robot beside the hostile peer [1/s]"""
+    deadline_ms: float = 20.0
+    """deadline of that robot [ms]"""
+    hostile_hz: float = 2000.0
+    """rate of the bad frames in the first two passes [1/s]"""
+    segments: int = 10
+    """turns of attack and peace in each pass"""
+
+    def __post_init__(self) -> None:
+        """Checks the numbers."""
+        numbers = {k: v for k, v in asdict(self).items() if isinstance(v, int | float)}
+        bad = [f"{name} {value:g}" for name, value in numbers.items() if value <= 0]
+        if bad:
+            raise ValueError(f"got {', '.join(bad)}; expected more than 0")
 
 
-def measure_hostile(folder: Path, n: int, args: argparse.Namespace) -> Measured:
-    """Returns (result, arrays) of each of PASSES; `met` asks for the first one alone."""
-    bundle, result, arrays = student(folder / "student"), {}, {}
+def measure_requests(folder: Path, n: int, options: Options) -> Measured:
+    """Returns (result, arrays) of `n` requests.
+
+    Args:
+        folder: Where bundle and log go.
+        n: How many requests.
+        options: How many clients.
+    """
+    return requests.run(student(folder / "student"), folder, n, options.clients)
+
+
+def measure_hostile(folder: Path, n: int, options: Options) -> Measured:
+    """Returns (result, arrays) of all PASSES; "met" tells of the first pass.
+
+    Args:
+        folder: Where bundle and logs go.
+        n: How many bad frames in each pass.
+        options: Rates, deadline and segments.
+    """
+    bundle = student(folder / "student")
+    result: dict[str, Any] = {}
+    arrays: dict[str, np.ndarray] = {}
     for name, (paced, niceness) in PASSES.items():
         print(f"hostile, {name}", flush=True)
-        attack = hostile.Attack(n, args.hostile_hz if paced else 0.0, args.segments, niceness)
-        result[name], found = hostile.run(
-            bundle, folder, attack, args.robot_hz, args.deadline_ms / 1000
-        )
+        rate_hz = options.hostile_hz if paced else 0.0
+        attack = hostile.Attack(n, rate_hz, options.segments, niceness)
+        deadline_s = options.deadline_ms / 1000
+        result[name], found = hostile.run(bundle, folder, attack, options.robot_hz, deadline_s)
         arrays |= {f"{name}_{key}": value for key, value in found.items()}
     return {**result, "met": result["paced"]["met"]}, arrays
 
 
-def measure_reload(folder: Path, n: int, args: argparse.Namespace) -> Measured:
-    """Returns (result, arrays)."""
-    return reloads.run(student(folder / "student"), folder, n, args.reload_clients)
+def measure_reload(folder: Path, n: int, options: Options) -> Measured:
+    """Returns (result, arrays) of `n` reloads.
+
+    Args:
+        folder: Where bundles and log go.
+        n: How many reloads.
+        options: How many clients.
+    """
+    return reloads.run(student(folder / "student"), folder, n, options.reload_clients)
 
 
-PARTS = {"requests": measure_requests, "hostile": measure_hostile, "reload": measure_reload}
+PARTS: dict[Part, Callable[[Path, int, Options], Measured]] = {
+    "requests": measure_requests,
+    "hostile": measure_hostile,
+    "reload": measure_reload,
+}
 
 
-def line(part: str, result: dict[str, Any]) -> str:
-    """Returns what a part found, in a line or two."""
+def line(part: Part, result: dict[str, Any]) -> str:
+    """Returns what a part found, in a line or three."""
     if part == "hostile":
         return "\n".join(_attack_line(name, result[name]) for name in PASSES)
-    counts = ", ".join(
-        f"{result[f'n_{name}']} {name}" for name in ("sent", "once", "lost", "twice", "stray")
-    )
+    kinds = ("sent", "once", "lost", "twice", "stray")
+    counts = ", ".join(f"{result[f'n_{kind}']} {kind}" for kind in kinds)
     if part == "requests":
-        memory = f"RSS {result['rss_10_mib']:.1f} MiB at 10 %, {result['rss_end_mib']:.1f} MiB at the end"
-        return f"requests: {counts}; {result['requests_hz']:.0f}/s; {memory}"
+        memory = f"{result['rss_10_mib']:.1f} MiB at 10 %, {result['rss_end_mib']:.1f} at the end"
+        return f"requests: {counts}; {result['requests_hz']:.0f}/s; RSS {memory}"
     gap = f"longest gap {result['longest_gap_s'] * 1000:.0f} ms"
     failed = f"{result['n_reloads']}, {result['n_reloads_failed']} failed"
     return f"reload: {failed}; {counts}, {result['n_wrong']} wrong; {gap}"
 
 
 def _attack_line(name: str, found: dict[str, Any]) -> str:
-    peer, kinds = found["peer"], ("alone", "attacked", "neighbour")
+    kinds = ("alone", "attacked", "neighbour")
+    peer = found["peer"]
     p99 = ", ".join(f"{kind} {found[kind]['p99'] or np.inf:.0f}" for kind in kinds)
     missed = ", ".join(f"{found[kind]['n_missed']} of {found[kind]['n']}" for kind in kinds)
-    looked_at, rate = sum(peer["answers"].values()), peer["n"] / peer["elapsed_s"]
-    return f"hostile, {name}: {peer['n']} frames at {rate:.0f}/s, {looked_at} answered; p99 [us] {p99}; missed {missed}"
+    n_answered = sum(peer["answers"].values())
+    frames = f"{peer['n']} frames at {peer['n'] / peer['elapsed_s']:.0f}/s, {n_answered} answered"
+    return f"hostile, {name}: {frames}; p99 [us] {p99}; missed {missed}"
 
 
-def parse(argv: list[str] | None) -> argparse.Namespace:
-    """Returns the options."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("part", choices=[*PARTS, "all"], help="what to do")
-    sizes = ", ".join(f"{n} for {part}" for part, n in N.items())
-    parser.add_argument("--n", type=int, help=f"requests, bad frames or reloads; default {sizes}")
-    parser.add_argument(
-        "--out", type=Path, default=ROOT / "results" / "soak", help="folder for the results"
-    )
-    parser.add_argument("--clients", type=int, default=8, help="clients of `requests`")
-    parser.add_argument("--reload-clients", type=int, default=4, help="clients of `reload`")
-    parser.add_argument(
-        "--robot-hz",
-        type=float,
-        default=200.0,
-        help="rate of the robot beside the hostile peer [1/s]",
-    )
-    parser.add_argument("--deadline-ms", type=float, default=20.0, help="of that robot [ms]")
-    parser.add_argument(
-        "--hostile-hz", type=float, default=2000.0, help="rate of the bad frames, first pass [1/s]"
-    )
-    parser.add_argument(
-        "--segments", type=int, default=10, help="turns of attack and peace, in each pass"
-    )
-    args = parser.parse_args(argv)
-    numbers = {key: value for key, value in vars(args).items() if isinstance(value, int | float)}
-    if bad := [
-        f"--{key.replace('_', '-')} {value:g}" for key, value in numbers.items() if value <= 0
-    ]:
-        parser.error(f"{', '.join(bad)}: expected more than 0")
-    return args
+def run(part: Part, options: Options) -> bool:
+    """Runs a part, writes what it found, and returns whether it did what it must."""
+    with tempfile.TemporaryDirectory(prefix="soak-") as folder:
+        result, arrays = PARTS[part](Path(folder), options.n or N[part], options)
+    write_json(options.out / f"{part}.json", {**result, "host": host()})
+    rounded: dict[str, Any] = {key: value.astype(np.float32) for key, value in arrays.items()}
+    np.savez_compressed(options.out / f"{part}.npz", **rounded)
+    print(f"{line(part, result)}\n{part}: {'met' if result['met'] else 'NOT met'}", flush=True)
+    return result["met"]
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs the parts, writes what they found as soon as each has ended, and returns an exit code."""
-    args, well = parse(argv), True
-    args.out.mkdir(parents=True, exist_ok=True)
-    for part in PARTS if args.part == "all" else [args.part]:
+    """Runs the parts, writes what they found as soon as each has ended, returns an exit status."""
+    options = tyro.cli(Options, args=argv, description=__doc__)
+    parts = list(PARTS) if options.part == "all" else [options.part]
+    met = []
+    for part in parts:
         try:
-            with tempfile.TemporaryDirectory(prefix="soak-") as folder:
-                result, arrays = PARTS[part](Path(folder), args.n or N[part], args)
+            met.append(run(part, options))
         except (RuntimeError, OSError, ValueError) as error:
             print(f"soak: {part}: {error}", file=sys.stderr)
             return 1
-        (args.out / f"{part}.json").write_text(
-            json.dumps({**result, "host": host()}, indent=1) + "\n"
-        )
-        rounded: dict[str, Any] = {key: value.astype(np.float32) for key, value in arrays.items()}
-        np.savez_compressed(args.out / f"{part}.npz", **rounded)
-        print(f"{line(part, result)}\n{part}: {'met' if result['met'] else 'NOT met'}", flush=True)
-        well &= result["met"]
-    (args.out / "table.md").write_text(table(args.out))
-    print(f"written to {args.out}, {figure.draw(args.out)}")
-    return 0 if well else 1
+    write_atomic(options.out / "table.md", table(options.out))
+    print(f"written to {options.out}, {figure.draw(options.out)}")
+    return 0 if all(met) else 1
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""Parts of soak.py: a server under many requests, under hostile frames, and under reloads."""
+"""The parts of soak.py: a server under many requests, under hostile frames, and under reloads."""

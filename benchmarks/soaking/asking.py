@@ -1,4 +1,4 @@
-"""Many clients in a closed loop in one thread: each asks again as soon as it is answered."""
+"""Runs many clients in a closed loop in one thread: each asks again as soon as it is answered."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from policy_server.contract.wire import Header, Kind
 from policy_server.transport import curve_client as links
 from soaking.ledger import Ledger
 
-ANSWER_S = 10.0  # then a request counts as lost
-MAX_LOST = 3  # in a row: then a client gives up
+ANSWER_S = 10.0  # a request without an answer counts as lost after this time
+MAX_LOST = 3  # a client gives up after so many lost requests in a row
 
 
 class Asker:
-    """One client on a link of its own, which accounts for every request.
+    """One client on its own link, which accounts for every request.
 
     Attributes:
         ledger: Its account.
-        latencies_us: Of its answered requests, in their order [us].
+        latencies_us: Latencies of its answered requests in order [us].
         longest_gap_s: Longest time between two answers [s].
-        n_lost_in_a_row: Requests without an answer since the last one with an answer.
+        n_lost_in_a_row: Requests without an answer since its last answer.
 
     Args:
-        endpoint: Of the server.
+        endpoint: The server's endpoint.
         rows: Observations (n, obs_dim), which it sends in turn.
     """
 
@@ -43,18 +43,17 @@ class Asker:
 
     def send(self) -> None:
         """Sends the next request."""
-        sequence, now_ns = self.ledger.ask(), time.monotonic_ns()
+        sequence = self.ledger.ask()
+        now_ns = time.monotonic_ns()
         payload = self._payloads[sequence % len(self._payloads)]
-        deadline_ns = now_ns + int(ANSWER_S * 1e9)
-        if self._link.send(
-            wire.encode(Header(Kind.ACT, 0, sequence, now_ns), payload), deadline_ns
-        ):
-            self._waiting = sequence, now_ns
+        frame = wire.encode(Header(Kind.ACT, 0, sequence, now_ns), payload)
+        if self._link.send(frame, now_ns + int(ANSWER_S * 1e9)):
+            self._waiting = (sequence, now_ns)
         else:
             self.ledger.unsent(sequence)
 
     def receive(self) -> tuple[Header, bytes] | None:
-        """Returns the answer of the request that waits; None where it does not come within ANSWER_S."""
+        """Returns the answer to the request under way, or None where none comes in ANSWER_S."""
         self.n_lost_in_a_row += 1
         if self._waiting is None:
             return None
@@ -69,18 +68,25 @@ class Asker:
         return None
 
     def finish(self, wait_s: float) -> None:
-        """Counts what still comes within `wait_s` after everything was answered, and closes."""
+        """Counts what still comes within `wait_s`, and closes."""
         until_ns = time.monotonic_ns() + int(wait_s * 1e9)
         while (data := self._link.receive(until_ns)) is not None:
             self.ledger.answer(wire.decode(data)[0])
         self._link.close()
 
     def _note(self, sent_ns: int) -> None:
-        now_ns, self._waiting, self.n_lost_in_a_row = time.monotonic_ns(), None, 0
+        now_ns = time.monotonic_ns()
+        self._waiting = None
+        self.n_lost_in_a_row = 0
         self.latencies_us.append((now_ns - sent_ns) / 1000)
         if self._answered_ns:
             self.longest_gap_s = max(self.longest_gap_s, (now_ns - self._answered_ns) * 1e-9)
         self._answered_ns = now_ns
+
+
+def latencies_of(askers: list[Asker]) -> np.ndarray:
+    """Returns the latencies of all clients, (n,) [us]."""
+    return np.concatenate([np.frombuffer(asker.latencies_us, np.float32) for asker in askers])
 
 
 def closed_loop(
@@ -89,15 +95,16 @@ def closed_loop(
     heard: Callable[[int, Header, bytes], None] = lambda *_: None,
     settle_s: float = 0.5,
 ) -> None:
-    """Lets all clients ask in turn, one request of each under way at any time; ends when all are answered.
+    """Lets all clients ask in turn, each with one request under way, until all are answered.
 
     Args:
         askers: The clients.
-        more: Told how many requests were sent, whether to send another one.
-        heard: Told each answer: index of the client, header, payload.
-        settle_s: How long answers that nobody expects are waited for in the end [s].
+        more: Takes the number of requests sent and returns whether to send another one.
+        heard: Called with each answer: index of the client, header, payload.
+        settle_s: How long to wait at the end for answers to no request [s].
     """
-    n_sent, active = 0, []
+    n_sent = 0
+    active = []
     for asker in askers:
         if more(n_sent):
             asker.send()

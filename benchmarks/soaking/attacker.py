@@ -1,9 +1,9 @@
-"""A hostile peer in a process of its own: `python -m soaking.attacker ENDPOINT OBS_DIM NICENESS`.
+"""Runs a hostile peer: `python -m soaking.attacker ENDPOINT OBS_DIM NICENESS`.
 
-Reads a request a line, {n, rate_hz, seed}, and answers with what the server did.
-A routing id is known to the server after one good message, and is then blocked after about 50 bad ones: the peer
-takes a new one every N_PER_ID frames, so that most of them are looked at. One frame in ten goes to a connection of its
-own that breaks ZeroMQ's protocol.
+It reads one request a line, {n, rate_hz, seed}, and answers with what the server did. The server
+knows a routing id after one good message and blocks it after about 50 bad ones. The peer therefore
+takes a new id every N_PER_ID frames, so that most of them are looked at. One frame in ten goes to
+its own connection and breaks ZeroMQ's protocol.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from soaking.mutations import bad_stream, mutated, valid_frames
 N_PER_ID = 60
 RAW_SHARE = 0.1
 N_HALF_OPEN = 32  # bad connections that are left hanging
-ANSWER_S = 0.02  # after the last one
+ANSWER_S = 0.02  # how long to wait for the next answer
 CONNECT_S = 5.0
-LEAKS = re.compile(rb'Traceback|File "|\.py\b|(/[A-Za-z_]\w+){2}')  # what an error must not tell
+LEAKS = re.compile(rb'Traceback|File "|\.py\b|(/[A-Za-z_]\w+){2}')  # an error must not contain this
 
 
 class Connection:
@@ -48,7 +48,11 @@ class Connection:
         self.ended = False
 
     def shake_hands(self, identity: bytes) -> None:
-        """Becomes a DEALER. Raises OSError where the server does not want it."""
+        """Becomes a DEALER.
+
+        Raises:
+            OSError: The server ends the connection.
+        """
         self.socket.sendall(zmtp.greeting() + zmtp.ready(b"DEALER", identity))
         greeting = b""
         while len(greeting) < zmtp.GREETING_BYTES:
@@ -57,14 +61,14 @@ class Connection:
             pass
 
     def send(self, data: bytes) -> None:
-        """Sends, and notes where the server has ended the connection."""
+        """Sends `data`; notes if the server has ended the connection."""
         try:
             self.socket.sendall(data)
         except OSError:
             self.ended = True
 
     def answers(self, wait_s: float) -> list[bytes]:
-        """Returns the messages that are here; waits for a first one."""
+        """Returns the messages that have come; waits up to `wait_s` for a first one."""
         if self.ended or not select.select((self.socket,), (), (), wait_s)[0]:
             return []
         try:
@@ -75,7 +79,7 @@ class Connection:
         return [body for flags, body in frames if not flags & zmtp.COMMAND]
 
     def close(self) -> None:
-        """Ends it without a word."""
+        """Closes the connection at once."""
         self.socket.close()
 
     def _more(self, n: int) -> bytes:
@@ -89,12 +93,13 @@ class Attacker:
     """Sends bad frames and counts what comes of them.
 
     Args:
-        endpoint: Of the server.
-        obs_dim: Of its policy.
+        endpoint: The server's endpoint.
+        obs_dim: Size of its policy's observation.
     """
 
     def __init__(self, endpoint: str, obs_dim: int):
-        self._endpoint, self._frames = endpoint, valid_frames(obs_dim)
+        self._endpoint = endpoint
+        self._frames = valid_frames(obs_dim)
         self._half_open: deque[Connection] = deque()
         self._connection: Connection | None = None
         self._owed = 0
@@ -103,12 +108,12 @@ class Attacker:
         self._leak = ""
 
     def attack(self, n: int, rate_hz: float, seed: int) -> dict[str, Any]:
-        """Sends `n` bad frames; returns what came of them.
+        """Sends bad frames and returns what the server did.
 
         Args:
-            n: How many.
-            rate_hz: How many a second [1/s]; 0 as fast as it can.
-            seed: Of their choice.
+            n: How many frames.
+            rate_hz: Their rate [1/s]; 0 means as fast as possible.
+            seed: Seeds their choice.
         """
         rng = random.Random(seed)
         self._counts.clear()
@@ -142,7 +147,7 @@ class Attacker:
         self._hear(0)
 
     def _raw(self, data: bytes) -> None:
-        """Sends bytes on a connection of their own, and leaves it hanging for a while."""
+        """Sends bytes on a new connection, and leaves that open for a while."""
         connection = Connection(self._endpoint)
         connection.send(data)
         self._half_open.append(connection)
@@ -157,7 +162,7 @@ class Attacker:
             oldest.close()
 
     def _renew(self) -> None:
-        """Takes a new routing id, and sends one good message with it."""
+        """Takes a new routing id and sends one good message with it."""
         self._finish()
         self._counts["n_ids"] += 1
         try:
@@ -171,7 +176,7 @@ class Attacker:
         self._connection = connection
 
     def _hear(self, wait_s: float) -> None:
-        """Counts the answers that are here."""
+        """Counts the answers that have come."""
         assert self._connection is not None
         for data in self._connection.answers(wait_s):
             self._owed -= 1
@@ -181,17 +186,18 @@ class Attacker:
                 self._leak = bytes(payload).decode(errors="replace")
 
     def _finish(self) -> None:
-        """Hears what the server still answers to this id; the rest was ignored."""
+        """Counts what the server still answers to this id; the rest was ignored."""
         if self._connection is None:
             return
         owed = self._owed + 1
-        while 0 < self._owed < owed:  # until nothing came
+        while 0 < self._owed < owed:  # until nothing comes
             owed = self._owed
             self._hear(ANSWER_S)
         self._counts["n_ignored"] += self._owed
         self._counts["n_framed_ended"] += self._connection.ended
         self._connection.close()
-        self._connection, self._owed = None, 0
+        self._connection = None
+        self._owed = 0
 
 
 def _name(header: Header) -> str:
@@ -199,7 +205,7 @@ def _name(header: Header) -> str:
 
 
 def main(endpoint: str, obs_dim: str, niceness: str) -> None:
-    """Answers requests until the input ends."""
+    """Answers requests until stdin ends."""
     os.nice(int(niceness))
     attacker = Attacker(endpoint, int(obs_dim))
     print("ready", flush=True)

@@ -1,4 +1,4 @@
-"""The figure of a soak: what the memory did, and what an attack and reloads did to latencies."""
+"""Draws a soak: the memory over requests, and latencies beside an attack and during reloads."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TITLES = {
 
 
 def draw(folder: Path) -> Path | None:
-    """Returns soak.png, drawn from the arrays of the parts that `folder` holds; None where it holds none."""
+    """Draws soak.png from the PART.npz of `folder`; returns its path, None where there are none."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -42,22 +42,16 @@ def _memory(axes, arrays: dict[str, np.ndarray]) -> None:
 
 
 def _tails(axes, arrays: dict[str, np.ndarray]) -> None:
-    """Draws the share of requests that are slower than a latency, a curve for each array [us]."""
+    """Draws the share of requests slower than a latency, a curve for each array [us]."""
     colours: dict[str, str] = {}
     for name, latencies_us in arrays.items():
         if name.endswith("_us") and len(latencies_us):
             label = name.removesuffix("_us").replace("_", ", ")
-            first, kind = label.split(", ")[0], label.split(", ")[-1]
-            colour = colours.setdefault(first, f"C{len(colours)}")
+            attack, _, kind = label.rpartition(", ")
+            colour = colours.setdefault(attack, f"C{len(colours)}")
             latency_us, share = tail_curve(latencies_us)
-            axes.step(
-                latency_us / 1000,
-                share,
-                colour,
-                where="post",
-                label=label,
-                linestyle=_LINES.get(kind, "-"),
-            )
+            style = {"color": colour, "linestyle": _LINES.get(kind, "-"), "label": label}
+            axes.step(latency_us / 1000, share, where="post", **style)
     axes.set(xlabel="latency [ms]", ylabel="share slower (1 - p)", xscale="log", yscale="log")
     axes.xaxis.set_minor_formatter("")
     axes.legend(loc="lower left", fontsize=7)

@@ -1,4 +1,4 @@
-"""Part `hostile`: a robot alone, and beside a peer that sends bad frames, to its server or to another one, in turns."""
+"""Part `hostile`: a robot asks alone and beside a peer that attacks its or another server."""
 
 from __future__ import annotations
 
@@ -24,13 +24,14 @@ WAIT_S = 600.0
 
 
 class Attack(NamedTuple):
-    """How the robot is attacked.
+    """How the robot's server is attacked.
 
     Attributes:
-        n: Bad frames in all.
-        rate_hz: Of them [1/s]; 0 as fast as the peer can.
-        n_segments: In how many parts; after each, the robot is alone for as long.
-        niceness: Of the peer's process: 0 takes the CPU like the robot, 19 leaves it to others, as a peer elsewhere.
+        n: Number of bad frames.
+        rate_hz: Their rate [1/s]; 0 means as fast as the peer can.
+        n_segments: Number of parts. After each the robot is alone for as long.
+        niceness: Niceness of the peer's process. 0 takes the CPU like the robot; 19 leaves it to
+            others, like a peer on another computer.
     """
 
     n: int
@@ -42,33 +43,40 @@ class Attack(NamedTuple):
 def run(
     bundle: Bundle, folder: Path, attack: Attack, robot_hz: float, deadline_s: float
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Returns (result, arrays): latencies alone_us, attacked_us, neighbour_us, infinite where a deadline was missed.
+    """Returns (result, arrays): latencies alone_us, attacked_us and neighbour_us.
 
-    neighbour_us are beside the same attack on another server: what the attack costs where it only takes the CPU.
+    A latency is infinite where the deadline was missed. neighbour_us is measured beside the same
+    attack on another server, which only takes the CPU.
+
+    Args:
+        bundle: The bundle to serve.
+        folder: Where logs go.
+        attack: The attack.
+        robot_hz: Rate of the robot [1/s].
+        deadline_s: Deadline of the robot's requests [s].
     """
     local = LocalPolicy(bundle.path, "cpu")
+    rows = bundle.golden()["obs"]
     with (
         serving(bundle.path, folder) as server,
         serving(bundle.path, folder, log="other.log") as other,
         _peer(server, bundle, folder, attack.niceness) as peer,
         _peer(other, bundle, folder, attack.niceness) as other_peer,
-        contextlib.closing(
-            Robot(server.endpoint, local, bundle.golden()["obs"], robot_hz, deadline_s)
-        ) as robot,
+        contextlib.closing(Robot(server.endpoint, local, rows, robot_hz, deadline_s)) as robot,
     ):
         rss_mib = server.rss_mib()
         with quiet():
             segments, seen = _take_turns(robot, {"attacked": peer, "neighbour": other_peer}, attack)
         ending = {
-            "alive": server.alive,
+            "alive": server.process.alive,
             "exact": robot.exact(),
             "rss_mib": [rss_mib, server.rss_mib()],
             "n_files": server.n_files(),
-            "n_tracebacks": server.log.read_text().count("Traceback"),
+            "n_tracebacks": server.log.count("Traceback"),
         }
     found = {name: pooled(part) for name, part in segments.items()}
     arrays = {
-        f"{name}_us": np.concatenate([s.latencies_us for s in part])
+        f"{name}_us": np.concatenate([segment.latencies_us for segment in part])
         for name, part in segments.items()
     }
     return judged({**found, "peer": seen, **attack._asdict(), **ending}), arrays
@@ -76,7 +84,7 @@ def run(
 
 @contextlib.contextmanager
 def _peer(server: Served, bundle: Bundle, folder: Path, niceness: int) -> Iterator[Process]:
-    """Yields a hostile peer of this server."""
+    """Yields a process that attacks this server when it is told to."""
     words = (server.endpoint, str(bundle.manifest.obs_dim), str(niceness))
     command = [sys.executable, "-m", "soaking.attacker", *words]
     peer = Process("the hostile peer", command, folder / "peer.log")
@@ -90,28 +98,31 @@ def _peer(server: Served, bundle: Bundle, folder: Path, niceness: int) -> Iterat
 def judged(result: dict[str, Any]) -> dict[str, Any]:
     """Returns the result with its verdict.
 
-    p99_ratio is that of attacked to alone, p99_ratio_neighbour to the same attack on another server; `met`: no crash,
-    no wrong answer, no leak, and p99 at most twice that of the robot alone.
+    p99_ratio compares attacked to alone, p99_ratio_neighbour to the same attack on another server.
+    "met" means no crash, no wrong answer, no leak, and p99 at most twice that of the robot alone.
     """
-    p99 = [result[name]["p99"] for name in ("attacked", "alone")]
-    ratio, beside = (
-        p99[0] / below if p99[0] and below else None
-        for below in (p99[1], result["neighbour"]["p99"])
-    )
+    ratio = _p99_ratio(result, "alone")
     wrong = result["alone"]["n_wrong"] + result["attacked"]["n_wrong"] + result["n_tracebacks"]
     well = result["alive"] and result["exact"] and not wrong and not result["peer"]["leaks"]
     return {
         **result,
         "p99_ratio": ratio,
-        "p99_ratio_neighbour": beside,
+        "p99_ratio_neighbour": _p99_ratio(result, "neighbour"),
         "met": bool(well and ratio is not None and ratio <= 2),
     }
+
+
+def _p99_ratio(result: dict[str, Any], below: str) -> float | None:
+    """Returns p99 of attacked over that of `below`, or None where one of them is a miss."""
+    attacked = result["attacked"]["p99"]
+    other = result[below]["p99"]
+    return attacked / other if attacked and other else None
 
 
 def _take_turns(
     robot: Robot, peers: dict[str, Process], attack: Attack
 ) -> tuple[dict[str, list[Segment]], dict[str, Any]]:
-    """Returns the robot's segments, alone and beside each of the peers, and what the first peer saw."""
+    """Returns the robot's segments, alone and beside each peer, and what the first peer saw."""
     robot.drive(lambda ns: ns < WARMUP_S * 1e9)
     segments: dict[str, list[Segment]] = {name: [] for name in ("alone", *peers)}
     reports = []
@@ -122,18 +133,16 @@ def _take_turns(
             segment, report = _beside(robot, peer, request)
             segments[name].append(segment)
             reports.append(report)
-        segments["alone"].append(
-            robot.drive(_ticks(len(segments["attacked"][-1].latencies_us) - 1))
-        )
-        p99 = ", ".join(
-            f"{name} {pooled(part[-1:])['p99'] or np.inf:.0f}" for name, part in segments.items()
-        )
+        n_ticks = len(segments["attacked"][-1].latencies_us)
+        segments["alone"].append(robot.drive(_ticks(n_ticks - 1)))
+        latest = {name: pooled(part[-1:])["p99"] or np.inf for name, part in segments.items()}
+        p99 = ", ".join(f"{name} {value:.0f}" for name, value in latest.items())
         print(f"hostile: {i + 1} of {len(sizes)}, p99 [us]: {p99}", flush=True)
     return segments, summed(reports[:: len(peers)])
 
 
 def _beside(robot: Robot, peer: Process, request: dict[str, Any]) -> tuple[Segment, dict[str, Any]]:
-    """Returns what the robot saw while a peer did its worst, and what the peer saw."""
+    """Returns what the robot saw while a peer attacked, and what the peer saw."""
     with ThreadPoolExecutor(1) as pool:
         report = pool.submit(lambda: peer.ask(WAIT_S, **request))
         return robot.drive(lambda _: not report.done()), report.result()
@@ -146,12 +155,12 @@ def _ticks(n: int) -> Callable[[int], bool]:
 
 
 def summed(reports: list[dict[str, Any]]) -> dict[str, Any]:
-    """Returns the sums of the peer's reports: counts, answers by status, and the leaks it saw."""
-    answers, counts = Counter(), Counter()
+    """Returns the sums of the peer's reports: counts, answers by status, and the leaks."""
+    answers: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     for report in reports:
         answers.update(report["answers"])
-        counts.update(
-            {name: value for name, value in report.items() if isinstance(value, int | float)}
-        )
+        numbers = {name: n for name, n in report.items() if isinstance(n, int | float)}
+        counts.update(numbers)
     leaks = [report["leak"] for report in reports if report["leak"]]
     return {**counts, "answers": dict(answers), "leaks": leaks}

@@ -1,4 +1,4 @@
-"""Messages as no good client sends them."""
+"""Makes messages that no correct client sends."""
 
 from __future__ import annotations
 
@@ -16,25 +16,21 @@ HTTP = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
 def valid_frames(obs_dim: int) -> list[bytes]:
-    """Returns good messages of every kind that a client sends, `reload` left out: it may be asked for, and costs."""
+    """Returns good messages of every kind that a client sends, except the costly `reload`."""
     rng = np.random.default_rng(0)
     acts = [wire.float_bytes(rng.standard_normal(obs_dim)) for _ in range(3)]
     acts.append(wire.float_bytes(np.full(obs_dim, np.nan)))
-    ops = [{"op": op} for op in ("hello", "health", "stats", "rollback")]
-    controls = [
-        wire.json_bytes(op)
-        for op in (*ops, {"op": "reset", "seed": 7}, {"op": "reset", "seed": None})
+    requests = [{"op": op} for op in ("hello", "health", "stats", "rollback")]
+    requests += [{"op": "reset", "seed": seed} for seed in (7, None)]
+    frames = [
+        wire.encode(Header(Kind.ACT, 0, i + 1, 10**9 * i, 8000 * i), payload)
+        for i, payload in enumerate(acts)
     ]
-    return [
-        *(
-            wire.encode(Header(Kind.ACT, 0, i + 1, 10**9 * i, 8000 * i), payload)
-            for i, payload in enumerate(acts)
-        ),
-        *(
-            wire.encode(Header(Kind.CONTROL, 0, i + 9, 10**9 * i), payload)
-            for i, payload in enumerate(controls)
-        ),
+    frames += [
+        wire.encode(Header(Kind.CONTROL, 0, i + 9, 10**9 * i), wire.json_bytes(request))
+        for i, request in enumerate(requests)
     ]
+    return frames
 
 
 def mutated(rng: random.Random, frames: list[bytes]) -> bytes:
@@ -81,7 +77,7 @@ def _random(rng: random.Random, data: bytearray, _frames: list[bytes]) -> bytear
 
 
 def _payload(rng: random.Random, data: bytearray, _frames: list[bytes]) -> bytearray:
-    """Keeps the header, so that what is inside a payload of the right length is looked at."""
+    """Changes the payload only, so that the server looks into one of the right length."""
     for _ in range(rng.randint(1, 4) if len(data) > wire.HEADER_BYTES else 0):
         data[rng.randrange(wire.HEADER_BYTES, len(data))] = rng.choice((*NASTY, *b'"{}[]:,\\0'))
     return data
@@ -91,38 +87,26 @@ _WAYS = (_flip, _flip, _overwrite, _truncate, _grow, _splice, _cut_out, _random,
 
 
 def bad_stream(rng: random.Random, frames: list[bytes]) -> bytes:
-    """Returns all bytes of a connection that breaks ZeroMQ's own protocol, or the order in it."""
-    greeting, ready = zmtp.greeting(), zmtp.ready(b"DEALER", b"h" + rng.randbytes(16))
+    """Returns all bytes of a connection that breaks ZeroMQ's own protocol or its order."""
+    greeting = zmtp.greeting()
+    ready = zmtp.ready(b"DEALER", b"h" + rng.randbytes(16))
     message = zmtp.frame(mutated(rng, frames))
-    parts = [greeting, ready, message]
     kind = rng.randrange(7)
     if kind == 0:
-        return rng.choice(
-            (b"", HTTP, rng.randbytes(rng.randint(1, 200)), greeting[: rng.randrange(64)])
-        )
+        noise = rng.randbytes(rng.randint(1, 200))
+        return rng.choice((b"", HTTP, noise, greeting[: rng.randrange(64)]))
     if kind == 1:
-        return (
-            greeting
-            + ready
-            + bytes([zmtp.LONG])
-            + (2 ** rng.randrange(20, 64)).to_bytes(8, "big")
-            + message
-        )
+        length = (2 ** rng.randrange(20, 64)).to_bytes(8, "big")
+        return greeting + ready + bytes([zmtp.LONG]) + length + message
     if kind == 2:
         return greeting + ready + zmtp.frame(b"x", zmtp.MORE) * rng.randint(2, 40)
     if kind == 3:
-        return (
-            greeting
-            + ready
-            + zmtp.command(rng.choice((b"PING", b"ERROR", b"READY")), rng.randbytes(9))
-            + message
-        )
+        command = zmtp.command(rng.choice((b"PING", b"ERROR", b"READY")), rng.randbytes(9))
+        return greeting + ready + command + message
     if kind == 4:
-        return (
-            greeting
-            + zmtp.ready(rng.choice((b"SUB", b"ROUTER", b"")), rng.randbytes(rng.randrange(300)))
-            + message
-        )
+        name = rng.choice((b"SUB", b"ROUTER", b""))
+        return greeting + zmtp.ready(name, rng.randbytes(rng.randrange(300))) + message
+    parts = [greeting, ready, message]
     which = rng.randrange(3)
     parts[which] = mutated(rng, [parts[which]])
     return b"".join(parts)

@@ -11,7 +11,7 @@ import numpy as np
 from policy_server.bench.statistics import summary
 from policy_server.contract.bundle import Bundle
 from soaking import ledger
-from soaking.asking import Asker, closed_loop
+from soaking.asking import Asker, closed_loop, latencies_of
 from soaking.serving import Served, serving
 
 N_SAMPLES = 200  # of the memory
@@ -19,16 +19,27 @@ FLAT_MIB = 8.0  # growth between 10 % and the end that still counts as flat
 
 
 class Watch:
-    """Samples the server's memory each time another share of the requests is sent."""
+    """Samples the server's memory at equal shares of the requests.
+
+    Attributes:
+        samples: (requests sent, time [s], RSS [MiB], open descriptors) of each sample.
+
+    Args:
+        server: The server to watch.
+        n: How many requests are sent in all.
+    """
 
     def __init__(self, server: Served, n: int):
-        self._server, self._n, self._step = server, n, max(n // N_SAMPLES, 1)
         self.samples: list[tuple[int, float, float, int]] = []
-        self._start_ns = self._said_ns = time.monotonic_ns()
+        self._server = server
+        self._n = n
+        self._every = max(n // N_SAMPLES, 1)
+        self._start_ns = time.monotonic_ns()
+        self._printed_ns = self._start_ns
 
     def more(self, n_sent: int) -> bool:
-        """Returns whether another request is to be sent."""
-        if n_sent % self._step == 0 or n_sent == self._n:
+        """Returns whether to send another request."""
+        if n_sent % self._every == 0 or n_sent == self._n:
             self._sample(n_sent)
         return n_sent < self._n
 
@@ -37,21 +48,24 @@ class Watch:
             return
         now_ns = time.monotonic_ns()
         elapsed_s = (now_ns - self._start_ns) * 1e-9
-        self.samples.append((n_sent, elapsed_s, self._server.rss_mib(), self._server.n_files()))
-        if now_ns - self._said_ns > 5e9:
-            self._said_ns = now_ns
-            print(
-                f"requests: {n_sent} of {self._n}, {n_sent / elapsed_s:.0f}/s, RSS {self.samples[-1][2]:.1f} MiB",
-                flush=True,
-            )
+        rss_mib = self._server.rss_mib()
+        self.samples.append((n_sent, elapsed_s, rss_mib, self._server.n_files()))
+        if now_ns - self._printed_ns > 5e9:
+            self._printed_ns = now_ns
+            progress = f"{n_sent} of {self._n}, {n_sent / elapsed_s:.0f}/s"
+            print(f"requests: {progress}, RSS {rss_mib:.1f} MiB", flush=True)
 
 
 def run(
     bundle: Bundle, folder: Path, n: int, n_clients: int
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Returns (result, arrays) of `n` requests by `n_clients`.
+    """Returns (result, arrays): rss as `growth` takes it, latency_us (n,).
 
-    Arrays: rss (k, 4): requests sent, time [s], RSS [MiB], open descriptors; latency_us (n,).
+    Args:
+        bundle: The bundle to serve.
+        folder: Where the log goes.
+        n: How many requests.
+        n_clients: How many clients send them.
     """
     rows = bundle.golden()["obs"]
     with serving(bundle.path, folder) as server:
@@ -60,12 +74,10 @@ def run(
         start_ns = time.monotonic_ns()
         closed_loop(askers, watch.more)
         elapsed_s = (time.monotonic_ns() - start_ns) * 1e-9
-        alive = server.alive
+        alive = server.process.alive
     verdict = ledger.total([asker.ledger for asker in askers])
     samples = np.array(watch.samples)
-    latencies_us = np.concatenate(
-        [np.frombuffer(asker.latencies_us, np.float32) for asker in askers]
-    )
+    latencies_us = latencies_of(askers)
     memory = growth(samples)
     result = {
         "n_clients": n_clients,
@@ -81,7 +93,7 @@ def run(
 
 
 def growth(samples: np.ndarray) -> dict[str, float]:
-    """Returns rss_10_mib, rss_end_mib, rss_max_mib, growth_mib (10 % to the end), and descriptors at both [MiB].
+    """Returns the memory [MiB] and the descriptors at 10 % and at the end, and the growth between.
 
     Args:
         samples: (k, 4): requests sent, time [s], RSS [MiB], open descriptors.

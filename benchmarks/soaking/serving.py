@@ -1,12 +1,9 @@
-"""`edp serve` in a process of its own, looked at from outside; and bundles to serve."""
+"""Runs `edp serve` as a process that is watched from outside; makes a second bundle to serve."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-import subprocess
-import sys
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -15,39 +12,35 @@ import numpy as np
 import onnx
 import onnxruntime
 from onnx import numpy_helper
+from peer_patterns.processes import Process, edp_serve
 
-from edp_robot.demo.leash import leashed
 from policy_server.contract.bundle import Bundle, save
 from policy_server.contract.manifest import Manifest
 
-ROOT = Path(__file__).parents[2]
-READY_S = 60.0
-_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
-@dataclass
+@dataclass(frozen=True)
 class Served:
     """A running server.
 
     Attributes:
         process: Its process.
         endpoint: Where it listens.
-        log: Its stderr.
     """
 
-    process: subprocess.Popen[str]
+    process: Process
     endpoint: str
-    log: Path
 
     @property
-    def alive(self) -> bool:
-        """Whether it runs."""
-        return self.process.poll() is None
+    def log(self) -> str:
+        """Its stderr so far."""
+        return self.process.log.read_text()
 
     def rss_mib(self) -> float:
         """Returns its memory in RAM [MiB]."""
         pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
-        return pages * _PAGE_BYTES / 2**20
+        return pages * PAGE_BYTES / 2**20
 
     def n_files(self) -> int:
         """Returns how many descriptors it has open."""
@@ -56,60 +49,40 @@ class Served:
 
 @contextlib.contextmanager
 def serving(bundle: Path, folder: Path, log: str = "server.log") -> Iterator[Served]:
-    """Yields a server that runs inside the block and dies with us. Raises RuntimeError where it does not start."""
-    bind = ["--bind", "tcp://127.0.0.1:*"]
-    command = [
-        sys.executable,
-        "-m",
-        "edp_robot.cli",
-        "serve",
-        str(bundle),
-        *bind,
-        "--provider",
-        "cpu",
-    ]
-    environment, file = {**os.environ, "OMP_NUM_THREADS": "1"}, folder / log
-    with file.open("w") as errors:
-        process = subprocess.Popen(
-            leashed(command),
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            text=True,
-            env=environment,
-            cwd=ROOT,
-        )
-    assert process.stdout is not None
-    timer = threading.Timer(READY_S, process.kill)
-    timer.start()
+    """Yields a server that runs inside the block.
+
+    Args:
+        bundle: The bundle to serve.
+        folder: Where the log goes.
+        log: Name of the log.
+
+    Raises:
+        RuntimeError: The server does not start.
+    """
+    process = Process("the server", edp_serve(bundle, "tcp://127.0.0.1:*"), folder / log)
     try:
-        line = next((line for line in process.stdout if line.startswith("serving ")), None)
-        timer.cancel()
-        if line is None:
-            raise RuntimeError(
-                f"the server did not start within {READY_S:g} s; its log ends:\n{file.read_text()[-2000:]}"
-            )
-        yield Served(process, line.split(" on ", 1)[1].split(",")[0].strip(), file)
+        yield Served(process, process.endpoint())
     finally:
-        timer.cancel()
-        process.kill()
-        process.wait()
-        process.stdout.close()
+        process.end()
 
 
 def twin(bundle: Bundle, path: Path, factor: float = 0.5) -> Bundle:
-    """Returns a bundle at `path` with the same interface and other actions: every matrix times `factor`."""
+    """Returns a bundle with the same interface and other actions.
+
+    Args:
+        bundle: The bundle to change.
+        path: Where to write the new one.
+        factor: Factor of every matrix of the graph.
+    """
     model = onnx.load_model_from_string(bundle.read("policy.onnx"))
     for tensor in model.graph.initializer:
         value = numpy_helper.to_array(tensor)
         if value.ndim == 2:
-            tensor.CopyFrom(
-                numpy_helper.from_array((factor * value).astype(value.dtype), tensor.name)
-            )
+            changed = (factor * value).astype(value.dtype)
+            tensor.CopyFrom(numpy_helper.from_array(changed, tensor.name))
     onnx_bytes = model.SerializeToString()
-    session, golden = (
-        onnxruntime.InferenceSession(onnx_bytes, providers=["CPUExecutionProvider"]),
-        bundle.golden(),
-    )
+    golden = bundle.golden()
+    session = onnxruntime.InferenceSession(onnx_bytes, providers=["CPUExecutionProvider"])
     action = np.asarray(session.run(None, {"obs": golden["obs"], "noise": golden["noise"]})[0])
     kept = {field.name: getattr(bundle.manifest, field.name) for field in fields(Manifest)}
     del kept["schema_version"], kept["files"]

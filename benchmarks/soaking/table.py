@@ -1,79 +1,85 @@
-"""The table of a soak, from the results of the parts that a folder holds."""
+"""Makes the table of a soak from the results of the parts."""
 
 from __future__ import annotations
 
 import json
 from math import inf
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from soaking.requests import FLAT_MIB
 
-Row = tuple[
-    str, str, str, bool | None
-]  # what, asked, measured, whether that is met; None where nothing was asked
+PASSES = {"paced": "", "remote": ", peer of low priority", "flood": ", as fast as it can"}
+
+
+class Row(NamedTuple):
+    """One row: what was done, asked, measured, and whether it is met (None: nothing was asked)."""
+
+    what: str
+    asked: str
+    measured: str
+    met: bool | None = None
 
 
 def table(folder: Path) -> str:
-    """Returns Markdown of what requests.json, hostile.json and reload.json of `folder` say."""
+    """Returns requests.json, hostile.json and reload.json of `folder` as Markdown."""
     rows: list[Row] = []
-    for part, tell in (("requests", _requests), ("hostile", _hostile), ("reload", _reload)):
+    for part, rows_of in (("requests", _requests), ("hostile", _hostile), ("reload", _reload)):
         path = folder / f"{part}.json"
         if path.exists():
-            rows += tell(json.loads(path.read_text()))
+            rows += rows_of(json.loads(path.read_text()))
     verdicts = {True: "met", False: "missed", None: ""}
-    lines = [
-        f"| {what} | {asked} | {measured} | {verdicts[met]} |"
-        for what, asked, measured, met in rows
-    ]
+    lines = [f"| {row.what} | {row.asked} | {row.measured} | {verdicts[row.met]} |" for row in rows]
     return "\n".join(["| what | asked | measured | |", "|---|---|---|---|", *lines]) + "\n"
 
 
 def _requests(found: dict[str, Any]) -> list[Row]:
-    lost, twice = found["n_lost"], found["n_twice"]
-    growth_mib = found["rss_end_mib"] - found["rss_10_mib"]
-    memory = (
-        f"{found['rss_10_mib']:.1f} MiB after a tenth, {found['rss_end_mib']:.1f} MiB in the end"
-    )
+    lost = found["n_lost"]
+    twice = found["n_twice"]
+    early = found["rss_10_mib"]
+    end = found["rss_end_mib"]
     return [
-        (
+        Row(
             f"{found['n_sent']:,} requests",
             "none lost, none answered twice",
             f"{lost} and {twice}",
             not (lost or twice),
         ),
-        (
+        Row(
             "the server's memory meanwhile",
             f"flat: at most {FLAT_MIB:g} MiB more",
-            memory,
-            growth_mib <= FLAT_MIB,
+            f"{early:.1f} MiB after a tenth, {end:.1f} MiB in the end",
+            end - early <= FLAT_MIB,
         ),
     ]
 
 
 def _hostile(found: dict[str, Any]) -> list[Row]:
-    rows: list[Row] = []
-    for name, title in (
-        ("paced", ""),
-        ("remote", ", peer of low priority"),
-        ("flood", ", as fast as it can"),
-    ):
+    paced = found["paced"]
+    well = paced["alive"] and paced["exact"] and not paced["n_tracebacks"]
+    answers = "none, right" if well else "NOT so"
+    rows = [Row(_frames(paced, "paced"), "no crash, answers right", answers, well)]
+    for name in PASSES:
         one = found[name]
-        n, hz = one["peer"]["n"], one["peer"]["n"] / one["peer"]["elapsed_s"]
-        well = one["alive"] and one["exact"] and not one["n_tracebacks"]
-        ratio, beside = one["p99_ratio"] or inf, one["p99_ratio_neighbour"] or inf
+        ratio = one["p99_ratio"] or inf
+        beside = one["p99_ratio_neighbour"] or inf
         p99 = f"{ratio:.2f} ({beside:.2f} x that beside the same attack on another server)"
-        what = f"{n:,} bad frames, {hz:,.0f}/s{title}"
+        what = _frames(one, name)
         if name == "paced":
-            rows.append(
-                (what, "no crash, answers right", "none, right" if well else "NOT so", well)
-            )
-        asked = "good client's p99 at most 2 x that alone" if name == "paced" else "(the same)"
-        rows.append((what, asked, p99, ratio <= 2 if name == "paced" else None))
+            rows.append(Row(what, "good client's p99 at most 2 x that alone", p99, ratio <= 2))
+        else:
+            rows.append(Row(what, "(the same)", p99))
     return rows
+
+
+def _frames(one: dict[str, Any], name: str) -> str:
+    n = one["peer"]["n"]
+    return f"{n:,} bad frames, {n / one['peer']['elapsed_s']:,.0f}/s{PASSES[name]}"
 
 
 def _reload(found: dict[str, Any]) -> list[Row]:
     failed = found["n_reloads_failed"] + found["n_lost"] + found["n_wrong"]
-    counts = f"{failed} of {found['n_sent']:,} requests, longest gap {found['longest_gap_s'] * 1000:.0f} ms"
-    return [(f"{found['n_reloads']} reloads under load", "no failed request", counts, not failed)]
+    gap = f"longest gap {found['longest_gap_s'] * 1000:.0f} ms"
+    counts = f"{failed} of {found['n_sent']:,} requests, {gap}"
+    what = f"{found['n_reloads']} reloads under load"
+    return [Row(what, "no failed request", counts, not failed)]
