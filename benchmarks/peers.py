@@ -87,69 +87,64 @@ class Options:
         return self.place if len(os.sched_getaffinity(0)) > 1 else ("free",)
 
 
-@contextlib.contextmanager
-def running(
-    bundle: Path, folder: Path, options: Options, place: Place | None = None
-) -> Iterator[dict[str, list[Process]]]:
-    """Yields the client processes of each pattern, connected to a server each.
+@dataclass(frozen=True)
+class Meeting:
+    """Measures the patterns against each other.
 
-    Args:
-        bundle: The bundle to serve.
+    Attributes:
+        bundle: The bundle that all of them serve.
         folder: Where sockets and logs go.
-        options: The patterns, and how many clients there are.
-        place: Where the many clients run. None: there is one client.
+        options: Patterns, rounds and clients.
     """
-    server_cores, client_cores = _cores(place)
-    n_processes = options.processes if place else 1
-    n_threads = options.threads if place else 1
-    with contextlib.ExitStack() as stack:
-        found = {}
-        for name in options.only:
-            endpoint = stack.enter_context(server(name, bundle, folder, server_cores))
-            started = clients(name, endpoint, folder, n_processes, n_threads, client_cores)
-            found[name] = stack.enter_context(started)
-        yield found
 
+    bundle: Path
+    folder: Path
+    options: Options
 
-def measure_one(bundle: Path, folder: Path, options: Options) -> Samples:
-    """Returns the latencies of one client, (n,) [us] for each round of each pattern.
+    @contextlib.contextmanager
+    def running(self, place: Place | None = None) -> Iterator[dict[str, list[Process]]]:
+        """Yields the client processes of each pattern, connected to a server each.
 
-    Args:
-        bundle: The bundle to serve.
-        folder: Where sockets and logs go.
-        options: The patterns, rounds and requests.
-    """
-    samples: Samples = {name: [] for name in options.only}
-    timeout_s = 60 + 0.1 * options.n
-    with running(bundle, folder, options) as workers:
-        for i in range(options.rounds):
-            for name in _turned(options.only, i):
-                worker = workers[name][0]
-                times_ns = worker.ask(op="timed", n=options.n, warmup=WARMUP, timeout_s=timeout_s)
-                samples[name].append(np.array(times_ns) / 1000)
-            _progress(f"one client, round {i + 1} of {options.rounds}", samples)
-    return samples
+        `place` says where the many clients run. None: there is one client.
+        """
+        server_cores, client_cores = _cores(place)
+        n_processes = self.options.processes if place else 1
+        n_threads = self.options.threads if place else 1
+        with contextlib.ExitStack() as stack:
+            found = {}
+            for name in self.options.only:
+                served = server(name, self.bundle, self.folder, server_cores)
+                endpoint = stack.enter_context(served)
+                asking = clients(name, endpoint, self.folder, n_processes, n_threads, client_cores)
+                found[name] = stack.enter_context(asking)
+            yield found
 
-
-def measure_many(bundle: Path, folder: Path, options: Options, place: Place) -> Samples:
-    """Returns the latencies of many clients, (n,) [us] for each round of each pattern.
-
-    Args:
-        bundle: The bundle to serve.
-        folder: Where sockets and logs go.
-        options: The patterns, rounds and clients.
-        place: Where the processes run.
-    """
-    samples: Samples = {name: [] for name in options.only}
-    if options.seconds <= 0:
+    def one(self) -> Samples:
+        """Returns the latencies of one client, (n,) [us] for each round of each pattern."""
+        n = self.options.n
+        samples: Samples = {name: [] for name in self.options.only}
+        with self.running() as workers:
+            for i in range(self.options.rounds):
+                for name in _turned(self.options.only, i):
+                    worker = workers[name][0]
+                    times_ns = worker.ask(op="timed", n=n, warmup=WARMUP, timeout_s=60 + 0.1 * n)
+                    samples[name].append(np.array(times_ns) / 1000)
+                _progress(f"one client, round {i + 1} of {self.options.rounds}", samples)
         return samples
-    title = f"{options.n_clients} clients, {place}"
-    with running(bundle, folder, options, place) as workers:
-        for i in range(options.rounds_many):
-            for name in _turned(options.only, i):
-                samples[name].append(_load(name, workers[name], options.seconds))
-            _progress(f"{title}, round {i + 1} of {options.rounds_many}", samples)
-    return samples
+
+    def many(self, place: Place) -> Samples:
+        """Returns the latencies of many clients, (n,) [us] for each round of each pattern."""
+        options = self.options
+        samples: Samples = {name: [] for name in options.only}
+        if options.seconds <= 0:
+            return samples
+        title = f"{options.n_clients} clients, {place}"
+        with self.running(place) as workers:
+            for i in range(options.rounds_many):
+                for name in _turned(options.only, i):
+                    samples[name].append(_load(name, workers[name], options.seconds))
+                _progress(f"{title}, round {i + 1} of {options.rounds_many}", samples)
+        return samples
 
 
 def _load(name: str, workers: list[Process], seconds: float) -> np.ndarray:
@@ -186,9 +181,8 @@ def run(options: Options, folder: Path) -> tuple[dict[str, Any], dict[str, Sampl
     """Returns the result, and the samples of one client and of many by place."""
     bundle = Bundle.load(options.bundle) if options.bundle else student(folder / "student")
     np.save(folder / OBS_FILE, bundle.golden()["obs"].astype(np.float32))
-    samples = {"one": measure_one(bundle.path, folder, options)}
-    for place in options.places():
-        samples[place] = measure_many(bundle.path, folder, options, place)
+    meeting = Meeting(bundle.path, folder, options)
+    samples = {"one": meeting.one(), **{place: meeting.many(place) for place in options.places()}}
     one = {name: report.percentiles(rows) for name, rows in samples["one"].items()}
     many = {
         place: {

@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -75,26 +74,20 @@ class Options:
             raise ValueError(f"got {', '.join(bad)}; expected more than 0")
 
 
-def measure_requests(folder: Path, n: int, options: Options) -> Measured:
-    """Returns (result, arrays) of `n` requests.
+def measure(part: Part, folder: Path, options: Options) -> Measured:
+    """Returns (result, arrays) of a part.
 
     Args:
-        folder: Where bundle and log go.
-        n: How many requests.
-        options: How many clients.
-    """
-    return requests.run(student(folder / "student"), folder, n, options.clients)
-
-
-def measure_hostile(folder: Path, n: int, options: Options) -> Measured:
-    """Returns (result, arrays) of all PASSES; "met" tells of the first pass.
-
-    Args:
-        folder: Where bundle and logs go.
-        n: How many bad frames in each pass.
-        options: Rates, deadline and segments.
+        part: The part to run.
+        folder: Where bundles, sockets and logs go.
+        options: Sizes, rates and numbers of clients.
     """
     bundle = student(folder / "student")
+    n = options.n or N[part]
+    if part == "requests":
+        return requests.run(bundle, folder, n, options.clients)
+    if part == "reload":
+        return reloads.run(bundle, folder, n, options.reload_clients)
     result: dict[str, Any] = {}
     arrays: dict[str, np.ndarray] = {}
     for name, (paced, niceness) in PASSES.items():
@@ -104,25 +97,7 @@ def measure_hostile(folder: Path, n: int, options: Options) -> Measured:
         deadline_s = options.deadline_ms / 1000
         result[name], found = hostile.run(bundle, folder, attack, options.robot_hz, deadline_s)
         arrays |= {f"{name}_{key}": value for key, value in found.items()}
-    return {**result, "met": result["paced"]["met"]}, arrays
-
-
-def measure_reload(folder: Path, n: int, options: Options) -> Measured:
-    """Returns (result, arrays) of `n` reloads.
-
-    Args:
-        folder: Where bundles and log go.
-        n: How many reloads.
-        options: How many clients.
-    """
-    return reloads.run(student(folder / "student"), folder, n, options.reload_clients)
-
-
-PARTS: dict[Part, Callable[[Path, int, Options], Measured]] = {
-    "requests": measure_requests,
-    "hostile": measure_hostile,
-    "reload": measure_reload,
-}
+    return {**result, "met": result["paced"]["met"]}, arrays  # the verdict is of the first pass
 
 
 def line(part: Part, result: dict[str, Any]) -> str:
@@ -152,7 +127,7 @@ def _attack_line(name: str, found: dict[str, Any]) -> str:
 def run(part: Part, options: Options) -> bool:
     """Runs a part, writes what it found, and returns whether it did what it must."""
     with tempfile.TemporaryDirectory(prefix="soak-") as folder:
-        result, arrays = PARTS[part](Path(folder), options.n or N[part], options)
+        result, arrays = measure(part, Path(folder), options)
     write_json(options.out / f"{part}.json", {**result, "host": host()})
     rounded: dict[str, Any] = {key: value.astype(np.float32) for key, value in arrays.items()}
     np.savez_compressed(options.out / f"{part}.npz", **rounded)
@@ -163,7 +138,7 @@ def run(part: Part, options: Options) -> bool:
 def main(argv: list[str] | None = None) -> int:
     """Runs the parts, writes what they found as soon as each has ended, returns an exit status."""
     options = tyro.cli(Options, args=argv, description=__doc__)
-    parts = list(PARTS) if options.part == "all" else [options.part]
+    parts = list(N) if options.part == "all" else [options.part]
     met = []
     for part in parts:
         try:
