@@ -160,18 +160,10 @@ def read_line(process, timeout_s=60):
 
 
 @contextlib.contextmanager
-def running_server(bundle_path, endpoint="tcp://127.0.0.1:*", seed=0):
+def running_server(bundle_path, endpoint="tcp://127.0.0.1:*", seed=0, options=()):
     """A real server process; yields it with its endpoint once it says that it serves."""
-    command = [
-        *SERVE,
-        str(bundle_path),
-        "--bind",
-        endpoint,
-        "--provider",
-        "cpu",
-        "--seed",
-        str(seed),
-    ]
+    where = ("--bind", endpoint, "--provider", "cpu", "--seed", str(seed))
+    command = [*SERVE, str(bundle_path), *where, *options]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         line = read_line(process)
