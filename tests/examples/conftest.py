@@ -19,7 +19,7 @@ FLAGS = ["-std=c++17", "-Wall", "-Wextra", "-Werror", "-O2"]
 
 
 def link_flags():
-    """How to link libzmq: the one that pyzmq brought, else the system's; nothing where there is neither."""
+    """Returns the flags that link pyzmq's libzmq, else the system's; [] where there is neither."""
     shipped = sorted((Path(zmq.__file__).parents[1] / "pyzmq.libs").glob("libzmq-*.so*"))
     if shipped:
         return [str(shipped[0]), f"-Wl,-rpath,{shipped[0].parent}"]
@@ -27,7 +27,7 @@ def link_flags():
 
 
 def compiled(source, path):
-    """The program made of `source`. Skips where there is no compiler or no libzmq."""
+    """Returns the path of the compiled `source`; skips without a compiler or libzmq."""
     if not COMPILER or not link_flags():
         pytest.skip("needs a C++ compiler and libzmq")
     command = [COMPILER, *FLAGS, f"-I{CLIENT}", str(source), "-o", str(path), *link_flags()]
@@ -37,29 +37,27 @@ def compiled(source, path):
 
 
 def values(lines):
-    """The actions of printed lines: sequence, then hex floats."""
-    return np.array(
-        [[float.fromhex(word) for word in line.split()[1:]] for line in lines], np.float32
-    )
+    """Returns the actions in printed lines: a sequence number, then hex floats."""
+    rows = [[float.fromhex(word) for word in line.split()[1:]] for line in lines]
+    return np.array(rows, np.float32)
 
 
 @pytest.fixture(scope="session")
 def cpp():
-    """What the tests share: the client's folder, functions, and the sizes and servers of the tiny policy."""
+    """Holds the client's folder, functions, and the sizes and servers of the tiny policy."""
     return SimpleNamespace(
         folder=CLIENT,
         compiled=compiled,
         link_flags=link_flags,
         values=values,
-        **{n: getattr(serving, n) for n in SHARED},
+        **{name: getattr(serving, name) for name in SHARED},
     )
 
 
 @pytest.fixture(scope="session")
 def program(tmp_path_factory):
-    return compiled(
-        Path(__file__).with_name("test_client.cpp"), tmp_path_factory.mktemp("cpp") / "test_client"
-    )
+    source = Path(__file__).with_name("test_client.cpp")
+    return compiled(source, tmp_path_factory.mktemp("cpp") / "test_client")
 
 
 @pytest.fixture(scope="module")
@@ -73,9 +71,8 @@ def run(program):
     """Runs a command of test_client.cpp and returns the lines that it printed."""
 
     def run(*arguments):
-        done = subprocess.run(
-            [program, *map(str, arguments)], capture_output=True, text=True, timeout=60
-        )
+        command = [program, *map(str, arguments)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
         assert done.returncode == 0, done.stderr
         return done.stdout.splitlines()
 

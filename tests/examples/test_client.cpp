@@ -1,4 +1,5 @@
-// What test_cpp_client*.py asks the C++ client to do: test_client COMMAND ENDPOINT ...; answers on stdout, one a line.
+// Runs the C++ client for test_cpp_client*.py: test_client COMMAND ENDPOINT ...
+// Prints one answer a line.
 #include <cstdio>
 #include <cstdlib>
 #include <functional>
@@ -21,7 +22,7 @@ static thread_local std::size_t n_allocations = 0;
 using namespace std::chrono_literals;
 using Arguments = std::vector<std::string>;
 
-// The numbers that the Python side makes too, exactly: k / 8, (k + 1) / 8, ...
+// Returns the numbers that the Python side makes, exactly: k / 8, (k + 1) / 8, ...
 static std::vector<float> make_obs(std::size_t k, std::size_t n) {
     std::vector<float> obs(n);
     for (std::size_t i = 0; i < n; ++i) obs[i] = static_cast<float>(k + i) / 8;

@@ -11,7 +11,7 @@ from policy_server.control.client import PolicyClient
 
 
 def obs(k, n):
-    """The numbers that test_client.cpp makes too, exactly."""
+    """Returns the numbers that test_client.cpp makes, exactly."""
     return (np.arange(k, k + n) / 8).astype(np.float32)
 
 
@@ -36,10 +36,8 @@ def test_hello_is_the_servers_json(run, served):
 def test_bad_observations_are_refused_and_the_session_goes_on(cpp, run, served):
     *refused, good = run("bad", served, cpp.OBS_DIM)
     assert [line.split()[0] for line in refused] == ["4", "4", "3", "3", "3"]
-    assert (
-        "NaN or infinity at index [0]" in refused[0]
-        and "payload of 16 bytes, expected 12" in refused[2]
-    )
+    assert "NaN or infinity at index [0]" in refused[0]
+    assert "payload of 16 bytes, expected 12" in refused[2]
     assert "1048632 bytes, a message holds at most 1048576" in refused[4]
     assert cpp.values([good]).shape == (1, cpp.HORIZON * cpp.ACT_DIM)
 
@@ -65,7 +63,7 @@ def test_a_restarted_server_is_found_again(cpp, program, bundle_path, tmp_path):
         assert cpp.read_line(client) == f"held {cpp.HORIZON * cpp.ACT_DIM}\n"
         with cpp.running_server(bundle_path, endpoint):
             after = cpp.read_line(client)
-        assert after  # the first noise of a new session: the same as before
+        assert after  # a new session draws the same first noise
         np.testing.assert_array_equal(cpp.values([after]), cpp.values([before]))
     finally:
         client.kill()
@@ -74,31 +72,28 @@ def test_a_restarted_server_is_found_again(cpp, program, bundle_path, tmp_path):
 
 def test_a_bad_endpoint_is_refused(program):
     done = subprocess.run([program, "hello", "127.0.0.1:5599"], capture_output=True, text=True)
-    assert (
-        done.returncode == 1
-        and "endpoint '127.0.0.1:5599', expected tcp://HOST:PORT or ipc://PATH" in done.stderr
-    )
+    assert done.returncode == 1
+    assert "endpoint '127.0.0.1:5599', expected tcp://HOST:PORT or ipc://PATH" in done.stderr
 
 
 def test_the_example_drives(cpp, served, tmp_path):
     example = cpp.compiled(cpp.folder / "example.cpp", tmp_path / "example")
-    done = subprocess.run(
-        [example, served, str(cpp.OBS_DIM), "0.5"], capture_output=True, text=True, timeout=60
-    )
+    command = [example, served, str(cpp.OBS_DIM), "0.5"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     words = done.stdout.splitlines()[-1].replace(",", "").replace(";", "").split()
     n_answers, p50_us, p99_us, n_held, n_skipped = (float(word) for word in words if word.isdigit())
-    assert n_answers + n_held + n_skipped == 50 and n_answers > 0 and 0 < p50_us <= p99_us < 20_000
+    assert n_answers + n_held + n_skipped == 50
+    assert n_answers > 0
+    assert 0 < p50_us <= p99_us < 20_000
 
 
 @pytest.mark.skipif(not shutil.which("cmake"), reason="needs CMake")
 def test_cmake_builds_it(cpp, tmp_path):
     flags = cpp.link_flags() or pytest.skip("needs libzmq")
     library = [f"-DZMQ_LIBRARY={flags[0]}"] if flags[0].startswith("/") else []
-    for arguments in (
-        ["-S", str(cpp.folder), "-B", str(tmp_path), *library],
-        ["--build", str(tmp_path)],
-    ):
+    configure = ["-S", str(cpp.folder), "-B", str(tmp_path), *library]
+    for arguments in (configure, ["--build", str(tmp_path)]):
         done = subprocess.run(["cmake", *arguments], capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr
     done = subprocess.run([str(tmp_path / "edp_example")], capture_output=True, text=True)

@@ -1,4 +1,4 @@
-"""The C++ client against impostors: servers that keep silent, answer in disorder or send what is no answer."""
+"""The C++ client against servers that stay silent, answer in disorder, or send no valid answer."""
 
 import subprocess
 
@@ -17,9 +17,17 @@ def action(header, *values, **changes):
 
 
 def error(header, status, sequence=None):
-    return wire.encode(
-        Header(Kind.ERROR, status, header.sequence if sequence is None else sequence), b"because"
-    )
+    answered = header.sequence if sequence is None else sequence
+    return wire.encode(Header(Kind.ERROR, status, answered), b"because")
+
+
+def short_action(header):
+    return wire.encode(header._replace(kind=Kind.ACT_REPLY), bytes(9))
+
+
+def action_of_version_1(header):
+    data = action(header, 1, 2)
+    return data[:4] + b"\x01" + data[5:]
 
 
 def control_reply(header):
@@ -63,7 +71,7 @@ def test_silence_ends_at_the_deadline(run, deadline_us):
 
 
 def test_stale_replies_are_dropped(cpp, run):
-    """Each answer, and an error before it, is kept back until the next request: what is read first is stale."""
+    """The server keeps each answer back until the next request, so the first one read is stale."""
     kept = []
 
     def reply(header):
@@ -101,7 +109,7 @@ def test_act_gives_up_what_was_sent_before(cpp, run):
 
 
 def test_a_burst_never_goes_back(cpp, run):
-    """Answers in disorder, a superseded one among them: only newer ones are taken, up to the newest."""
+    """Of answers in disorder only newer ones are taken, up to the newest."""
     first = []
 
     def reply(header):
@@ -110,15 +118,14 @@ def test_a_burst_never_goes_back(cpp, run):
         first.append(header)
         if len(first) < 6:
             return []
-        order = [first[1], first[0], first[3], first[2], first[5]]
-        return [
-            [error(first[4], Status.SUPERSEDED)],
-            *[[action(one, one.sequence)] for one in order],
-        ]
+        answers = [[action(first[i], first[i].sequence)] for i in (1, 0, 3, 2, 5)]
+        return [[error(first[4], Status.SUPERSEDED)], *answers]
 
     with Impostor(reply) as server:
         taken = cpp.values(run("burst", server.endpoint, 6)).ravel().tolist()
-    assert taken == sorted(set(taken)) and set(taken) <= {3.0, 5.0, 7.0} and taken[-1] == 7.0
+    assert taken == sorted(set(taken))
+    assert set(taken) <= {3.0, 5.0, 7.0}
+    assert taken[-1] == 7.0
 
 
 @pytest.mark.parametrize(
@@ -127,20 +134,14 @@ def test_a_burst_never_goes_back(cpp, run):
         (lambda header: [action(header, np.nan, 0)], Status.NOT_FINITE),
         (lambda header: [action(header, 0, -np.inf)], Status.NOT_FINITE),
         (lambda header: [action(header, 1, 2, 3)], Status.BAD_LENGTH),
-        (
-            lambda header: [wire.encode(header._replace(kind=Kind.ACT_REPLY), bytes(9))],
-            Status.BAD_LENGTH,
-        ),
+        (lambda header: [short_action(header)], Status.BAD_LENGTH),
         (lambda header: [action(header, 1, 2) + b"more"], Status.BAD_LENGTH),
         (lambda header: [action(header, 1, 2)[:-1]], Status.BAD_LENGTH),
         (lambda header: [b"garbage"], Status.MALFORMED),
         (lambda header: [b""], Status.MALFORMED),
         (lambda header: [b"EDP2" + action(header, 1, 2)[4:]], Status.MALFORMED),
         (lambda header: [action(header, 1, 2), action(header, 1, 2)], Status.MALFORMED),
-        (
-            lambda header: [action(header, 1, 2)[:4] + b"\x01" + action(header, 1, 2)[5:]],
-            Status.BAD_VERSION,
-        ),
+        (lambda header: [action_of_version_1(header)], Status.BAD_VERSION),
         (lambda header: [error(header, Status.LATE)], Status.LATE),
         (lambda header: [error(header, Status.SUPERSEDED)], Status.SUPERSEDED),
         (lambda header: [error(header, Status.MALFORMED, sequence=0)], Status.MALFORMED),
@@ -153,9 +154,10 @@ def test_unusable_answers_are_typed(run, reply, status):
 
 
 def test_answers_to_what_was_never_asked_are_dropped(cpp, run):
-    with Impostor(
-        lambda header: [[action(header, 9, 9, sequence=99)], [action(header, 1, 2)]]
-    ) as server:
+    def reply(header):
+        return [[action(header, 9, 9, sequence=99)], [action(header, 1, 2)]]
+
+    with Impostor(reply) as server:
         assert cpp.values(run("once", server.endpoint)).tolist() == [[1, 2]]
 
 
@@ -169,14 +171,12 @@ def test_keys(cpp, run, program):
         for wrong in ([own[0], *own], []):
             assert run("once", server.endpoint, *wrong)[0].startswith("timeout not connected")
         for mistyped in (["", *own], [public.decode()[1:], *own]):
-            done = subprocess.run(
-                [program, "once", server.endpoint, *mistyped], capture_output=True, text=True
-            )
-            assert done.returncode == 1 and "characters, expected three of 40" in done.stderr
+            command = [program, "once", server.endpoint, *mistyped]
+            done = subprocess.run(command, capture_output=True, text=True)
+            assert done.returncode == 1
+            assert "characters, expected three of 40" in done.stderr
 
 
 def test_an_absent_server_is_a_timeout(run):
-    assert (
-        "not connected within the deadline: tcp://127.0.0.1:9"
-        in run("silence", "tcp://127.0.0.1:9", 20_000)[0]
-    )
+    (line,) = run("silence", "tcp://127.0.0.1:9", 20_000)
+    assert "not connected within the deadline: tcp://127.0.0.1:9" in line

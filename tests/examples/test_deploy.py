@@ -1,4 +1,4 @@
-"""The files of examples/deploy: they agree with each other and with the commands, and what they start works."""
+"""The files of examples/deploy agree with each other and with the commands, and they work."""
 
 import configparser
 import contextlib
@@ -28,7 +28,7 @@ EDP = [sys.executable, "-m", "edp_robot.cli"]
 
 
 def unit():
-    """The systemd unit; systemd's format is nearly that of configparser."""
+    """Returns the systemd unit. configparser reads its format."""
     parser = configparser.ConfigParser(
         interpolation=None, delimiters=("=",), comment_prefixes=("#",)
     )
@@ -38,7 +38,7 @@ def unit():
 
 
 def instruction(name):
-    """The words of an instruction of the Containerfile."""
+    """Returns the text of an instruction of the Containerfile."""
     found = re.findall(rf"^{name} (.+)$", CONTAINER.replace("\\\n", " "), re.MULTILINE)
     assert len(found) == 1, f"{name} is there {len(found)} times"
     return found[0]
@@ -49,7 +49,7 @@ def environment(words):
 
 
 UNIT = unit()
-COMMANDS = {  # what starts the server, without the name of the program
+COMMANDS = {  # how each starts the server, without the name of the program
     "unit": shlex.split(UNIT["Service"]["ExecStart"])[1:],
     "container": [*json.loads(instruction("ENTRYPOINT"))[1:], *json.loads(instruction("CMD"))],
 }
@@ -60,16 +60,14 @@ def value(words, flag):
 
 
 def probe():
-    """The container's health check, as a command."""
+    """Returns the container's health check as a command."""
     return json.loads(instruction("HEALTHCHECK").split(" CMD ")[1])
 
 
 @pytest.fixture(scope="module")
 def serve_help():
-    run = subprocess.run(
-        [*EDP, "serve", "--help"], capture_output=True, text=True, check=True, timeout=60
-    )
-    return run.stdout
+    command = [*EDP, "serve", "--help"]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -80,29 +78,22 @@ def test_every_flag_exists(serve_help, name):
 
 
 def test_the_commands_in_comments_exist():
-    """`edp NAME`, in prose or in a command."""
     text = "\n".join(path.read_text() for path in DEPLOY.iterdir())
     named = re.findall(r"(?:bin/|\(|`|^# +)edp ([a-z][^)`&\n]*)", text, re.MULTILINE)
-    assert (
-        len(named) >= 3 and [words for words in named if cli.find(shlex.split(words)) is None] == []
-    )
+    assert len(named) >= 3
+    assert [words for words in named if cli.find(shlex.split(words)) is None] == []
 
 
 def test_the_unit_is_one_that_systemd_would_start():
-    service, sections = UNIT["Service"], UNIT.sections()
-    assert (
-        sections == ["Unit", "Service", "Install"]
-        and UNIT["Install"]["WantedBy"] == "multi-user.target"
-    )
+    service = UNIT["Service"]
+    assert UNIT.sections() == ["Unit", "Service", "Install"]
+    assert UNIT["Install"]["WantedBy"] == "multi-user.target"
     assert os.path.isabs(shlex.split(service["ExecStart"])[0])  # systemd refuses others
     assert service["ExecReload"] == "/bin/kill -HUP $MAINPID"
-    assert (
-        float(service["TimeoutStopSec"]) > DRAIN_S + LINGER_S
-    )  # SIGKILL must not come before the last answer
-    assert (
-        service["Restart"] == "on-failure"
-        and service["NoNewPrivileges"] == service["ProtectHome"] == "yes"
-    )
+    # SIGKILL must not come before the last answer.
+    assert float(service["TimeoutStopSec"]) > DRAIN_S + LINGER_S
+    assert service["Restart"] == "on-failure"
+    assert service["NoNewPrivileges"] == service["ProtectHome"] == "yes"
 
 
 def test_unit_and_container_are_the_same_server():
@@ -112,23 +103,18 @@ def test_unit_and_container_are_the_same_server():
     assert environment(UNIT["Service"]["Environment"]) == environment(instruction("ENV"))
     assert instruction("STOPSIGNAL") == "SIGTERM"
     ports = {value(other, flag).rpartition(":")[2] for flag in ("--bind", "--metrics")}
-    assert (
-        set(instruction("EXPOSE").split())
-        == ports
-        == set(re.findall(r"-p (?:[\d.]+:)?(\d+):\d+", CONTAINER))
-    )
+    published = re.findall(r"-p (?:[\d.]+:)?(\d+):\d+", CONTAINER)
+    assert set(instruction("EXPOSE").split()) == ports == set(published)
     assert f":{value(other, '--metrics').rpartition(':')[2]}/healthz" in probe()[-1]
 
 
 def test_the_container_has_what_it_names():
     assert all((ROOT / name).exists() for name in re.findall(r"/src/([\w.]+)", instruction("RUN")))
-    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
-        "optional-dependencies"
-    ]
-    named = re.findall(
-        r"(?:/src|edp-robot)\[(\w+)\]", CONTAINER + (DEPLOY / "edp-serve.service").read_text()
-    )
-    assert named == ["serve", "serve"] and extras["serve"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    text = CONTAINER + (DEPLOY / "edp-serve.service").read_text()
+    named = re.findall(r"(?:/src|edp-robot)\[(\w+)\]", text)
+    assert named == ["serve", "serve"]
+    assert project["optional-dependencies"]["serve"]
     uids = re.findall(r"(?:uid[ =]|gid=|USER |user )(\d+)", CONTAINER)
     assert len(uids) >= 4 and set(uids) == {instruction("USER")}
 
@@ -139,9 +125,8 @@ def test_prometheus_reads_where_the_unit_serves():
     assert f'targets: ["{address}"]' in text and f"--metrics {address}" in text
     (job,) = re.findall(r"job_name: (\w+)", text)
     assert f'up{{job="{job}"}}' in (DEPLOY / "alerts.yml").read_text()
-    assert [
-        name for name in re.findall(r"- (\w+\.yml)", text) if not (DEPLOY / name).exists()
-    ] == []
+    named = re.findall(r"- (\w+\.yml)", text)
+    assert [name for name in named if not (DEPLOY / name).exists()] == []
 
 
 def free_port():
@@ -151,7 +136,7 @@ def free_port():
 
 @pytest.fixture
 def started(cpp, bundle_path, tmp_path):
-    """Starts a command of COMMANDS in its environment, with a bundle, keys and ports of the test's own."""
+    """Starts a command of COMMANDS in its environment, with the test's bundle, keys and ports."""
     make_keys(tmp_path / "keys", "robot-1")
     metrics = f"127.0.0.1:{free_port()}"
 
@@ -164,9 +149,8 @@ def started(cpp, bundle_path, tmp_path):
         own = [*EDP, *(replaced.get(word, word) for word in words), "--provider", "cpu"]
         log = stack.enter_context((tmp_path / "log").open("w"))
         streams = {"stdout": subprocess.PIPE, "stderr": log, "text": True}
-        process = stack.enter_context(
-            subprocess.Popen(own, env={**os.environ, **variables}, **streams)
-        )
+        popen = subprocess.Popen(own, env={**os.environ, **variables}, **streams)
+        process = stack.enter_context(popen)
         stack.callback(process.kill)
         line = cpp.read_line(process)
         assert line and line.startswith("serving "), (tmp_path / "log").read_text()
@@ -192,7 +176,6 @@ def wait_for(condition, timeout_s=20):
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_what_they_start_serves_and_is_healthy_until_it_is_stopped(started, name):
-    """The command itself, the health check, the page of operations.md, and then what systemd and podman send."""
     variables = environment(
         UNIT["Service"]["Environment"] if name == "unit" else instruction("ENV")
     )
@@ -201,17 +184,8 @@ def test_what_they_start_serves_and_is_healthy_until_it_is_stopped(started, name
     assert checked != probe() and checked[0] == "python"
     check = [sys.executable, *checked[1:]]
     subprocess.run(check, check=True, timeout=20)
-    top = [
-        *EDP,
-        "top",
-        "--once",
-        "--interval-s",
-        "0.1",
-        "--server",
-        server.endpoint,
-        "--keys",
-        server.keys,
-    ]
+    where = ["--server", server.endpoint, "--keys", server.keys]
+    top = [*EDP, "top", "--once", "--interval-s", "0.1", *where]
     said = subprocess.run(top, capture_output=True, text=True, timeout=60)
     assert said.returncode == 0 and "1 sessions" in said.stdout, said.stderr
     server.process.send_signal(signal.SIGHUP)  # ExecReload
