@@ -33,7 +33,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         if path.is_file() and path.suffix != ".pyc"
     ]
     api = [
-        File.generated(config, f"api/{name}.md", content=f"# {name}\n\n::: {name}\n")
+        File.generated(config, f"api/{name}.md", content=f"::: {name}\n")
         for name in PACKAGES
     ]
     return Files([*theme, *own, *api])

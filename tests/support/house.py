@@ -26,8 +26,8 @@ CLI = "edp_robot/cli/"
 ONNX_RUNTIME = "policy_server/runtime/onnxruntime/"
 CONTRACT = "policy_server/contract/"
 DYNAMIC_IMPORT = {  # files that import a module whose name is no literal, and why
+    "policy_server/contract/lazy.py": "loads a public name of a package when it is first used",
     "policy_server/contract/registry.py": "resolves registered names and package.module:attribute",
-    "policy_server/contract/lazy.py": "loads a package's public names from its table",
 }
 PLATFORM = {"os", "select", "signal", "socket", "sys"}  # their names differ between systems
 MAY_PROBE = {  # calls of hasattr and getattr that stay, and why
