@@ -1,1 +1,1 @@
-"""Configurations: dataclasses, presets, and changes from the command line."""
+"""Presets, and changes to a configuration from the command line."""

@@ -1,4 +1,4 @@
-"""Named configurations: `smoke` (does it run), `demo` (two cores, minutes), `paper` (method.md's hyperparameters)."""
+"""Named configurations: `smoke` (seconds), `demo` (minutes on two cores), `paper` (method.md)."""
 
 from __future__ import annotations
 
@@ -6,59 +6,57 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from edp_robot.config.schema import (
-    CloneConfig,
-    DistillConfig,
-    FinetuneConfig,
-    NoiseModelConfig,
-    PretrainConfig,
-    ScoreRewardConfig,
-)
 from edp_robot.methods.ddpg import DDPGConfig
-from edp_robot.methods.finetune.guidance import GuidanceConfig
-from edp_robot.methods.finetune.improve import ImproveConfig
-from edp_robot.methods.iql import IQLConfig
+from edp_robot.methods.explore.intrinsic_reward import reward_class
+from edp_robot.methods.finetune.fine_tuner import tuner_class
+from edp_robot.methods.models import SMALL, NoiseModelConfig, domain_of, hold_of
+from edp_robot.training.clone import CloneConfig
+from edp_robot.training.distillers import DistillConfig
+from edp_robot.training.finetune import FinetuneConfig
+from edp_robot.training.pretrain import PretrainConfig
 from edp_robot.training.train_loop import LoopConfig
+from sim.core.registry import task_spec
+from sim.core.spec import TaskSpec
 
 NAMES = ("smoke", "demo", "paper")
-SMALL = NoiseModelConfig(
-    width=64, inner=128, n_blocks=2, dropout=0.0, learning_rate=3e-4, activation="silu"
-)
-# draws a state (K) and updates an env_step, as the authors' code sets them a domain (method section 2)
-PAPER_DRAWS = {"maze": 20, "gym": 20}
+LOOP_FIELDS = ("env_steps", "n_envs", "n_action_steps")
+# Updates per env_step by domain, as the authors' code sets them (method section 2).
 PAPER_UPDATES = {"maze": 5}
 
 
 def check(name: str) -> None:
-    """Raises ValueError for a preset that does not exist; the message lists those that do."""
+    """Raises ValueError if there is no preset `name`. The message lists those that exist."""
     if name not in NAMES:
         raise ValueError(f"no preset {name!r}; there are: {', '.join(NAMES)}")
 
 
-def hold(task: str) -> int:
-    """Returns the control steps that an action is held: 10 on the arm (10 decisions a second), else 1."""
-    return 10 if task.startswith("arm") else 1
+def pretrain(preset: str, task: str, method: str = "edp", **changes: Any) -> PretrainConfig:
+    """Returns a pre-training configuration.
 
+    Args:
+        preset: One of NAMES.
+        task: A task's name. Its domain and hold decide some of the values.
+        method: An intrinsic reward, which gives its own settings for the preset.
+        **changes: Fields of PretrainConfig, or of its loop; None leaves a field as it is.
 
-def pretrain(preset: str, task: str, **changes: Any) -> PretrainConfig:
-    """Returns a pre-training configuration; `changes` are fields of PretrainConfig (`env_steps` goes to the loop)."""
+    Raises:
+        ValueError: There is no such preset, task or method. The message lists those that exist.
+    """
     check(preset)
-    made: dict[str, Callable[[str], PretrainConfig]] = {
-        "demo": _demo,
-        "smoke": _smoke,
-        "paper": _paper,
-    }
-    return _changed(made[preset](task), changes)
+    spec = task_spec(task)
+    domains: dict[str, Callable[[TaskSpec], PretrainConfig]] = {"maze": _demo_maze}
+    demo = domains.get(domain_of(spec), _demo)
+    made = {"demo": demo, "smoke": lambda spec: _smoke(demo(spec)), "paper": _paper}
+    reward = reward_class(method).preset(preset, spec)
+    config = replace(made[preset](spec), task=task, method=method, reward=reward)
+    return _changed(config, changes)
 
 
-def _demo(task: str) -> PretrainConfig:
-    """What docs/log.md found to explore best in minutes of two cores."""
-    if task.startswith("maze"):
-        return _demo_maze(task)
+def _demo(spec: TaskSpec) -> PretrainConfig:
+    """Returns what explored best in minutes on two cores (docs/log.md)."""
     return PretrainConfig(
-        task=task,
         loop=LoopConfig(
-            env_steps=192_000, n_envs=16, n_action_steps=hold(task), updates_per_round=16
+            env_steps=192_000, n_envs=16, n_action_steps=hold_of(spec), updates_per_round=16
         ),
         ddpg=DDPGConfig(
             width=128,
@@ -67,21 +65,15 @@ def _demo(task: str) -> PretrainConfig:
             noise_correlation=0.7,
             pre_tanh_penalty=0.05,
         ),
-        state_model=SMALL,
         action_model=SMALL,
-        score_reward=ScoreRewardConfig(n_draws=4),
         centre_reward=True,
         batch=128,
     )
 
 
-def _demo_maze(task: str) -> PretrainConfig:
-    """What docs/exploration.md found to explore best in a minute of a core, of what was tried.
-
-    The state model, t_high and spacing are for the estimators with a network (`--set score_reward.estimator=...`).
-    """
+def _demo_maze(spec: TaskSpec) -> PretrainConfig:
+    """Returns what explored best in a minute on one core (docs/exploration.md)."""
     return PretrainConfig(
-        task=task,
         loop=LoopConfig(env_steps=100_000, n_envs=16, updates_per_round=8),
         ddpg=DDPGConfig(
             width=64,
@@ -92,34 +84,25 @@ def _demo_maze(task: str) -> PretrainConfig:
             pre_tanh_penalty=0.01,
             n_features=32,
         ),
-        state_model=replace(SMALL, learning_rate=1e-3, n_features=32, time_dim=32),
         action_model=replace(SMALL, time_dim=32),
-        score_reward=ScoreRewardConfig(
-            t_low=0.004, t_high=0.2, spacing="log_snr", estimator="exact"
-        ),
         centre_reward=True,
         action_model_every=16,
         batch=64,
     )
 
 
-def _smoke(task: str) -> PretrainConfig:
-    """The demo's, cut to seconds."""
-    demo = _demo(task)
-    return replace(
-        demo, loop=replace(demo.loop, env_steps=6_400, random_env_steps=3_200, updates_per_round=4)
-    )
+def _smoke(demo: PretrainConfig) -> PretrainConfig:
+    """Returns the demo's configuration, cut to seconds."""
+    loop = replace(demo.loop, env_steps=6_400, random_env_steps=3_200, updates_per_round=4)
+    return replace(demo, loop=loop)
 
 
-def _paper(task: str) -> PretrainConfig:
-    """Method section 2, as the authors' code sets it: half a day on a GPU there; here on the CPU for now."""
-    domain = task.split("-")[0].split(":")[0]
-    model = NoiseModelConfig()
+def _paper(spec: TaskSpec) -> PretrainConfig:
+    """Returns method section 2 as the authors' code sets it: half a day on a GPU there."""
+    domain = domain_of(spec)
+    updates = PAPER_UPDATES.get(domain, 1)
     return PretrainConfig(
-        task=task,
-        loop=LoopConfig(
-            env_steps=100_000, n_envs=1, updates_per_round=PAPER_UPDATES.get(domain, 1)
-        ),
+        loop=LoopConfig(env_steps=100_000, n_envs=1, updates_per_round=updates),
         ddpg=DDPGConfig(
             width=1024,
             layer_norm=False,
@@ -128,51 +111,55 @@ def _paper(task: str) -> PretrainConfig:
             n_step=3,
             explore_noise=(0.2, 0.2),
         ),
-        state_model=model,
-        action_model=model,
-        score_reward=ScoreRewardConfig(
-            n_draws=PAPER_DRAWS.get(domain, 10), t_low=1e-3, t_high=1.0, estimator="iid"
-        ),
         batch=1024 if domain == "maze" else 256,
     )
 
 
-def finetune(preset: str, task: str, **changes: Any) -> FinetuneConfig:
-    """Returns a fine-tuning configuration; `changes` as for `pretrain`."""
+def finetune(
+    preset: str, task: str, method: str | None = None, **changes: Any
+) -> FinetuneConfig:
+    """Returns a fine-tuning configuration.
+
+    Args:
+        preset: One of NAMES.
+        task: A task's name. Its hold and its reward decide some of the values.
+        method: A fine-tuner, which gives its own settings for the preset. None: the preset's.
+        **changes: Fields of FinetuneConfig, or of its loop; None leaves a field as it is.
+
+    Raises:
+        ValueError: There is no such preset, task or method. The message lists those that exist.
+    """
     check(preset)
-    steps = 90_000 if changes.get("method") == "ddpg" else 24_000
-    small = FinetuneConfig(
-        task=task,
+    spec = task_spec(task)
+    config = _paper_finetune() if preset == "paper" else _small_finetune(preset, spec)
+    method = method or config.method
+    tuner = tuner_class(method)
+    loop = replace(config.loop, **tuner.loop_changes(preset))
+    settings = tuner.preset(preset, spec)
+    config = replace(config, task=task, method=method, loop=loop, tuner=settings)
+    return _changed(config, changes)
+
+
+def _small_finetune(preset: str, spec: TaskSpec) -> FinetuneConfig:
+    """Returns the demo's configuration, or the shorter smoke's."""
+    demo = preset == "demo"
+    return FinetuneConfig(
         loop=LoopConfig(
-            env_steps=steps if preset == "demo" else 4_000,
+            env_steps=24_000 if demo else 4_000,
             n_envs=20,
-            n_action_steps=hold(task),
+            n_action_steps=hold_of(spec),
             random_env_steps=0,
             decisions_per_update=10,
-            updates_per_round=250 if preset == "demo" else 20,
+            updates_per_round=250 if demo else 20,
         ),
-        ddpg=DDPGConfig(width=128, discount=0.95, explore_noise=(0.05, 0.6), pre_tanh_penalty=0.01),
-        action_model=replace(SMALL, learning_rate=1e-3),
-        iql=IQLConfig(
-            width=128, discount=0.95, n_step=5, expectile=0.9, learning_rate=5e-4, polyak=0.01
-        ),
-        improve=ImproveConfig(
-            n_states=512,
-            n_proposals=32,
-            n_uniform=8,
-            proposal_denoise_steps=8,
-            inverse_temp=10.0,
-            relative_temp=True,
-            guidance=GuidanceConfig(width=128, n_layers=3, learning_rate=1e-3),
-        ),
-        acting_denoise_steps=8,
-        reuse_replay=not task.startswith(
-            "gym:"
-        ),  # their rewards do not follow from the observation
-        offline_rounds=3 if preset == "demo" else 1,
+        reuse_replay=spec.reward is not None,
+        offline_rounds=3 if demo else 1,
     )
-    paper = FinetuneConfig(
-        task=task,
+
+
+def _paper_finetune() -> FinetuneConfig:
+    """Returns method section 3, with rounds of 10,000 decisions."""
+    return FinetuneConfig(
         method="edp-guidance",
         reuse_replay=False,
         loop=LoopConfig(
@@ -182,43 +169,47 @@ def finetune(preset: str, task: str, **changes: Any) -> FinetuneConfig:
             decisions_per_update=10_000,
             updates_per_round=10_000,
         ),
-        ddpg=DDPGConfig(width=1024, layer_norm=False, learning_rate=1e-4, n_step=3),
-        iql=IQLConfig(layer_norm=False),
-        anneal_from=1.0,
     )
-    config = _changed(paper if preset == "paper" else small, changes)
-    if (
-        config.method == "ddpg" and preset != "paper"
-    ):  # every decision, not in rounds: DDPG has nothing to amortise
-        every = replace(config.loop, decisions_per_update=1, updates_per_round=10)
-        return replace(config, loop=every, improve=ImproveConfig())
-    return config
 
 
 def clone(preset: str, task: str, **changes: Any) -> CloneConfig:
-    """Returns a configuration for cloning demonstrations of `task`."""
+    """Returns a configuration for cloning demonstrations of `task`.
+
+    Args:
+        preset: One of NAMES.
+        task: A task's name.
+        **changes: Fields of CloneConfig; None leaves a field as it is.
+    """
     check(preset)
     model = replace(SMALL, width=128, inner=256, n_blocks=3, learning_rate=1e-3)
-    demo = CloneConfig(task=task, n_action_steps=hold(task), batch=256, action_model=model)
+    n_action_steps = hold_of(task_spec(task))
+    demo = CloneConfig(task=task, n_action_steps=n_action_steps, batch=256, action_model=model)
     smoke = replace(demo, n_chunks=2, grad_steps_per_chunk=20)
     paper = replace(demo, action_model=NoiseModelConfig())
     return _changed({"demo": demo, "smoke": smoke, "paper": paper}[preset], changes)
 
 
 def distill(preset: str, start: str, **changes: Any) -> DistillConfig:
-    """Returns a distillation configuration of run `start`."""
+    """Returns a distillation configuration.
+
+    Args:
+        preset: One of NAMES.
+        start: Run folder with the teacher.
+        **changes: Fields of DistillConfig; None leaves a field as it is.
+    """
     check(preset)
     demo = DistillConfig(
         start=start, learning_rate=2e-3, n_chunks=20, pairs_per_chunk=8_192, passes_per_chunk=4
     )
     smoke = replace(demo, n_chunks=4, pairs_per_chunk=2_048, rollout_episodes=1)
-    return _changed(
-        {"demo": demo, "smoke": smoke, "paper": DistillConfig(start=start)}[preset], changes
-    )
+    paper = DistillConfig(start=start)
+    return _changed({"demo": demo, "smoke": smoke, "paper": paper}[preset], changes)
 
 
 def _changed(config: Any, changes: dict[str, Any]) -> Any:
-    """Returns the config with the given fields replaced, None meaning unchanged."""
-    given = {k: v for k, v in changes.items() if v is not None}
-    loop = {k: given.pop(k) for k in ("env_steps", "n_envs", "n_action_steps") if k in given}
-    return replace(config, **given, **({"loop": replace(config.loop, **loop)} if loop else {}))
+    """Returns the config with the given fields replaced; None leaves a field as it is."""
+    given = {name: value for name, value in changes.items() if value is not None}
+    loop = {name: given.pop(name) for name in LOOP_FIELDS if name in given}
+    if loop:
+        given["loop"] = replace(config.loop, **loop)
+    return replace(config, **given)

@@ -1,4 +1,8 @@
-"""Changes to a configuration from the command line: `--set ddpg.discount=0.95 score_reward.estimator=iid`."""
+"""Changes to a configuration from the command line: `--set ddpg.discount=0.95 reward.n_draws=8`.
+
+The names and values are those of the run's config.json. tyro could declare them as options, but not
+before the preset and the method have decided which dataclass `reward` or `tuner` is.
+"""
 
 from __future__ import annotations
 
@@ -8,48 +12,72 @@ from dataclasses import fields, is_dataclass, replace
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 C = TypeVar("C")
+# Where groups of older versions are today. A name that the config has itself is never replaced.
+RENAMED = {
+    "score_reward": "reward",
+    "state_model": "reward.model",
+    "rnd": "reward",
+    "particle": "reward",
+    "improve": "tuner",
+    "iql": "tuner.iql",
+    "ddpg": "tuner",
+    "action_model": "tuner.action_model",
+    "acting_denoise_steps": "tuner.acting_denoise_steps",
+    "anneal_from": "tuner.anneal_from",
+    "batch": "tuner.batch",
+}
 
 
 def changed(config: C, settings: Iterable[str]) -> C:
-    """Returns the (nested, frozen) dataclass with the fields `a.b=value` set; values are JSON, or bare words.
+    """Returns a (nested, frozen) dataclass with the fields `a.b=value` set.
+
+    Values are JSON, or words without quotes.
 
     Raises:
-        ValueError: no such field, or none of the names that it allows (the message lists those that exist), or a value
-            of another type.
+        ValueError: There is no such field, the value has another type, or it is none of the values
+            that the field allows. The message lists what exists.
     """
     for text in settings:
         path, equals, value = text.partition("=")
         if not equals:
             raise ValueError(f"setting {text!r}: expected NAME=VALUE, e.g. ddpg.discount=0.95")
-        config = _put(config, path.split("."), value, path)
+        config = _put(config, _today(config, path).split("."), value, path)
     return config
+
+
+def _today(config: Any, path: str) -> str:
+    """Returns the path that a path of an older version stands for."""
+    head, dot, rest = path.partition(".")
+    known = {field.name for field in fields(config)}
+    new = RENAMED.get(head)
+    if head in known or new is None or new.split(".")[0] not in known:
+        return path
+    return f"{new}{dot}{rest}"
 
 
 def _put(config: Any, path: list[str], value: str, name: str) -> Any:
     """Returns `config` with the field at `path` set to what `value` says."""
     head, *rest = path
-    known = [f.name for f in fields(config)] if _is_group(config) else []
+    known = [field.name for field in fields(config)] if _is_group(config) else []
     if head not in known:
-        raise ValueError(
-            f"no setting {name!r}: there is no {head!r}; there are: {', '.join(known) or 'none below it'}"
-        )
+        there_are = ", ".join(known) or "none below it"
+        raise ValueError(f"no setting {name!r}: there is no {head!r}; there are: {there_are}")
     old = getattr(config, head)
     if rest:
         return replace(config, **{head: _put(old, rest, value, name)})
     if _is_group(old):
-        raise ValueError(
-            f"setting {name!r} is a group; name one of {', '.join(f.name for f in fields(old))} in it"
-        )
-    new, allowed = _value(old, value, name), _allowed(config, head)
+        inside = ", ".join(field.name for field in fields(old))
+        raise ValueError(f"setting {name!r} is a group; name one of {inside} in it")
+    new = _value(old, value, name)
+    allowed = _allowed(config, head)
     if allowed and new not in allowed:
-        raise ValueError(
-            f"setting {name}={value}: there is no {new!r}; there are: {', '.join(map(str, allowed))}"
-        )
+        there_are = ", ".join(map(str, allowed))
+        raise ValueError(f"setting {name}={value}: there is no {new!r}; there are: {there_are}")
     return replace(config, **{head: new})
 
 
 def _allowed(config: Any, field: str) -> tuple[Any, ...]:
-    """Returns the values of a field that is one of a few (a Literal); empty for all others."""
+    """Returns the values that a field allows if it is a Literal, else nothing."""
     hint = get_type_hints(type(config))[field]
     return get_args(hint) if get_origin(hint) is Literal else ()
 
@@ -59,7 +87,10 @@ def _is_group(value: Any) -> bool:
 
 
 def _value(old: Any, text: str, name: str) -> Any:
-    """Returns `text` as a value of the type of `old`; whole numbers pass for floats, lists for tuples."""
+    """Returns `text` as a value of the type of `old`.
+
+    Whole numbers pass for floats and lists for tuples.
+    """
     try:
         new = json.loads(text)
     except json.JSONDecodeError:
@@ -69,7 +100,6 @@ def _value(old: Any, text: str, name: str) -> Any:
     if isinstance(old, tuple) and isinstance(new, list):
         new = tuple(new)
     if type(new) is not type(old):
-        raise ValueError(
-            f"setting {name}={text}: expected {type(old).__name__}, as {json.dumps(old)}"
-        )
+        expected = f"expected {type(old).__name__}, as {json.dumps(old)}"
+        raise ValueError(f"setting {name}={text}: {expected}")
     return new

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from edp_robot.diffusion.networks import Normaliser
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,10 @@ class Batch:
     reward: Tensor
     valid: Tensor
     terminated: Tensor
+
+    def normalised(self, norm: Normaliser) -> Batch:
+        """Returns the batch with normalised observations."""
+        return replace(self, obs=norm(self.obs), next_obs=norm(self.next_obs))
 
     def n_step_return(self, reward: Tensor, discount: float) -> tuple[Tensor, Tensor, Tensor]:
         """Returns (sum of discounted rewards (*stack, batch), bootstrap obs (*stack, batch, obs_dim), its factor).

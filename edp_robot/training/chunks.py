@@ -1,4 +1,4 @@
-"""Supervised training in chunks, resumable at any of them: distillation and cloning share it."""
+"""Supervised training in chunks, for distillation and cloning. Every tenth chunk is saved."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ import numpy as np
 import torch
 from tqdm import trange
 
-from edp_robot.training.runs import Run, load_tree, save_tree
+from edp_robot.training.checkpoint import load_tree, save_tree
+from edp_robot.training.runs import Run
 
 
 class Chunked(Protocol):
     """What is trained."""
 
     def chunk(self) -> dict[str, float]:
-        """Trains a little; returns metrics."""
+        """Trains one chunk; returns metrics."""
         ...
 
     def state(self) -> dict[str, Any]:
@@ -23,15 +24,22 @@ class Chunked(Protocol):
         ...
 
     def load(self, saved: dict[str, Any]) -> None:
-        """Goes back to what `state` returned."""
+        """Restores what `state` returned."""
         ...
 
 
 def train_in_chunks(run: Run, trainer: Chunked, n_chunks: int, title: str, resume: bool) -> None:
-    """Runs what is missing of `n_chunks`; logs each, saves every tenth and the last, torch's random state with it.
+    """Trains the chunks that are missing; logs each, saves every tenth and the last.
+
+    Args:
+        run: The run folder.
+        trainer: What is trained.
+        n_chunks: Chunks in all.
+        title: Title of the progress bar.
+        resume: Whether to go on from the folder's checkpoint.
 
     Raises:
-        KeyboardInterrupt: Ctrl-C; the last checkpoint stays.
+        KeyboardInterrupt: SIGINT came. The last checkpoint stays.
     """
     first = restore(run, trainer) if resume else 0
     try:
@@ -41,16 +49,15 @@ def train_in_chunks(run: Run, trainer: Chunked, n_chunks: int, title: str, resum
                 held = {"torch_rng": torch.get_rng_state(), "n_chunks": i + 1}
                 save_tree(run.checkpoint_path, {**trainer.state(), **held})
     except KeyboardInterrupt:
-        print(
-            f"\ninterrupted: the last checkpoint is {run.checkpoint_path}; --resume goes on from there"
-        )
+        saved = run.checkpoint_path
+        print(f"\ninterrupted: the last checkpoint is {saved}; --resume goes on from there")
         raise
     finally:
         run.close()
 
 
 def restore(run: Run, trainer: Chunked) -> int:
-    """Goes back to the checkpoint; returns the chunks done."""
+    """Restores the run folder's checkpoint; returns the chunks done."""
     if not run.checkpoint_path.exists():
         return 0
     saved = load_tree(run.checkpoint_path)
@@ -61,7 +68,13 @@ def restore(run: Run, trainer: Chunked) -> int:
 
 
 def set_cosine_rate(optimizer: torch.optim.Optimizer, rate: float, done: float) -> None:
-    """Sets every learning rate: a cosine over `done` in [0, 1], from `rate` to a hundredth of it."""
+    """Sets every learning rate to a cosine from `rate` down to a hundredth of it.
+
+    Args:
+        optimizer: The optimizer.
+        rate: Learning rate at the start.
+        done: Share of the training that is over.
+    """
     cosine = 0.5 * (1 + np.cos(np.pi * min(1.0, done)))
     for group in optimizer.param_groups:
         group["lr"] = rate * max(0.01, cosine)

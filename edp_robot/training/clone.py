@@ -1,50 +1,80 @@
-"""Cloning: a diffusion policy of shown actions (method Eq. 4, its second term, on data instead of a replay)."""
+"""Cloning: a diffusion policy of shown actions (the second term of method Eq. 4, on given data)."""
 
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from edp_robot.config.schema import CloneConfig
 from edp_robot.diffusion.losses import denoising_loss
 from edp_robot.methods.ddpg import polyak_update
+from edp_robot.methods.models import NoiseModelConfig, noise_model, normaliser
 from edp_robot.training.chunks import set_cosine_rate, train_in_chunks
-from edp_robot.training.models import noise_model, normaliser
-from edp_robot.training.runs import Run
+from edp_robot.training.runs import RUN_CONFIGS, Run, RunConfig
 from sim.core.registry import task_spec
 from sim.core.spec import TaskSpec
 from sim.tasks import experts
 
+N_REPLAYED = 20_000  # observations that distillation starts from
+
+
+@RUN_CONFIGS.register("CloneConfig")
+@dataclass(frozen=True)
+class CloneConfig(RunConfig):
+    """A diffusion policy of demonstrations, without exploration or reward.
+
+    `data` is an .npz file with raw obs (n, obs_dim) and action (n, act_dim) in [-1, 1]. If it is
+    empty, the task's own expert shows `n_pairs`.
+    """
+
+    TITLE = "cloning"
+    COMMAND = "edp clone"
+    POLICY = "action_model"
+    task: str = "modes"
+    data: str = ""
+    seed: int = 0
+    n_action_steps: int = 1
+    n_pairs: int = 20_000
+    n_chunks: int = 60
+    grad_steps_per_chunk: int = 100
+    batch: int = 512
+    polyak: float = 0.005
+    action_model: NoiseModelConfig = field(default_factory=NoiseModelConfig)
+
+    @property
+    def policy_model(self) -> NoiseModelConfig:
+        """Returns the sizes of the cloned policy."""
+        return self.action_model
+
 
 def demonstrations(config: CloneConfig, spec: TaskSpec) -> tuple[Tensor, Tensor]:
-    """Returns raw obs (n, obs_dim) and actions (n, act_dim) in [-1, 1], of `config.data` or of the task's own expert.
+    """Returns raw obs (n, obs_dim) and actions (n, act_dim) in [-1, 1].
+
+    They come from `config.data`, or else from the task's own expert.
 
     Raises:
-        ValueError: no data are given and the task has no expert, or their shapes are not the task's.
-        FileNotFoundError: no such file.
+        ValueError: There are no data and no expert, or the shapes or values do not fit the task.
+        FileNotFoundError: There is no such file.
     """
     if config.data:
-        with np.load(config.data, allow_pickle=False) as file:
-            if missing := {"obs", "action"} - set(file.files):
-                raise ValueError(
-                    f"{config.data} lacks {sorted(missing)}; it holds {sorted(file.files)}"
-                )
-            obs, action = (file[k].astype(np.float32) for k in ("obs", "action"))
+        obs, action = _read(config.data)
     elif config.task in experts.EXPERTS:
         obs, action = experts.demonstrations(config.task, config.n_pairs, config.seed)
     else:
         known = ", ".join(experts.EXPERTS)
         raise ValueError(
-            f"task {config.task!r} shows nothing by itself ({known} do); give --data FILE.npz with obs and action"
+            f"task {config.task!r} shows nothing by itself ({known} do); "
+            "give --data FILE.npz with obs and action"
         )
     expected = ((len(obs), spec.obs_dim), (len(obs), spec.act_dim))
     if (obs.shape, action.shape) != expected or not len(obs):
         raise ValueError(
-            f"obs {obs.shape}, action {action.shape}: {config.task} wants {expected}, and a row or more"
+            f"obs {obs.shape}, action {action.shape}: {config.task} wants {expected}, "
+            "and a row or more"
         )
     if not np.isfinite(obs).all() or not (np.abs(action) <= 1).all():
         raise ValueError(
@@ -53,11 +83,28 @@ def demonstrations(config: CloneConfig, spec: TaskSpec) -> tuple[Tensor, Tensor]
     return torch.from_numpy(obs), torch.from_numpy(action)
 
 
+def _read(path: str) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the arrays obs and action of an .npz file."""
+    with np.load(path, allow_pickle=False) as file:
+        if missing := {"obs", "action"} - set(file.files):
+            raise ValueError(f"{path} lacks {sorted(missing)}; it holds {sorted(file.files)}")
+        return file["obs"].astype(np.float32), file["action"].astype(np.float32)
+
+
 class Cloner:
-    """Denoising loss on demonstrations; the running average is what is kept."""
+    """Minimises the denoising loss on demonstrations. The running average becomes the policy.
+
+    Args:
+        spec: The task.
+        config: Sizes and rates.
+        obs: Raw observations (n, obs_dim).
+        action: Actions (n, act_dim) in [-1, 1].
+    """
 
     def __init__(self, spec: TaskSpec, config: CloneConfig, obs: Tensor, action: Tensor) -> None:
-        self.config, self.obs, self.action = config, obs, action
+        self.config = config
+        self.obs = obs
+        self.action = action
         model = noise_model(spec.act_dim, spec.obs_dim, config.action_model)
         self.networks = nn.ModuleDict({"learner": model, "action_model": copy.deepcopy(model)})
         self.networks["normaliser"] = normaliser(spec)
@@ -67,49 +114,56 @@ class Cloner:
         self.n_chunks = 0
 
     def chunk(self) -> dict[str, float]:
-        """Runs `grad_steps_per_chunk`; returns the mean denoising loss."""
-        config, losses = self.config, []
-        set_cosine_rate(
-            self.optimizer, config.action_model.learning_rate, self.n_chunks / config.n_chunks
-        )
+        """Takes `grad_steps_per_chunk` grad_steps; returns the mean denoising loss."""
+        config = self.config
+        learner = self.networks["learner"]
+        done = self.n_chunks / config.n_chunks
+        set_cosine_rate(self.optimizer, config.action_model.learning_rate, done)
+        losses = []
         for _ in range(config.grad_steps_per_chunk):
             rows = torch.randint(len(self.obs), (config.batch,))
             condition = self.networks["normaliser"](self.obs[rows])
-            loss = denoising_loss(self.networks["learner"], self.action[rows], condition)
+            loss = denoising_loss(learner, self.action[rows], condition)
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
             self.optimizer.step()
-            polyak_update(self.networks["action_model"], self.networks["learner"], config.polyak)
+            polyak_update(self.networks["action_model"], learner, config.polyak)
             losses.append(loss.detach())
         self.n_chunks += 1
         return {"denoising_loss": torch.stack(losses).mean().item()}
 
     def state(self) -> dict[str, Any]:
-        """Returns the networks, the optimizer, and some states as a replay's, for distillation to start from."""
+        """Returns networks, optimizer, and some states as a replay's, which distillation reads."""
         return {
             "learner": {"model": self.networks.state_dict()},
             "optimizer": self.optimizer.state_dict(),
             "n_trained": self.n_chunks,
-            "replay": {"arrays": {"obs": self.obs[-20_000:]}},
+            "replay": {"arrays": {"obs": self.obs[-N_REPLAYED:]}},
         }
 
     def load(self, saved: dict[str, Any]) -> None:
-        """Goes back to what `state` returned."""
+        """Restores what `state` returned."""
         self.networks.load_state_dict(saved["learner"]["model"])
         self.optimizer.load_state_dict(saved["optimizer"])
         self.n_chunks = saved["n_trained"]
 
 
 def clone(config: CloneConfig, out: str, resume: bool = False) -> None:
-    """Fits a diffusion policy to demonstrations, into the run folder `out`.
+    """Fits a diffusion policy to demonstrations, into a run folder.
+
+    Args:
+        config: Task, data and sizes.
+        out: Run folder.
+        resume: Whether to go on from the folder's checkpoint.
 
     Raises:
-        FileExistsError: `out` holds a run and resume is False. FileNotFoundError, ValueError: see `demonstrations`.
-        KeyboardInterrupt: saved; `resume` goes on.
+        FileExistsError: `out` holds a run and `resume` is False.
+        FileNotFoundError: There is no such data file.
+        ValueError: The demonstrations do not fit the task, or there are none.
+        KeyboardInterrupt: SIGINT came. The last checkpoint stays.
     """
     torch.manual_seed(config.seed)
     spec = task_spec(config.task)
     cloner = Cloner(spec, config, *demonstrations(config, spec))
-    train_in_chunks(
-        Run(out, config, resume), cloner, config.n_chunks, f"clone {config.task}", resume
-    )
+    run = Run(out, config, resume)
+    train_in_chunks(run, cloner, config.n_chunks, title=f"clone {config.task}", resume=resume)

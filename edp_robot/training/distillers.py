@@ -3,40 +3,100 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from edp_robot.config.schema import DistillConfig
 from edp_robot.deploy.students import ConsistencyStudent, PairedStudent, Student
 from edp_robot.diffusion.schedule import add_noise, alpha_sigma
 from edp_robot.diffusion.solver import time_grid
 from edp_robot.methods.ddpg import polyak_update
 from edp_robot.training.chunks import set_cosine_rate
+from edp_robot.training.runs import RUN_CONFIGS, RunConfig
 from edp_robot.training.source import Source
 
 
-class Distiller:
-    """Trains a student on the teacher's answers, which are drawn in chunks, each used for a few passes.
+@RUN_CONFIGS.register("DistillConfig")
+@dataclass(frozen=True)
+class DistillConfig(RunConfig):
+    """Distillation of a run's diffusion policy into a student of 1, 2 or 4 network calls.
 
-    Teacher calls cost as much as its denoising steps are many; a student's call costs one.
+    `start` is the run folder with the teacher. `rollout_episodes` of 64 environments each give the
+    states to distil on. `polish_tau` is where the teacher takes over from a paired student of 2 or
+    4 calls; None stands for students.POLISH_TAU. `n_times` and `polyak` belong to consistency
+    distillation: the length of its grid of times, and the rate of its running average.
+    """
+
+    TITLE = "distillation"
+    COMMAND = "edp distill"
+    start: str = ""
+    steps: Literal[1, 2, 4] = 1
+    method: Literal["paired", "consistency"] = "paired"
+    seed: int = 0
+    teacher_denoise_steps: int = 15
+    width: int = 256
+    n_layers: int = 3
+    activation: Literal["mish", "silu", "relu"] = "relu"
+    learning_rate: float = 1e-3
+    batch: int = 256
+    pairs_per_chunk: int = 16_384
+    passes_per_chunk: int = 2
+    n_chunks: int = 60
+    rollout_episodes: int = 4
+    polish_tau: float | None = None
+    n_times: int = 10
+    polyak: float = 0.05
+
+    def __post_init__(self) -> None:
+        if self.steps not in (1, 2, 4):
+            raise ValueError(f"steps={self.steps}: students of 1, 2 or 4 network calls exist")
+        if self.method not in ("paired", "consistency"):
+            raise ValueError(f"method={self.method!r}: there are paired and consistency")
+
+    @property
+    def teacher(self) -> str:
+        """Returns the run folder with the teacher."""
+        return self.start
+
+
+class Distiller:
+    """Trains a student on the teacher's answers, drawn in chunks that are used for a few passes.
+
+    The teacher makes a call for each of its denoising steps, the student one, so answers are dear.
+
+    Args:
+        source: The run with the teacher.
+        student: What is trained.
+        states: Raw observations (n, obs_dim) to distil on.
+        config: Sizes and rates.
     """
 
     def __init__(
         self, source: Source, student: Student, states: Tensor, config: DistillConfig
     ) -> None:
-        self.source, self.student, self.states, self.config = source, student, states, config
+        self.source = source
+        self.student = student
+        self.states = states
+        self.config = config
         self.optimizer = torch.optim.Adam(
             student.net.parameters(), lr=config.learning_rate, fused=True
         )
         self.n_done = 0
 
     def loss(self, obs: Tensor, noise: Tensor, action: Tensor) -> Tensor:
-        """Returns what is minimised, a scalar, on normalised obs and the teacher's action from this noise."""
+        """Returns what is minimised, a scalar.
+
+        Args:
+            obs: Normalised observations (batch, obs_dim).
+            noise: Noise (batch, act_dim).
+            action: The teacher's actions (batch, act_dim) for this noise.
+        """
         raise NotImplementedError
 
     def stepped(self) -> None:
-        """Called after each grad_step."""
+        """Runs after each grad_step."""
 
     def pairs(self) -> tuple[Tensor, Tensor, Tensor]:
         """Returns (normalised obs, noise, teacher's action), each (pairs_per_chunk, ...)."""
@@ -48,11 +108,12 @@ class Distiller:
     def chunk(self) -> dict[str, float]:
         """Draws one chunk of pairs and fits it; returns the mean loss."""
         obs, noise, target = self.pairs()
-        config, losses = self.config, []
+        config = self.config
         n_total = config.n_chunks * config.passes_per_chunk * config.pairs_per_chunk / config.batch
-        for _ in range(self.config.passes_per_chunk):
-            for rows in torch.randperm(len(obs)).split(self.config.batch):
-                set_cosine_rate(self.optimizer, self.config.learning_rate, self.n_done / n_total)
+        losses = []
+        for _ in range(config.passes_per_chunk):
+            for rows in torch.randperm(len(obs)).split(config.batch):
+                set_cosine_rate(self.optimizer, config.learning_rate, self.n_done / n_total)
                 loss = self.loss(obs[rows], noise[rows], target[rows])
                 self.optimizer.zero_grad(set_to_none=True)
                 loss.backward()
@@ -62,40 +123,49 @@ class Distiller:
                 self.n_done += 1
         return {"loss": torch.stack(losses).mean().item()}
 
-    def state(self) -> dict:
-        """Returns everything that `load` needs to go on exactly from here."""
+    def state(self) -> dict[str, Any]:
+        """Returns a tree for the checkpoint."""
         return {
             "net": self.student.net.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "n_done": self.n_done,
         }
 
-    def load(self, saved: dict) -> None:
-        """Goes back to what `state` returned."""
+    def load(self, saved: dict[str, Any]) -> None:
+        """Restores what `state` returned."""
         self.student.net.load_state_dict(saved["net"])
         self.optimizer.load_state_dict(saved["optimizer"])
         self.n_done = saved["n_done"]
 
 
 class PairedRegression(Distiller):
-    """Fits mu(s, z) to ODE_psi(s, z) with the same z: the student learns the teacher's map, not its mean."""
+    """Fits mu(s, z) to ODE_psi(s, z) with the same z, so that it learns the map, not its mean."""
 
     def loss(self, obs: Tensor, noise: Tensor, action: Tensor) -> Tensor:
-        """Returns the mean of ||mu - a|| (`distance`), of the net's own output.
+        """Returns the mean of ||mu - a|| (`distance`) of the network's own output.
 
-        Not of its square: where the teacher's map jumps from mode to mode, the square's minimum lies between the two,
-        this one's (the geometric median) at the likelier. Clamping first, as the deployed student does, would stop the
+        The distance is not squared. Where the teacher's map jumps from mode to mode, the minimum of
+        the square lies between the two, and that of the distance (the geometric median) at the
+        likelier one. The output is not clamped as in the deployed student, because that stops the
         gradient outside the box.
+
+        Args:
+            obs: See Distiller.
+            noise: See Distiller.
+            action: See Distiller.
         """
         return distance(self.student.net(torch.cat([obs, noise], -1)), action).mean()
 
 
 class ConsistencyDistillation(Distiller):
-    """Fits f(x_t, t) to f_average(x_u, u), u the next time of a grid and x_u one teacher step from x_t.
+    """Fits f(x_t, t) to f_average(x_u, u), where x_u is one teacher step from x_t.
 
-    x_t is a sample of the teacher, noised afresh. f_average is the running average of f, which is also what is
-    deployed. The teacher's step is Heun's: the data prediction averaged over both ends.
+    u is the next time of a grid. x_t is a sample of the teacher, noised afresh. f_average is the
+    running average of f, and is what is deployed. The teacher's step is Heun's, which averages the
+    data predictions of both ends.
     """
+
+    student: ConsistencyStudent
 
     def __init__(
         self, source: Source, student: ConsistencyStudent, states: Tensor, config: DistillConfig
@@ -108,51 +178,84 @@ class ConsistencyDistillation(Distiller):
         self.times = torch.tensor(time_grid(config.n_times))
 
     def loss(self, obs: Tensor, noise: Tensor, action: Tensor) -> Tensor:
-        """Returns the mean square between f at both ends of one teacher step; `noise` is not used again."""
+        """Returns the mean square between f at both ends of one teacher step.
+
+        Args:
+            obs: See Distiller.
+            noise: Not used: `action` is noised afresh.
+            action: See Distiller.
+        """
         i = torch.randint(self.config.n_times, (len(obs),))
-        t, u = self.times[i], self.times[i + 1]
+        t = self.times[i]
+        u = self.times[i + 1]
         x_t = add_noise(action, torch.randn_like(action), t)
         with torch.no_grad():
-            target = self.student.net(self.teacher_step(x_t, t, u, obs), u[:, None], obs).clamp(
-                -1, 1
-            )
+            x_u = self.teacher_step(x_t, t, u, obs)
+            target = self.student.net(x_u, u[:, None], obs).clamp(-1, 1)
         return (self.learner(x_t, t[:, None], obs) - target).square().mean()
 
     def teacher_step(self, x_t: Tensor, t: Tensor, u: Tensor, obs: Tensor) -> Tensor:
-        """Returns x_u (batch, act_dim), one step of Heun's along the teacher's ODE from x_t at t to u < t (batch,)."""
+        """Returns x_u (batch, act_dim), one step of Heun's along the teacher's ODE.
+
+        Args:
+            x_t: Where it starts (batch, act_dim).
+            t: The time there (batch,).
+            u: The earlier time where it ends (batch,).
+            obs: Normalised observations (batch, obs_dim).
+        """
         first = self.predict(x_t, t, obs)
         second = self.predict(towards(x_t, first, t, u), u, obs)
         return towards(x_t, (first + second) / 2, t, u)
 
     def predict(self, x: Tensor, t: Tensor, obs: Tensor) -> Tensor:
-        """Returns the teacher's data prediction (batch, act_dim), clipped to the box."""
+        """Returns the teacher's data prediction (batch, act_dim), clipped to the box.
+
+        Args:
+            x: Noised actions (batch, act_dim).
+            t: Their times (batch,).
+            obs: Normalised observations (batch, obs_dim).
+        """
         alpha, sigma = (c.unsqueeze(-1) for c in alpha_sigma(t))
         return ((x - sigma * self.source.teacher.model(x, t, obs)) / alpha).clamp(-1, 1)
 
     def stepped(self) -> None:
-        """The average follows."""
+        """Moves the average towards f."""
         polyak_update(self.student.net, self.learner, self.config.polyak)
 
-    def state(self) -> dict:
-        """Returns everything that `load` needs, the learner too."""
+    def state(self) -> dict[str, Any]:
+        """Returns a tree for the checkpoint, f included."""
         return {**super().state(), "learner": self.learner.state_dict()}
 
-    def load(self, saved: dict) -> None:
-        """Goes back to what `state` returned."""
+    def load(self, saved: dict[str, Any]) -> None:
+        """Restores what `state` returned."""
         super().load(saved)
         self.learner.load_state_dict(saved["learner"])
 
 
 def distance(a: Tensor, b: Tensor, tiny: float = 0.01) -> Tensor:
-    """Returns sqrt(||a - b||^2 + tiny^2) - tiny (batch,): the distance, smooth at zero (a pseudo-Huber loss)."""
+    """Returns sqrt(||a - b||^2 + tiny^2) - tiny (batch,), a distance that is smooth at zero.
+
+    Args:
+        a: Vectors (batch, dim).
+        b: Vectors (batch, dim).
+        tiny: Where the distance turns from a square to a cone (a pseudo-Huber loss).
+    """
     return ((a - b).square().sum(-1) + tiny**2).sqrt() - tiny
 
 
 def towards(x_t: Tensor, x0: Tensor, t: Tensor, u: Tensor) -> Tensor:
-    """Returns x_u (batch, dim) on the ODE through x_t whose data prediction stays x0 (DDIM; method Eq. 1)."""
-    alpha_t, sigma_t, alpha_u, sigma_u = (
-        c.unsqueeze(-1) for c in (*alpha_sigma(t), *alpha_sigma(u))
-    )
+    """Returns x_u (batch, dim) on the ODE through x_t whose data prediction stays x0 (DDIM).
+
+    Source: method Eq. 1.
+
+    Args:
+        x_t: Noised data (batch, dim).
+        x0: Data prediction (batch, dim).
+        t: Time of x_t (batch,).
+        u: Time of the result (batch,).
+    """
+    alpha_t, sigma_t = (c.unsqueeze(-1) for c in alpha_sigma(t))
+    alpha_u, sigma_u = (c.unsqueeze(-1) for c in alpha_sigma(u))
     return alpha_u * x0 + sigma_u / sigma_t * (x_t - alpha_t * x0)
 
 
@@ -161,16 +264,13 @@ DISTILLERS = {"paired": PairedRegression, "consistency": ConsistencyDistillation
 
 def make_student(source: Source, config: DistillConfig) -> Student:
     """Returns an untrained student for `source`."""
-    sizes = (
-        source.spec.obs_dim,
-        source.spec.act_dim,
-        config.width,
-        config.n_layers,
-        config.activation,
-    )
-    norm, teacher = source.teacher.normaliser, source.teacher.model
+    teacher = source.teacher
+    dims = (source.spec.obs_dim, source.spec.act_dim)
+    sizes = (config.width, config.n_layers, config.activation)
     if config.method == "consistency":
-        return ConsistencyStudent(norm, *sizes).with_steps(config.steps)
-    return PairedStudent(norm, *sizes, teacher=teacher, tau=config.polish_tau).with_steps(
-        config.steps
-    )
+        student = ConsistencyStudent(teacher.normaliser, *dims, *sizes)
+    else:
+        student = PairedStudent(
+            teacher.normaliser, *dims, *sizes, teacher=teacher.model, tau=config.polish_tau
+        )
+    return student.with_steps(config.steps)

@@ -1,214 +1,133 @@
-"""Fine-tuning to a task reward, both ways: the Gaussian policy by DDPG, the diffusion policy by method Eq. 8-10."""
+"""Fine-tuning to a task's reward with any registered fine-tuner (method Eq. 6 to 10)."""
 
 from __future__ import annotations
 
-import copy
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch import nn
 from tqdm import trange
 
-from edp_robot.config.schema import FinetuneConfig
-from edp_robot.deploy.policies import DiffusionPolicy, GaussianPolicy
-from edp_robot.diffusion.networks import NoiseModel, Normaliser
-from edp_robot.methods.ddpg import DDPG
-from edp_robot.methods.finetune.improve import GuidedImprovement, PolicyModels, ResampledImprovement
-from edp_robot.methods.iql import IQL
-from edp_robot.methods.replay import Batch, Replay
-from edp_robot.methods.replay_mix import MixedReplay, relabelled, sampler_state, set_sampler_state
+from edp_robot.methods.doors import stored_config_class
+from edp_robot.methods.finetune.diffusion_tuner import DiffusionTunerConfig
+from edp_robot.methods.finetune.fine_tuner import FINE_TUNERS, FineTuner, tuner_class
+from edp_robot.methods.finetune.resampling import ResamplingConfig
+from edp_robot.methods.iql import IQLConfig
+from edp_robot.methods.models import NoiseModelConfig
+from edp_robot.methods.replay import Replay
+from edp_robot.methods.replay_mix import relabelled
 from edp_robot.training.actor import torch_actor
-from edp_robot.training.models import noise_model, normaliser
+from edp_robot.training.checkpoint import load_tree
 from edp_robot.training.observe import make_observer
-from edp_robot.training.pretrained import load_pretrained
-from edp_robot.training.runs import Run, from_dict, load_tree, read_config
-from edp_robot.training.train_loop import Loop, Progress
+from edp_robot.training.runs import CHECKPOINT, RUN_CONFIGS, Run, RunConfig
+from edp_robot.training.source import load_pretrained
+from edp_robot.training.train_loop import Loop, LoopConfig, Progress
 from sim.core.evaluate import Evaluation, evaluate
 from sim.core.hold import Hold
 from sim.core.registry import make_vec, task_spec
 from sim.core.spec import TaskSpec
 
 
-def normalised(batch: Batch, norm: Normaliser) -> Batch:
-    """Returns the batch with normalised observations."""
-    return Batch(
-        norm(batch.obs),
-        batch.action,
-        norm(batch.next_obs),
-        batch.reward,
-        batch.valid,
-        batch.terminated,
-    )
+@RUN_CONFIGS.register("FinetuneConfig")
+@dataclass(frozen=True)
+class FinetuneConfig(RunConfig):
+    """Fine-tuning to a task's reward: `method` names a fine-tuner, `tuner` holds its config.
 
-
-def set_learning_rate(optimizer: torch.optim.Optimizer, value: float) -> None:
-    """Sets the rate of every parameter group."""
-    for group in optimizer.param_groups:
-        group["lr"] = value
-
-
-class DiffusionTuner(nn.Module):
-    """pi_n = pi exp(Q / beta) / Z (method Eq. 7): an IQL critic and a way to improve the policy, in rounds.
-
-    psi starts as pi_d; its running average acts and is what is distilled: [P] samples score_psi directly, and so do we.
+    `start` is the run folder of the pre-training, of which learner `start_seed` is taken. Empty, it
+    starts from scratch. `reuse_replay` relabels the pre-training's replay with the task's reward.
+    On that it learns for `offline_rounds` rounds before the first env_step.
     """
 
-    def __init__(self, spec: TaskSpec, config: FinetuneConfig, reference: NoiseModel) -> None:
-        super().__init__()
-        self.config, self.prior = config, None
-        self.normaliser = normaliser(spec)
-        self.reference = reference.requires_grad_(False).eval()
-        self.psi = copy.deepcopy(reference).requires_grad_(True)
-        self.psi_average = copy.deepcopy(reference)
-        self.policy = DiffusionPolicy(
-            self.normaliser, self.psi_average, spec.act_dim, config.acting_denoise_steps
-        )
-        self.iql = IQL(spec.obs_dim, spec.act_dim, config.iql)
-        improvement = ResampledImprovement if config.method == "edp" else GuidedImprovement
-        self.improvement = improvement(spec.obs_dim, spec.act_dim, config.improve)
-        self.psi_optimizer = torch.optim.Adam(
-            self.psi.parameters(), lr=config.action_model.learning_rate, fused=True
-        )
+    TITLE = "fine-tuning"
+    COMMAND = "edp finetune"
+    POLICY = "psi_average"
+    task: str = "arm-press"
+    method: str = "edp"
+    seed: int = 0
+    start: str = ""
+    start_seed: int = 0
+    reuse_replay: bool = True
+    offline_rounds: int = 0
+    loop: LoopConfig = field(default_factory=LoopConfig)
+    tuner: Any = field(default_factory=ResamplingConfig)
 
-    @torch.no_grad()
-    def act(self, obs: np.ndarray) -> np.ndarray:
-        """Returns samples of psi's average (n, act_dim)."""
-        return self.policy(
-            torch.from_numpy(obs), torch.randn(len(obs), self.policy.latent_dim)
-        ).numpy()
+    @classmethod
+    def part_classes(cls, values: Mapping[str, Any]) -> dict[str, type]:
+        """Returns the class of `tuner`, which `method` decides."""
+        method = values["method"]
+        return {"tuner": stored_config_class(FINE_TUNERS, method, DiffusionTunerConfig)}
 
-    def update(self, replay: Replay, n_updates: int, done: float) -> dict[str, float]:
-        """One round: `n_updates` grad_steps of the critic (Eq. 8), then the policy's."""
-        source, config = (
-            MixedReplay(self.prior, replay) if self.prior is not None else replay,
-            self.config,
-        )
-        metrics: dict[str, float] = {}
-        share = 1 - 0.9 * max(0.0, done - config.anneal_from) / max(1e-6, 1 - config.anneal_from)
-        set_learning_rate(self.iql.optimizer, config.iql.learning_rate * share)
-        set_learning_rate(self.psi_optimizer, config.action_model.learning_rate * share)
-        for _ in range(n_updates):
-            metrics = self.iql.update(
-                normalised(source.sample(config.batch, config.iql.n_step), self.normaliser)
-            )
-        obs = self.normaliser(source.sample(config.improve.n_states).obs)
-        n = max(1, round(n_updates * config.improve.grad_steps_per_update))
-        return metrics | self.improvement.update(self.models(), self.iql, obs, n)
+    @property
+    def n_action_steps(self) -> int:
+        """Returns the control steps that the policy holds an action."""
+        return self.loop.n_action_steps
 
-    def models(self) -> PolicyModels:
-        """Returns the three copies of the noise model and the optimizer, as improvement wants them."""
-        return PolicyModels(self.psi, self.psi_average, self.reference, self.psi_optimizer)
+    @property
+    def policy_model(self) -> NoiseModelConfig:
+        """Returns the sizes of psi."""
+        return self.tuner.action_model
 
-    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        """Returns all optimizers by name."""
-        return {
-            "iql": self.iql.optimizer,
-            "psi": self.psi_optimizer,
-            **self.improvement.optimizers(),
-        }
-
-    def state(self) -> dict[str, Any]:
-        """Returns networks and optimizers as a tree."""
-        optimizers = {k: o.state_dict() for k, o in self.optimizers().items()}
-        return {"model": self.state_dict(), "prior": sampler_state(self.prior), **optimizers}
-
-    def load(self, saved: dict[str, Any]) -> None:
-        """Goes back to what `state` returned."""
-        self.load_state_dict(saved["model"])
-        set_sampler_state(self.prior, saved["prior"])
-        for key, optimizer in self.optimizers().items():
-            optimizer.load_state_dict(saved[key])
+    @property
+    def critic(self) -> IQLConfig | None:
+        """Returns the sizes of the critic that every diffusion fine-tuner has, or None."""
+        return self.tuner.iql if isinstance(self.tuner, DiffusionTunerConfig) else None
 
 
-class GaussianTuner(nn.Module):
-    """DDPG on the task's reward, actor from the pre-training; the paper's main URLB way to fine-tune."""
-
-    def __init__(self, spec: TaskSpec, config: FinetuneConfig) -> None:
-        super().__init__()
-        self.config, self.prior = config, None
-        self.normaliser = normaliser(spec)
-        self.ddpg = DDPG(spec.obs_dim, spec.act_dim, config.ddpg)
-        self.policy = GaussianPolicy(self.normaliser, self.ddpg.actor, spec.act_dim)
-
-    @torch.no_grad()
-    def act(self, obs: np.ndarray) -> np.ndarray:
-        """Returns exploring actions (n, act_dim)."""
-        return self.ddpg.explore(self.normaliser(torch.from_numpy(obs))).numpy()
-
-    def update(self, replay: Replay, n_updates: int, done: float) -> dict[str, float]:
-        """`n_updates` grad_steps; returns the last metrics."""
-        source = MixedReplay(self.prior, replay) if self.prior is not None else replay
-        metrics: dict[str, torch.Tensor] = {}
-        for _ in range(n_updates):
-            batch = normalised(
-                source.sample(self.config.batch, self.config.ddpg.n_step), self.normaliser
-            )
-            metrics = self.ddpg.update(batch, batch.reward)
-        return {k: v.item() for k, v in metrics.items()}
-
-    def state(self) -> dict[str, Any]:
-        """Returns networks and optimizers as a tree."""
-        return {
-            "model": self.state_dict(),
-            "noise": self.ddpg.noise,
-            "prior": sampler_state(self.prior),
-            "actor": self.ddpg.actor_optimizer.state_dict(),
-            "critic": self.ddpg.critic_optimizer.state_dict(),
-        }
-
-    def load(self, saved: dict[str, Any]) -> None:
-        """Goes back to what `state` returned."""
-        self.load_state_dict(saved["model"])
-        set_sampler_state(self.prior, saved["prior"])
-        self.ddpg.noise = saved["noise"]
-        self.ddpg.actor_optimizer.load_state_dict(saved["actor"])
-        self.ddpg.critic_optimizer.load_state_dict(saved["critic"])
-
-
-def make_learner(spec: TaskSpec, config: FinetuneConfig) -> DiffusionTuner | GaussianTuner:
-    """Returns the configured learner with the pre-training's weights (and replay) in it.
+def make_learner(spec: TaskSpec, config: FinetuneConfig) -> FineTuner:
+    """Returns the configured fine-tuner with the pre-training's weights (and replay) in it.
 
     Raises:
-        FileNotFoundError, ValueError: `config.start` is no pre-training. KeyError: it holds no such network.
+        UnknownName: There is no such method. The message lists those that exist.
+        TypeError: `config.tuner` is the config of another method.
+        FileNotFoundError: `config.start` is no run folder.
+        ValueError: It is no pre-training, or holds no network that the fine-tuner wants.
     """
-    start = load_pretrained(config.start, config.start_seed) if config.start else None
-    if config.method == "ddpg":
-        learner: DiffusionTuner | GaussianTuner = GaussianTuner(spec, config)
-        if start:
-            learner.ddpg.actor.load_state_dict(start.part("ddpg.actor"))
-    else:
-        reference = noise_model(spec.act_dim, spec.obs_dim, config.action_model)
-        if start:
-            reference.load_state_dict(start.part("action_model"))
-        learner = DiffusionTuner(spec, config, reference)
-    if start and config.reuse_replay:
-        learner.prior = relabelled(start.replay, spec, config.seed)
+    made = tuner_class(config.method)
+    if not isinstance(config.tuner, made.Config):
+        raise TypeError(
+            f"tuner is a {type(config.tuner).__name__}, but method {config.method!r} wants a "
+            f"{made.Config.__name__}; give both"
+        )
+    learner = made(spec, config.tuner)
+    if config.start:
+        start = load_pretrained(config.start, config.start_seed)
+        learner.start_from(start.part)
+        if config.reuse_replay:
+            learner.prior = relabelled(start.replay, spec, config.seed)
     return learner
 
 
 def finetune(
     config: FinetuneConfig, out: str, resume: bool = False, eval_every: int = 0
 ) -> Progress:
-    """Runs (or resumes) fine-tuning into the run folder `out`; returns where it ended.
+    """Fine-tunes into a run folder; returns where the run ended.
 
     Args:
-        config: task, method, start and sizes.
-        out: run folder.
-        resume: go on from its checkpoint.
-        eval_every: env_steps between evaluations of 100 episodes, logged as `success`; 0 for never.
+        config: Task, method, start and sizes.
+        out: Run folder.
+        resume: Whether to go on from the folder's checkpoint.
+        eval_every: env_steps between evaluations of 100 episodes, logged as `success`; 0: none.
 
     Raises:
-        ValueError: unknown task. FileExistsError: `out` holds a run and resume is False. KeyboardInterrupt: saved.
+        ValueError: There is no such task or method.
+        FileExistsError: `out` holds a run and `resume` is False.
+        KeyboardInterrupt: A signal stopped the run. Its checkpoint is saved.
     """
     torch.manual_seed(config.seed)
     env = Hold(make_vec(config.task, config.loop.n_envs, config.seed), config.loop.n_action_steps)
     learner = make_learner(env.task_spec, config)
     run = Run(out, config, resume)
-    title = f"finetune {config.method}{'' if config.start else ' from scratch'}"
-    loop = Loop(config.loop, env, learner, run, config.seed, make_observer(config.task), title)
+    loop = Loop(
+        config.loop,
+        env,
+        learner,
+        run,
+        seed=config.seed,
+        observer=make_observer(config.task),
+        title=f"finetune {config.method}{'' if config.start else ' from scratch'}",
+    )
     if resume:
         loop.resume()
     if not loop.progress.decision:
@@ -216,9 +135,8 @@ def finetune(
 
     def measure() -> dict[str, float]:
         acting = torch_actor(learner.policy, 1)
-        return {
-            "success": evaluate(acting, config.task, 100, 1, config.loop.n_action_steps).success
-        }
+        found = evaluate(acting, config.task, 100, 1, config.loop.n_action_steps)
+        return {"success": found.success}
 
     try:
         return loop(measure if eval_every else None, eval_every)
@@ -227,26 +145,33 @@ def finetune(
         env.close()
 
 
-def learn_offline(
-    learner: DiffusionTuner | GaussianTuner, replay: Replay, config: FinetuneConfig
-) -> None:
-    """Rounds of learning from the relabelled replay of the pre-training, where there is one; takes no env_step."""
+def learn_offline(learner: FineTuner, replay: Replay, config: FinetuneConfig) -> None:
+    """Learns for some rounds from the relabelled replay, if there is one; takes no env_step.
+
+    Args:
+        learner: What learns.
+        replay: The task's own replay, still empty.
+        config: `offline_rounds`, and the grad_steps of a round.
+    """
     rounds = config.offline_rounds if learner.prior is not None else 0
-    for _ in trange(
-        rounds, desc="learning offline", unit="round", disable=None if rounds else True
-    ):
+    silent = None if rounds else True
+    for _ in trange(rounds, desc="learning offline", unit="round", disable=silent):
         learner.update(replay, config.loop.updates_per_round, 0.0)
 
 
-def final_policy(run: str | Path, n_episodes: int, seed: int = 1_000) -> Evaluation:
-    """Returns the evaluation of a finished run's policy with the full sampler, on episodes never trained on."""
-    held = read_config(run)["config"]
-    config = from_dict(FinetuneConfig, held)
+def final_policy(
+    config: FinetuneConfig, run: str | Path, n_episodes: int, seed: int = 1_000
+) -> Evaluation:
+    """Returns the evaluation of a finished run's policy with the full sampler.
+
+    Args:
+        config: The run's config.
+        run: Run folder.
+        n_episodes: Episodes. None of them was trained on.
+        seed: Seeds the worlds and the policy's noise.
+    """
     spec = task_spec(config.task)
-    learner = make_learner(spec, replace(config, start="", reuse_replay=False))
-    learner.load(load_tree(Path(run) / "checkpoint.safetensors")["learner"])
-    if isinstance(learner, DiffusionTuner):
-        learner.policy.n_denoise_steps = 15
-    return evaluate(
-        torch_actor(learner.policy, seed), config.task, n_episodes, seed, config.loop.n_action_steps
-    )
+    learner = make_learner(spec, replace(config, start=""))
+    learner.load(load_tree(Path(run) / CHECKPOINT)["learner"])
+    acting = torch_actor(learner.final_policy(), seed)
+    return evaluate(acting, config.task, n_episodes, seed, config.loop.n_action_steps)

@@ -2,50 +2,258 @@
 
 from __future__ import annotations
 
-import torch
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
-from edp_robot.config.schema import PretrainConfig
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from edp_robot.diffusion.losses import denoising_loss
+from edp_robot.methods.ddpg import DDPG, DDPGConfig
+from edp_robot.methods.doors import NoConfig, stored_config_class
+from edp_robot.methods.explore.intrinsic_reward import (
+    INTRINSIC_REWARDS,
+    IntrinsicReward,
+    reward_class,
+)
+from edp_robot.methods.explore.score_config import ScoreRewardConfig
+from edp_robot.methods.models import NoiseModelConfig, noise_model, normaliser
+from edp_robot.methods.replay import Batch, Replay
 from edp_robot.training.devices import CPU
 from edp_robot.training.observe import make_observer
-from edp_robot.training.pretrainer import Pretrainer, RandomActor
-from edp_robot.training.runs import Run
-from edp_robot.training.train_loop import Loop, Progress
+from edp_robot.training.runs import RUN_CONFIGS, Run, RunConfig
+from edp_robot.training.train_loop import Loop, LoopConfig, Progress
 from sim.core.hold import Hold
 from sim.core.registry import make_vec
+from sim.core.spec import TaskSpec
+
+
+@RUN_CONFIGS.register("PretrainConfig")
+@dataclass(frozen=True)
+class PretrainConfig(RunConfig):
+    """Pre-training without reward: `n_seeds` independent learners at once, drawn from one `seed`.
+
+    `method` names an intrinsic reward and `reward` holds its config. `centre_reward` subtracts the
+    running mean of the intrinsic reward. pi_d takes one grad_step for `action_model_every` of the
+    behaviour policy's, because pi_d does not take part in the exploration.
+    """
+
+    TITLE = "pre-training"
+    COMMAND = "edp pretrain"
+    POLICY = "action_model"
+    task: str = "arm"
+    method: str = "edp"
+    seed: int = 0
+    n_seeds: int = 1
+    loop: LoopConfig = field(default_factory=LoopConfig)
+    ddpg: DDPGConfig = field(default_factory=DDPGConfig)
+    action_model: NoiseModelConfig = field(default_factory=NoiseModelConfig)
+    reward: Any = field(default_factory=ScoreRewardConfig)
+    centre_reward: bool = False
+    action_model_every: int = 1
+    batch: int = 256
+
+    def __post_init__(self) -> None:
+        for name in ("n_seeds", "action_model_every", "batch"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}: must be at least 1")
+
+    @classmethod
+    def part_classes(cls, values: Mapping[str, Any]) -> dict[str, type]:
+        """Returns the class of `reward`, which `method` decides."""
+        return {"reward": stored_config_class(INTRINSIC_REWARDS, values["method"], NoConfig)}
+
+    @property
+    def n_action_steps(self) -> int:
+        """Returns the control steps that the policy holds an action."""
+        return self.loop.n_action_steps
+
+    @property
+    def policy_model(self) -> NoiseModelConfig:
+        """Returns the sizes of pi_d."""
+        return self.action_model
+
+
+def intrinsic_reward(spec: TaskSpec, config: PretrainConfig) -> IntrinsicReward:
+    """Returns the configured intrinsic reward of `config.n_seeds` learners.
+
+    Raises:
+        UnknownName: There is no such method. The message lists those that exist.
+        TypeError: `config.reward` is the config of another method.
+    """
+    made = reward_class(config.method)
+    if not isinstance(config.reward, made.Config):
+        raise TypeError(
+            f"reward is a {type(config.reward).__name__}, but method {config.method!r} wants a "
+            f"{made.Config.__name__}; give both"
+        )
+    return made.make(spec, config.reward, n_seeds=config.n_seeds, centre=config.centre_reward)
+
+
+class Pretrainer(nn.Module):
+    """Gaussian behaviour policies on an intrinsic reward, and diffusion policies of what they did.
+
+    `config.n_seeds` learners are trained side by side, as stacked networks. Each has its own
+    environments, and none sees those of another.
+    """
+
+    def __init__(self, spec: TaskSpec, config: PretrainConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.n_updates = 0
+        stack = (config.n_seeds,)
+        self.normaliser = normaliser(spec)
+        self.intrinsic = intrinsic_reward(spec, config)
+        self.ddpg = DDPG(spec.obs_dim, spec.act_dim, config.ddpg, stack)
+        self.action_model = noise_model(spec.act_dim, spec.obs_dim, config.action_model, stack)
+        self.action_optimizer = torch.optim.Adam(
+            self.action_model.parameters(), lr=config.action_model.learning_rate, fused=True
+        )
+
+    @property
+    def device(self) -> torch.device:
+        """Returns the device that the networks are on."""
+        return self.normaliser.centre.device
+
+    @torch.no_grad()
+    def act(self, obs: np.ndarray) -> np.ndarray:
+        """Returns exploring actions of the Gaussian policies (n_seeds * n_envs, act_dim)."""
+        normal = self.normaliser(torch.from_numpy(obs).to(self.device))
+        by_seed = normal.unflatten(0, (self.config.n_seeds, -1))
+        return self.ddpg.explore(by_seed).flatten(0, 1).cpu().numpy()
+
+    def update(self, replay: Replay, n_updates: int, done: float) -> dict[str, float]:
+        """Takes `n_updates` grad_steps of all networks; returns the last metrics, seeds averaged.
+
+        Args:
+            replay: What the learners have seen.
+            n_updates: grad_steps.
+            done: Share of the run that is over; not used.
+        """
+        metrics: dict[str, Tensor] = {}
+        for _ in range(n_updates):
+            batch = replay.sample(self.config.batch, self.config.ddpg.n_step, self.device)
+            metrics |= self.update_once(batch)
+        return {**{k: v.mean().item() for k, v in metrics.items()}, "grad_steps": self.n_updates}
+
+    def update_once(self, batch: Batch) -> dict[str, Tensor]:
+        """Takes one grad_step of intrinsic reward and Gaussian policy, and of pi_d when it is due.
+
+        A transition is paid R(s_{t+1}), for the state it led to, and each of n steps is paid its
+        own. The authors' code pays R(s_t) (method section 4).
+        """
+        normal = batch.normalised(self.normaliser)
+        metrics = self.intrinsic.update(normal.next_obs[..., 0, :])
+        reward = self.intrinsic.reward(normal.next_obs.flatten(-3, -2))
+        metrics |= self.ddpg.update(normal, reward.reshape(batch.reward.shape))
+        if self.n_updates % self.config.action_model_every == 0:
+            metrics["action_loss"] = self.update_action_model(normal.obs, batch.action)
+        self.n_updates += 1
+        return metrics
+
+    def update_action_model(self, obs: Tensor, action: Tensor) -> Tensor:
+        """Takes one grad_step of method Eq. 4's second term; returns the loss (n_seeds,)."""
+        self.action_model.train()
+        loss = denoising_loss(self.action_model, action, obs)
+        self.action_optimizer.zero_grad(set_to_none=True)
+        loss.sum().backward()
+        self.action_optimizer.step()
+        return loss.detach()
+
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """Returns all optimizers by name."""
+        own = {
+            "action": self.action_optimizer,
+            "actor": self.ddpg.actor_optimizer,
+            "critic": self.ddpg.critic_optimizer,
+        }
+        return own | self.intrinsic.optimizers()
+
+    def state(self) -> dict[str, Any]:
+        """Returns networks and optimizers as a tree."""
+        optimizers = {name: o.state_dict() for name, o in self.optimizers().items()}
+        counted = {"noise": self.ddpg.noise, "n_updates": self.n_updates}
+        return {"model": self.state_dict(), **counted, **optimizers}
+
+    def load(self, saved: dict[str, Any]) -> None:
+        """Restores what `state` returned."""
+        self.load_state_dict(saved["model"])
+        self.ddpg.noise = saved["noise"].to(self.device)
+        self.n_updates = saved["n_updates"]
+        for name, optimizer in self.optimizers().items():
+            optimizer.load_state_dict(saved[name])
+
+
+class RandomActor:
+    """Acts uniformly and learns nothing, the baseline of every exploration table."""
+
+    def __init__(self, act_dim: int, seed: int) -> None:
+        self.act_dim = act_dim
+        self.rng = np.random.default_rng(seed)
+
+    def act(self, obs: np.ndarray) -> np.ndarray:
+        """Returns uniform actions (n, act_dim)."""
+        return self.rng.uniform(-1, 1, (len(obs), self.act_dim)).astype(np.float32)
+
+    def update(self, replay: Replay, n_updates: int, done: float) -> dict[str, float]:
+        """Learns nothing.
+
+        Args:
+            replay: Not used.
+            n_updates: Not used.
+            done: Not used.
+        """
+        return {"grad_steps": 0}
+
+    def state(self) -> dict[str, Any]:
+        """Returns the random state."""
+        return {"rng": self.rng.bit_generator.state}
+
+    def load(self, saved: dict[str, Any]) -> None:
+        """Restores what `state` returned."""
+        self.rng.bit_generator.state = saved["rng"]
 
 
 def pretrain(
     config: PretrainConfig, out: str, resume: bool = False, device: torch.device = CPU
 ) -> Progress:
-    """Runs (or resumes) reward-free pre-training into the run folder `out`; returns where it ended.
+    """Pre-trains into a run folder; returns where the run ended.
 
-    The `config.n_seeds` learners are trained at once, on `device`; env_steps are those of one of them. The worlds and
-    the replay stay on the CPU.
+    The `config.n_seeds` learners are trained at once on `device`. env_steps are those of one of
+    them. The worlds and the replay stay on the CPU.
+
+    Args:
+        config: Task, method and sizes.
+        out: Run folder.
+        resume: Whether to go on from the folder's checkpoint.
+        device: Where the networks are.
 
     Raises:
-        ValueError: unknown task. FileExistsError: `out` holds a run and resume is False. KeyboardInterrupt: saved.
+        ValueError: There is no such task or method.
+        FileExistsError: `out` holds a run and `resume` is False.
+        KeyboardInterrupt: A signal stopped the run. Its checkpoint is saved.
     """
     torch.manual_seed(config.seed)
     n_seeds = config.n_seeds
-    env = Hold(
-        make_vec(config.task, n_seeds * config.loop.n_envs, config.seed), config.loop.n_action_steps
-    )
+    n_action_steps = config.loop.n_action_steps
+    env = Hold(make_vec(config.task, n_seeds * config.loop.n_envs, config.seed), n_action_steps)
     spec = env.task_spec
-    random = config.method == "random"
-    learner = (
-        RandomActor(spec.act_dim, config.seed) if random else Pretrainer(spec, config).to(device)
-    )
-    run, observer = Run(out, config, resume), make_observer(config.task, n_seeds)
+    learner = RandomActor(spec.act_dim, config.seed)
+    if reward_class(config.method).learns:
+        learner = Pretrainer(spec, config).to(device)
+    run = Run(out, config, resume)
     loop = Loop(
         config.loop,
         env,
         learner,
         run,
-        config.seed,
-        observer,
-        f"pretrain {config.method}",
-        n_seeds,
-        device,
+        seed=config.seed,
+        observer=make_observer(config.task, n_seeds),
+        title=f"pretrain {config.method}",
+        n_seeds=n_seeds,
+        device=device,
     )
     if resume:
         loop.resume()

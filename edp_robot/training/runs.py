@@ -1,42 +1,161 @@
-"""The run folder: config before step 0, metrics as they come, checkpoints that survive a kill. No pickle."""
+"""The run folder: config before step 0, metrics as they come, and the record that others read."""
 
 from __future__ import annotations
 
 import csv
 import hashlib
 import json
-import os
-import subprocess
-from dataclasses import asdict, is_dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, ClassVar, Generic, TypeVar, get_type_hints
 
 import numpy as np
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor
 
-FORMAT = 1
+from edp_robot.methods.iql import IQLConfig
+from edp_robot.methods.models import NoiseModelConfig
+from edp_robot.training.checkpoint import load_tree
+from edp_robot.training.old_runs import translated
+from policy_server.contract.files import write_atomic
+from policy_server.contract.registry import Registry
+from policy_server.contract.source import source_commit
+from sim.core.registry import task_spec
+from sim.core.spec import TaskSpec
+
+CHECKPOINT = "checkpoint.safetensors"
+HEAD = ["env_step", "name", "value"]
 
 
-def config_dict(config: Any) -> dict:
+class RunConfig:
+    """What the config dataclass of every stage tells about its run.
+
+    A stage registers its dataclass in RUN_CONFIGS by the name that config.json holds as `kind`.
+    """
+
+    TITLE: ClassVar[str] = "run"
+    COMMAND: ClassVar[str] = "edp"
+    POLICY: ClassVar[str] = ""  # the diffusion policy's name in the checkpoint; empty: there is none
+    task: str
+
+    @classmethod
+    def part_classes(cls, values: Mapping[str, Any]) -> dict[str, type]:
+        """Returns the classes of the fields whose class depends on `values`."""
+        return {}
+
+    @property
+    def n_action_steps(self) -> int:
+        """Returns the control steps that the policy holds an action."""
+        raise NotImplementedError
+
+    @property
+    def policy_model(self) -> NoiseModelConfig:
+        """Returns the sizes of the diffusion policy's noise model."""
+        raise NotImplementedError
+
+    @property
+    def critic(self) -> IQLConfig | None:
+        """Returns the sizes of the critic that improved the policy, or None."""
+        return None
+
+    @property
+    def teacher(self) -> str:
+        """Returns the run folder that this run distils, or "" if it is no distillation."""
+        return ""
+
+
+RUN_CONFIGS: Registry[type[RunConfig]] = Registry("kind of run", package="edp_robot.training")
+C = TypeVar("C", bound=RunConfig)
+
+
+@dataclass(frozen=True)
+class RunRecord(Generic[C]):
+    """What a run folder holds."""
+
+    path: Path
+    config: C
+    config_hash: str
+    commit: str
+
+    @classmethod
+    def load(cls, path: str | Path, expected: type[C] = RunConfig) -> RunRecord[C]:
+        """Returns the record of the run folder `path`, of this version's or an older layout.
+
+        It imports no code that the folder names: the settings of a method that is given as
+        `package.module:attribute` are read as far as all methods share them.
+
+        Raises:
+            FileNotFoundError: `path` is no run folder.
+            ValueError: It holds another kind of run than `expected`, or an unknown method.
+        """
+        held = read_config(path)
+        kind = RUN_CONFIGS.get(held["kind"], may_import=False)
+        if not issubclass(kind, expected):
+            raise ValueError(
+                f"{path} holds a {kind.TITLE}, not a {expected.TITLE}; "
+                f"give a run of `{expected.COMMAND}`"
+            )
+        config = from_dict(kind, translated(held["kind"], held["config"]))
+        return cls(Path(path), config, held["hash"], held.get("commit", "unknown"))
+
+    @cached_property
+    def spec(self) -> TaskSpec:
+        """Returns the spec of the run's task."""
+        return task_spec(self.config.task)
+
+    def checkpoint(self) -> Any:
+        """Returns the newest checkpoint's tree.
+
+        Raises:
+            FileNotFoundError: There is none yet. ValueError: It is damaged.
+        """
+        return load_tree(self.path / CHECKPOINT)
+
+
+def read_config(path: str | Path) -> dict[str, Any]:
+    """Returns config.json of a run folder as it stands there.
+
+    Raises:
+        FileNotFoundError: `path` is no run folder.
+    """
+    file = Path(path) / "config.json"
+    if not file.exists():
+        raise FileNotFoundError(f"{path} is no run folder: it has no config.json")
+    return json.loads(file.read_text())
+
+
+def config_dict(config: Any) -> dict[str, Any]:
     """Returns a (nested) dataclass as plain JSON values."""
-    return json.loads(
-        json.dumps(
-            asdict(config) if is_dataclass(config) and not isinstance(config, type) else config
-        )
-    )
+    return json.loads(json.dumps(asdict(config)))
 
 
-def from_dict(cls: type, values: dict) -> Any:
-    """Returns the dataclass `cls` from what `config_dict` made; nested dataclasses and tuples come back as such."""
+def from_dict(cls: type, values: Mapping[str, Any], partial: bool = False) -> Any:
+    """Returns the dataclass `cls` from what `config_dict` made, nested dataclasses and tuples too.
+
+    Args:
+        cls: The dataclass.
+        values: Its fields as JSON values.
+        partial: Whether to drop values that `cls` has no field for.
+
+    Raises:
+        ValueError: There are such values and `partial` is False.
+    """
     hints = get_type_hints(cls)
+    if issubclass(cls, RunConfig):
+        hints |= cls.part_classes(values)
+    names = [field.name for field in fields(cls)]
+    unknown = [name for name in values if name not in names]
+    if unknown and not partial:
+        raise ValueError(
+            f"{cls.__name__} has no {unknown}; another version wrote this run: read it with that one"
+        )
+    own_method = ":" in values.get("method", "")
     made = {}
-    for key, value in values.items():
-        if is_dataclass(hints[key]):
-            value = from_dict(hints[key], value)  # type: ignore[arg-type]
-        made[key] = tuple(value) if isinstance(value, list) else value
+    for name in [name for name in names if name in values]:
+        value = values[name]
+        if is_dataclass(hints[name]):
+            value = from_dict(hints[name], value, partial or own_method)
+        made[name] = tuple(value) if isinstance(value, list) else value
     return cls(**made)
 
 
@@ -45,167 +164,75 @@ def config_hash(config: Any) -> str:
     return hashlib.sha256(json.dumps(config_dict(config), sort_keys=True).encode()).hexdigest()
 
 
-def source_commit() -> str:
-    """Returns the git commit that this code stands at, with '+' if a Python file was changed since, or 'unknown'."""
-    here = Path(__file__).parent
-    try:
-        head = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True
-        )
-        changed = [
-            "git",
-            "status",
-            "--porcelain",
-            "-uno",
-            "--",
-            ":(top)*.py",
-        ]  # results written since are not the code
-        dirty = subprocess.run(changed, cwd=here, capture_output=True, text=True)
-        return head.stdout.strip() + ("+" if dirty.stdout.strip() else "")
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-
-
-def flatten(tree: Any, prefix: str = "") -> tuple[dict[str, Tensor], Any]:
-    """Returns (tensors by path, the tree with each tensor replaced by its path); leaves else must be JSON values."""
-    if isinstance(tree, np.ndarray):
-        tree = torch.from_numpy(tree)
-    if isinstance(tree, Tensor):
-        return {prefix: tree.detach().cpu().contiguous().clone()}, {"tensor": prefix}
-    if isinstance(tree, dict):
-        if slashed := [k for k in tree if "/" in str(k)]:
-            raise ValueError(f"keys {slashed} hold '/', which separates levels; rename them")
-        parts = {str(k): flatten(v, f"{prefix}/{k}") for k, v in tree.items()}
-        keys = [
-            [k, parts[str(k)][1]] for k in tree
-        ]  # pairs keep integer keys (optimizers) and order
-        return {n: t for p, _ in parts.values() for n, t in p.items()}, {"dict": keys}
-    if isinstance(tree, (list, tuple)):
-        parts_list = [flatten(v, f"{prefix}/{i}") for i, v in enumerate(tree)]
-        return {n: t for p, _ in parts_list for n, t in p.items()}, {
-            "list": [s for _, s in parts_list]
-        }
-    return {}, {"value": tree}
-
-
-def unflatten(tensors: dict[str, Tensor], shape: Any) -> Any:
-    """Undoes `flatten`."""
-    (kind, body), *_ = shape.items()
-    if kind == "tensor":
-        return tensors[body]
-    if kind == "dict":
-        return {k: unflatten(tensors, v) for k, v in body}
-    return [unflatten(tensors, v) for v in body] if kind == "list" else body
-
-
-def write_atomic(path: Path, data: bytes) -> None:
-    """Writes a file so that a reader, or a kill, sees the old content or the new, never a part."""
-    tmp = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    tmp.write_bytes(data)
-    tmp.replace(path)
-
-
-def save_tree(path: Path, tree: Any) -> None:
-    """Writes a tree of tensors and JSON values as one safetensors file, atomically."""
-    tensors, shape = flatten(tree)
-    tmp = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    save_file(tensors, tmp, metadata={"format": str(FORMAT), "tree": json.dumps(shape)})
-    tmp.replace(path)
-
-
-def load_tree(path: Path) -> Any:
-    """Returns what `save_tree` wrote.
-
-    Raises:
-        FileNotFoundError, ValueError: no such file; not one of ours.
-    """
-    if not path.exists():
-        raise FileNotFoundError(
-            f"no checkpoint at {path}; give a run folder that `edp pretrain` or `finetune` wrote"
-        )
-    try:
-        with safe_open(path, "pt") as file:
-            meta = file.metadata() or {}
-            if meta.get("format") != str(FORMAT):
-                raise ValueError(
-                    f"{path}: checkpoint format {meta.get('format')!r}, this version reads {FORMAT}"
-                )
-            tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118  safe_open is no dict
-    except SafetensorError as error:
-        raise ValueError(f"{path} is damaged, or no checkpoint: {error}") from error
-    return unflatten(tensors, json.loads(meta["tree"]))
-
-
 class Run:
-    """One run folder: `config.json`, `metrics.csv`, TensorBoard events, `checkpoint.safetensors`.
+    """Writes a run folder: `config.json`, `metrics.csv`, TensorBoard events, a checkpoint.
 
     Args:
-        path: the folder, made if missing.
-        config: a dataclass; written before anything else.
-        resume: go on from the checkpoint there; the config must be the same.
+        path: The folder. It is made if it is missing.
+        config: A dataclass. It is written before anything else.
+        resume: Whether the folder may hold a run already, of the same config.
 
     Raises:
-        FileExistsError: the folder holds a run and `resume` is False.
-        ValueError: resuming with another config.
+        FileExistsError: The folder holds a run and `resume` is False.
+        ValueError: The run in the folder has another config.
     """
 
     def __init__(self, path: str | Path, config: Any, resume: bool = False) -> None:
         self.path = Path(path)
-        self.config_path = self.path / "config.json"
-        wanted = {
-            "kind": type(config).__name__,
-            "config": config_dict(config),
-            "hash": config_hash(config),
-        }
-        if self.config_path.exists():
-            held = json.loads(self.config_path.read_text())
-            if not resume:
-                raise FileExistsError(
-                    f"{self.path} holds a run already; add --resume, or choose another --out"
-                )
-            if held["hash"] != wanted["hash"]:
-                changed = [k for k, v in wanted["config"].items() if held["config"].get(k) != v]
-                raise ValueError(
-                    f"{self.path} was started with another config (differs in {changed}); cannot resume"
-                )
-        self.path.mkdir(parents=True, exist_ok=True)
-        write_atomic(
-            self.config_path, json.dumps({**wanted, "commit": source_commit()}, indent=1).encode()
-        )
         self._writer = None
+        kind = type(config).__name__
+        values = config_dict(config)
+        if (self.path / "config.json").exists():
+            self._check(kind, values, resume)
+        held = {
+            "kind": kind,
+            "config": values,
+            "hash": config_hash(config),
+            "commit": source_commit(),
+        }
+        write_atomic(self.path / "config.json", json.dumps(held, indent=1))
+
+    def _check(self, kind: str, values: dict[str, Any], resume: bool) -> None:
+        """Raises unless the run in the folder may go on with the config `values`."""
+        if not resume:
+            raise FileExistsError(
+                f"{self.path} holds a run already; add --resume, or choose another --out"
+            )
+        held = read_config(self.path)
+        old = translated(held["kind"], held["config"])
+        changed = [name for name, value in values.items() if old.get(name) != value]
+        if held["kind"] != kind or changed:
+            raise ValueError(
+                f"{self.path} was started with another config (differs in {changed}); cannot resume"
+            )
 
     @property
     def checkpoint_path(self) -> Path:
-        """Where the newest checkpoint lies."""
-        return self.path / "checkpoint.safetensors"
+        """Returns where the newest checkpoint lies."""
+        return self.path / CHECKPOINT
 
     def log(self, env_step: int, metrics: dict[str, float]) -> None:
-        """Appends rows (env_step, name, value) to metrics.csv, and to TensorBoard's events."""
+        """Appends rows (env_step, name, value) to metrics.csv and to TensorBoard's events."""
         path = self.path / "metrics.csv"
         fresh = not path.exists()
         with path.open("a", newline="") as file:
             writer = csv.writer(file)
             if fresh:
-                writer.writerow(["env_step", "name", "value"])
-            writer.writerows([env_step, k, repr(float(v))] for k, v in metrics.items())
+                writer.writerow(HEAD)
+            writer.writerows([env_step, name, repr(float(v))] for name, v in metrics.items())
         if self._writer is None:
             from torch.utils.tensorboard import SummaryWriter
 
             self._writer = SummaryWriter(str(self.path))
-        for key, value in metrics.items():
-            self._writer.add_scalar(key, value, env_step)
+        for name, value in metrics.items():
+            self._writer.add_scalar(name, value, env_step)
 
     def truncate(self, env_step: int) -> None:
-        """Drops metrics later than `env_step`: a resumed run writes them again."""
+        """Drops metrics later than `env_step`, which a resumed run writes again."""
         path = self.path / "metrics.csv"
         if path.exists():
-            rows = [
-                r
-                for r in csv.reader(path.read_text().splitlines())
-                if len(r) == 3 and r[0].isdigit()
-            ]
-            kept = [["env_step", "name", "value"], *(r for r in rows if int(r[0]) <= env_step)]
-            write_atomic(path, "".join(",".join(r) + "\n" for r in kept).encode())
+            kept = [HEAD, *(row for row in _rows(path) if int(row[0]) <= env_step)]
+            write_atomic(path, "".join(",".join(row) + "\n" for row in kept))
 
     def close(self) -> None:
         """Flushes TensorBoard's events."""
@@ -214,21 +241,13 @@ class Run:
             self._writer = None
 
 
-def read_config(path: str | Path) -> dict:
-    """Returns config.json of a run folder.
-
-    Raises:
-        FileNotFoundError: not a run folder.
-    """
-    file = Path(path) / "config.json"
-    if not file.exists():
-        raise FileNotFoundError(f"{path} is no run folder: it has no config.json")
-    return json.loads(file.read_text())
-
-
 def read_metrics(path: str | Path, name: str) -> tuple[np.ndarray, np.ndarray]:
     """Returns (env_steps, values) of one metric of a run folder."""
-    rows = [
-        r for r in csv.reader((Path(path) / "metrics.csv").open()) if len(r) == 3 and r[1] == name
-    ]
-    return np.array([int(r[0]) for r in rows]), np.array([float(r[2]) for r in rows])
+    rows = [row for row in _rows(Path(path) / "metrics.csv") if row[1] == name]
+    return np.array([int(row[0]) for row in rows]), np.array([float(row[2]) for row in rows])
+
+
+def _rows(path: Path) -> list[list[str]]:
+    """Returns the whole rows of metrics.csv; a kill may have left a part of one."""
+    rows = csv.reader(path.read_text().splitlines())
+    return [row for row in rows if len(row) == 3 and row[0].isdigit()]

@@ -1,4 +1,4 @@
-"""A run that holds a diffusion policy, as distillation and export read it."""
+"""What later stages take from a run: pre-trained networks, a diffusion policy, a critic, states."""
 
 from __future__ import annotations
 
@@ -10,101 +10,160 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from edp_robot.config.schema import NoiseModelConfig
 from edp_robot.deploy.policies import DiffusionPolicy
-from edp_robot.diffusion.networks import TwinCritic
-from edp_robot.methods.iql import IQLConfig
+from edp_robot.diffusion.networks import TwinCritic, unstacked
+from edp_robot.methods.models import noise_model, normaliser
 from edp_robot.training.actor import torch_actor
-from edp_robot.training.models import noise_model, normaliser
-from edp_robot.training.pretrained import load_pretrained, part
-from edp_robot.training.runs import load_tree, read_config
+from edp_robot.training.pretrain import PretrainConfig
+from edp_robot.training.runs import RunRecord
 from sim.core.hold import Hold
 from sim.core.registry import make_vec
 from sim.core.spec import TaskSpec
 
-POLICY = {
-    "PretrainConfig": "action_model",
-    "FinetuneConfig": "psi_average",
-    "CloneConfig": "action_model",
-}
+STACKED = ("ddpg.", "action_model.")
+N_REPLAYED = 20_000  # newest observations of the replay among the states that a student learns on
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One learner of a run: weights by name, and its replay as `Replay.state` returns it."""
+
+    path: Path
+    weights: dict[str, Tensor]
+    replay: dict[str, Any]
+
+    def part(self, name: str) -> dict[str, Tensor]:
+        """Returns the weights of the network `name`.
+
+        Raises:
+            ValueError: The run holds no such network. The message lists those that it holds.
+        """
+        prefix = f"{name}."
+        found = {k.removeprefix(prefix): v for k, v in self.weights.items() if k.startswith(prefix)}
+        if not found:
+            networks = sorted({key.split(".")[0] for key in self.weights})
+            raise ValueError(
+                f"{self.path} holds no network {name!r}; it holds: {', '.join(networks) or 'none'}"
+            )
+        return found
 
 
 @dataclass(frozen=True)
 class Source:
-    """A run that holds a diffusion policy: its teacher, task, held steps, config, and replay's obs (n, obs_dim)."""
+    """A run with a diffusion policy: the policy as a teacher, task, held steps, states visited.
 
+    `replay_obs` are raw observations (n, obs_dim).
+    """
+
+    record: RunRecord
     teacher: DiffusionPolicy
     spec: TaskSpec
     n_action_steps: int
-    config: dict[str, Any]
     replay_obs: Tensor
 
 
-def load_source(run: str | Path, n_denoise_steps: int = 15) -> Source:
-    """Returns the fine-tuned (or pre-trained) diffusion policy of a run folder, with its task.
+def load_pretrained(run: str | Path, index: int = 0) -> Stored:
+    """Returns learner `index` of a pre-training run, cut out of the stack.
 
     Raises:
-        FileNotFoundError: no run there. ValueError: a run that holds no diffusion policy.
+        FileNotFoundError: `run` holds no checkpoint.
+        ValueError: It is no pre-training, or has no such learner.
     """
-    held = read_config(run)
-    config, kind = held["config"], held["kind"]
-    if kind not in POLICY or config.get("method", "edp") not in ("edp", "edp-guidance"):
+    record = RunRecord.load(run, PretrainConfig)
+    n_seeds = record.config.n_seeds
+    if not 0 <= index < n_seeds:
+        raise ValueError(f"{run} has {n_seeds} seeds, 0 to {n_seeds - 1}; there is no seed {index}")
+    saved = record.checkpoint()
+    model = saved["learner"].get("model", {})  # uniform actions train none
+    stacked = {k: v for k, v in model.items() if k.startswith(STACKED)}
+    own = {k: v for k, v in model.items() if k.startswith("normaliser.")}
+    weights = own | (unstacked(stacked, index) if stacked else {})
+    arrays = saved["replay"]["arrays"]
+    width = arrays["obs"].shape[1] // n_seeds
+    mine = {k: v[:, index * width : (index + 1) * width] for k, v in arrays.items()}
+    return Stored(record.path, weights, {**saved["replay"], "arrays": mine})
+
+
+def load_source(run: str | Path, n_denoise_steps: int = 15) -> Source:
+    """Returns the fine-tuned, pre-trained or cloned diffusion policy of a run folder.
+
+    Of a pre-training of several seeds it is the first seed's.
+
+    Raises:
+        FileNotFoundError: `run` is no run folder.
+        ValueError: It holds no diffusion policy.
+    """
+    record = RunRecord.load(run)
+    config = record.config
+    stored = _stored(record)
+    if not any(name.startswith(f"{config.POLICY}.") for name in stored.weights):
         raise ValueError(
-            f"{run} is a {kind} of method {config.get('method')!r} and holds no diffusion policy; "
+            f"{run} is a {config.TITLE} that holds no diffusion policy; "
             "give a run of `edp pretrain` or `edp finetune` with --method edp, or of `edp clone`"
         )
-    weights, replay = policy_weights(run, kind)
-    env = make_vec(config["task"], 1, 0)
-    spec = env.task_spec  # type: ignore[attr-defined]
-    env.close()
-    model = noise_model(spec.act_dim, spec.obs_dim, NoiseModelConfig(**config["action_model"]))
-    model.load_state_dict(part(weights, POLICY[kind]))
+    spec = record.spec
+    model = noise_model(spec.act_dim, spec.obs_dim, config.policy_model)
+    model.load_state_dict(stored.part(config.POLICY))
     norm = normaliser(spec)
-    norm.load_state_dict(part(weights, "normaliser"))
-    teacher = (
-        DiffusionPolicy(norm, model, spec.act_dim, n_denoise_steps).requires_grad_(False).eval()
+    norm.load_state_dict(stored.part("normaliser"))
+    teacher = DiffusionPolicy(norm, model, spec.act_dim, n_denoise_steps)
+    return Source(
+        record,
+        teacher.requires_grad_(False).eval(),
+        spec,
+        config.n_action_steps,
+        stored.replay["arrays"]["obs"].reshape(-1, spec.obs_dim),
     )
-    visited = replay["arrays"]["obs"].reshape(-1, spec.obs_dim)
-    held_steps = config.get("loop", config)["n_action_steps"]
-    return Source(teacher, spec, held_steps, config, visited)
 
 
-def policy_weights(run: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Returns weights by name and replay of a run; of a pre-training of several seeds, those of the first."""
-    if kind == "PretrainConfig":
-        first = load_pretrained(run)
-        return first.weights, first.replay
-    saved = load_tree(Path(run) / "checkpoint.safetensors")
-    return saved["learner"]["model"], saved["replay"]
+def _stored(record: RunRecord) -> Stored:
+    """Returns the weights and the replay of a run; of a pre-training, those of the first seed."""
+    if isinstance(record.config, PretrainConfig):
+        return load_pretrained(record.path)
+    if not record.config.POLICY:
+        return Stored(record.path, {}, {})
+    saved = record.checkpoint()
+    return Stored(record.path, saved["learner"]["model"], saved["replay"])
 
 
 def load_critic(run: str | Path, spec: TaskSpec) -> TwinCritic:
-    """Returns the critic that fine-tuned the policy of a run; of a distillation, that of its teacher.
+    """Returns the critic that fine-tuned a run's policy; for a distillation, its teacher's policy.
 
     Raises:
-        FileNotFoundError: no run there. ValueError: the policy never had a critic.
+        FileNotFoundError: `run` is no run folder.
+        ValueError: The policy never had a critic.
     """
-    held = read_config(run)
-    if held["kind"] == "DistillConfig":
-        return load_critic(held["config"]["start"], spec)
-    if held["kind"] != "FinetuneConfig" or held["config"]["method"] == "ddpg":
+    record = RunRecord.load(run)
+    if record.config.teacher:
+        return load_critic(record.config.teacher, spec)
+    config = record.config.critic
+    if config is None:
         raise ValueError(
-            f"{run} is a {held['kind']} without a critic; best of K wants a run of `edp finetune`"
+            f"{run} is a {record.config.TITLE} without a critic; "
+            "best of K wants a run of `edp finetune`"
         )
-    config = IQLConfig(**held["config"]["iql"])
     critic = TwinCritic(spec.obs_dim, spec.act_dim, config.width, layer_norm=config.layer_norm)
-    weights = load_tree(Path(run) / "checkpoint.safetensors")["learner"]["model"]
-    critic.load_state_dict(part(weights, "iql.critic_target"))
+    critic.load_state_dict(_stored(record).part("iql.critic_target"))
     return critic.requires_grad_(False).eval()
 
 
 def visited_states(source: Source, n_envs: int, n_episodes: int, seed: int) -> Tensor:
-    """Returns raw observations (n, obs_dim) that the teacher itself meets, and the replay's newest, for width."""
-    env, rows = Hold(make_vec(source.spec.name, n_envs, seed), source.n_action_steps), []
+    """Returns raw observations (n, obs_dim) that the teacher meets, and the replay's newest.
+
+    The replay adds states around the teacher's own.
+
+    Args:
+        source: The run with the teacher.
+        n_envs: Environments at once.
+        n_episodes: Episodes in each.
+        seed: Seeds the worlds and the teacher's noise.
+    """
+    env = Hold(make_vec(source.spec.name, n_envs, seed), source.n_action_steps)
     act = torch_actor(source.teacher, seed)
     obs, _ = env.reset(seed=seed)
+    rows = []
     for _ in range(n_episodes * source.spec.episode_steps // source.n_action_steps):
         rows.append(obs)
         obs, *_ = env.step(act(obs))
     env.close()
-    return torch.cat([torch.from_numpy(np.concatenate(rows)), source.replay_obs[-20_000:]])
+    return torch.cat([torch.from_numpy(np.concatenate(rows)), source.replay_obs[-N_REPLAYED:]])

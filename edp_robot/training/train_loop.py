@@ -1,14 +1,11 @@
-"""The one training loop: act, step the worlds, store, learn, log, save. Pre-training and fine-tuning share it."""
+"""The one training loop of pre-training and fine-tuning: act, step the worlds, learn, log, save."""
 
 from __future__ import annotations
 
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -16,15 +13,18 @@ from gymnasium.vector import VectorEnv
 from tqdm import tqdm
 
 from edp_robot.methods.replay import Replay
+from edp_robot.training.checkpoint import load_tree, save_tree
 from edp_robot.training.devices import CPU, random_state, set_random_state
-from edp_robot.training.runs import Run, load_tree, save_tree
+from edp_robot.training.runs import Run
+from policy_server.contract.signals import stop_on_signals
 
 
 @dataclass(frozen=True)
 class LoopConfig:
-    """How long to train, and how often to do what. One env_step is one control step of one environment.
+    """How long to train, and how often to do what. One env_step is a control step of one world.
 
-    Where several learners are trained at once, all numbers are those of one.
+    Where several learners are trained at once, all numbers are those of one of them. `n_logs`
+    counts the rows of each metric over the run.
     """
 
     env_steps: int = 100_000
@@ -34,7 +34,7 @@ class LoopConfig:
     replay_capacity: int = 1_000_000
     decisions_per_update: int = 1
     updates_per_round: int = 32
-    n_logs: int = 50  # rows of each metric over the run
+    n_logs: int = 50
     checkpoint_every_s: float = 30.0
 
     def __post_init__(self) -> None:
@@ -44,14 +44,20 @@ class LoopConfig:
 
 
 class Learner(Protocol):
-    """What learns; stages write one each."""
+    """What the loop trains: Pretrainer, RandomActor and every FineTuner."""
 
     def act(self, obs: np.ndarray) -> np.ndarray:
-        """Returns actions (n, act_dim) in [-1, 1] for observations (n, obs_dim), exploration included."""
+        """Returns exploring actions (n, act_dim) in [-1, 1] for observations (n, obs_dim)."""
         ...
 
     def update(self, replay: Replay, n_updates: int, done: float) -> dict[str, float]:
-        """Learns from the replay; `done` is the share of the run that lies behind; returns metrics."""
+        """Learns from the replay; returns metrics.
+
+        Args:
+            replay: What was collected.
+            n_updates: grad_steps.
+            done: Share of the run that is over.
+        """
         ...
 
     def state(self) -> Any:
@@ -59,13 +65,55 @@ class Learner(Protocol):
         ...
 
     def load(self, saved: Any) -> None:
-        """Goes back to what `state` returned."""
+        """Restores what `state` returned."""
+        ...
+
+
+class Watcher(Protocol):
+    """What counts while the loop collects data (`training.observe`)."""
+
+    def observe(
+        self, obs: np.ndarray, path: np.ndarray, success: np.ndarray, ended: np.ndarray
+    ) -> None:
+        """Takes one decision of every environment.
+
+        Args:
+            obs: Observations (n, obs_dim) before it.
+            path: Observations (n_action_steps, n, obs_dim) of its control steps.
+            success: Whether the task succeeded in it (n,).
+            ended: Whether the episode ended with it (n,).
+        """
+        ...
+
+    def metrics(self) -> dict[str, float]:
+        """Returns what was counted."""
+        ...
+
+    def state(self) -> Any:
+        """Returns a tree for the checkpoint."""
+        ...
+
+    def load(self, saved: Any) -> None:
+        """Restores what `state` returned."""
+        ...
+
+
+@runtime_checkable
+class SavableWorlds(Protocol):
+    """An environment whose state goes into the checkpoint. Gymnasium's own have none."""
+
+    def get_state(self) -> dict[str, Any]:
+        """Returns the state of all worlds."""
+        ...
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Restores what `get_state` returned."""
         ...
 
 
 @dataclass
 class Progress:
-    """Where a run stands; saved with every checkpoint."""
+    """Where a run stands. Every checkpoint holds it."""
 
     env_step: int = 0
     decision: int = 0
@@ -73,19 +121,19 @@ class Progress:
 
 
 class Loop:
-    """Runs a learner on a (held) vector environment until `env_steps`; resumable at any checkpoint.
+    """Runs a learner on a (held) vector environment until `env_steps`; resumes any checkpoint.
 
     Args:
-        config: see LoopConfig.
+        config: How long and how often.
         env: VectorEnv as `sim.core.hold.Hold` makes it.
-        learner: what acts and learns.
-        run: the run folder.
-        seed: of the replay's sampling and the random first actions; torch must be seeded by the caller.
-        observer: called with each decision's observations, path and success, e.g. to measure coverage;
-            returns metrics when asked (`observer.metrics()`), and has `state()` and `load()`.
-        title: of the progress bar.
-        n_seeds: learners trained at once, each with config.n_envs of the environments; 0 for one without that axis.
-        device: that the learner's networks are on, whose random state belongs to the checkpoint.
+        learner: What acts and learns.
+        run: The run folder.
+        seed: Seeds the replay's sampling and the random first actions. The caller seeds torch.
+        observer: Counts what the worlds show.
+        title: Title of the progress bar.
+        n_seeds: Learners trained at once, each with config.n_envs of the environments. 0: one
+            learner, and batches without an axis for learners.
+        device: The device of the learner's networks, whose random state the checkpoint holds.
     """
 
     def __init__(
@@ -94,15 +142,22 @@ class Loop:
         env: VectorEnv,
         learner: Learner,
         run: Run,
+        *,
         seed: int,
-        observer: Any,
+        observer: Watcher,
         title: str,
         n_seeds: int = 0,
         device: torch.device = CPU,
     ) -> None:
-        self.config, self.env, self.learner, self.run = config, env, learner, run
-        self.observer, self.title, self.device = observer, title, device
-        obs_dim, act_dim = env.single_observation_space.shape[0], env.single_action_space.shape[0]  # type: ignore[index]
+        self.config = config
+        self.env = env
+        self.learner = learner
+        self.run = run
+        self.observer = observer
+        self.title = title
+        self.device = device
+        obs_dim = env.single_observation_space.shape[0]  # type: ignore[index]
+        act_dim = env.single_action_space.shape[0]  # type: ignore[index]
         capacity = config.replay_capacity * max(1, n_seeds)
         self.replay = Replay(capacity, env.num_envs, obs_dim, act_dim, seed, n_seeds)
         self.rng = np.random.default_rng(seed)
@@ -111,11 +166,9 @@ class Loop:
         self.metrics: dict[str, float] = {}
 
     def resume(self) -> None:
-        """Goes back to the run folder's checkpoint, if there is one."""
+        """Restores the run folder's checkpoint. Without one, the run and its metrics start anew."""
         if not self.run.checkpoint_path.exists():
-            self.run.truncate(
-                -1
-            )  # killed before its first checkpoint: it starts again, and so do its metrics
+            self.run.truncate(-1)
             return
         saved = load_tree(self.run.checkpoint_path)
         self.progress = Progress(**saved["progress"])
@@ -125,12 +178,13 @@ class Loop:
         self.rng.bit_generator.state = saved["rng"]
         set_random_state(saved["torch_rng"], self.device)
         self.run.truncate(self.progress.env_step)
-        if "env" in saved:
-            self.env.unwrapped.set_state({k: _as_saved(v) for k, v in saved["env"].items()})  # type: ignore[attr-defined]
+        worlds = self.env.unwrapped
+        if "env" in saved and isinstance(worlds, SavableWorlds):
+            worlds.set_state({name: _as_array(value) for name, value in saved["env"].items()})
             self.obs = saved["obs"].numpy()
 
     def save(self) -> None:
-        """Writes the checkpoint: learner, replay, random states, and the worlds where they can be saved."""
+        """Writes the checkpoint: learner, replay, random states, and worlds that can be saved."""
         tree = {
             "progress": vars(self.progress),
             "learner": self.learner.state(),
@@ -140,86 +194,101 @@ class Loop:
             "torch_rng": random_state(self.device),
             "obs": self.obs,
         }
-        if hasattr(self.env.unwrapped, "get_state"):
-            tree["env"] = dict(self.env.unwrapped.get_state())  # type: ignore[attr-defined]
+        worlds = self.env.unwrapped
+        if isinstance(worlds, SavableWorlds):
+            tree["env"] = dict(worlds.get_state())
         save_tree(self.run.checkpoint_path, tree)
 
     def __call__(
         self, evaluate: Callable[[], dict[str, float]] | None = None, evaluate_every: int = 0
     ) -> Progress:
-        """Trains to the end; on Ctrl-C finishes the decision at hand, saves, and raises KeyboardInterrupt.
+        """Trains to the end and returns where the run stands.
+
+        SIGINT or SIGTERM ends it after the decision at hand, so that no checkpoint falls between a
+        world's step and its place in the replay.
 
         Raises:
-            FloatingPointError: a metric is not finite; the last checkpoint stays as it is.
+            FloatingPointError: A metric is not finite. The last checkpoint stays as it is.
+            KeyboardInterrupt: A signal stopped the run. Its checkpoint is saved.
         """
-        progress, config = self.progress, self.config
+        progress = self.progress
+        config = self.config
         if progress.env_step >= config.env_steps:
             return progress
-        started, saved_at = time.monotonic() - progress.wall_s, time.monotonic()
-        per_decision, log_every = (
-            config.n_envs * config.n_action_steps,
-            max(1, config.env_steps // config.n_logs),
-        )
-        bar = tqdm(
-            total=config.env_steps,
-            initial=progress.env_step,
+        started = time.monotonic() - progress.wall_s
+        saved_at = time.monotonic()
+        log_every = max(1, config.env_steps // config.n_logs)
+        with self._bar() as bar, stop_on_signals() as stop:
+            while progress.env_step < config.env_steps and not stop.is_set():
+                self.decision()
+                bar.update(self.per_decision)
+                progress.wall_s = time.monotonic() - started
+                if evaluate and self._is_due(evaluate_every):
+                    self.run.log(progress.env_step, evaluate())
+                if self._is_due(log_every):
+                    shown = [f"{name}={value:.3g}" for name, value in self.log().items()]
+                    bar.set_postfix_str(", ".join(shown[:4]), refresh=False)
+                if time.monotonic() - saved_at > config.checkpoint_every_s:
+                    self.save()
+                    saved_at = time.monotonic()
+        if not stop.is_set():
+            self.log()
+        self.save()
+        if stop.is_set():
+            saved = self.run.checkpoint_path
+            print(f"\ninterrupted: {saved} is saved; the same command with --resume goes on")
+            raise KeyboardInterrupt
+        return progress
+
+    @property
+    def per_decision(self) -> int:
+        """Returns the env_steps of one decision."""
+        return self.config.n_envs * self.config.n_action_steps
+
+    def _bar(self) -> tqdm:
+        return tqdm(
+            total=self.config.env_steps,
+            initial=self.progress.env_step,
             desc=self.title,
             unit="env_step",
             disable=None,
         )
-        with bar, asked_to_stop() as stop:
-            while progress.env_step < config.env_steps and not stop:
-                metrics = self.decision()
-                bar.update(per_decision)
-                progress.wall_s = time.monotonic() - started
-                if evaluate and progress.env_step % evaluate_every < per_decision:
-                    self.run.log(progress.env_step, evaluate())
-                if progress.env_step % log_every < per_decision:
-                    shown = self.log(metrics)
-                    bar.set_postfix(
-                        {k: f"{v:.3g}" for k, v in list(shown.items())[:4]}, refresh=False
-                    )
-                if time.monotonic() - saved_at > config.checkpoint_every_s:
-                    self.save()
-                    saved_at = time.monotonic()
-        if not stop:
-            self.log(metrics)
-        self.save()
-        if stop:
-            print(
-                f"\ninterrupted: {self.run.checkpoint_path} is saved; the same command with --resume goes on"
-            )
-            raise KeyboardInterrupt
-        return progress
 
-    def decision(self) -> dict[str, float]:
-        """One decision in every environment, and a round of learning when it is due; returns the newest metrics."""
-        progress, config = self.progress, self.config
+    def _is_due(self, every: int) -> bool:
+        """Returns whether the last decision passed a multiple of `every` env_steps."""
+        return self.progress.env_step % every < self.per_decision
+
+    def decision(self) -> None:
+        """Takes one decision in every environment, and a round of learning when it is due.
+
+        Raises:
+            FloatingPointError: A metric is not finite.
+        """
+        progress = self.progress
+        config = self.config
         self.collect()
-        progress.env_step += config.n_envs * config.n_action_steps
+        progress.env_step += self.per_decision
         progress.decision += 1
-        if (
-            progress.env_step >= config.random_env_steps
-            and progress.decision % config.decisions_per_update == 0
-        ):
-            self.metrics = self.learner.update(
-                self.replay, config.updates_per_round, progress.env_step / config.env_steps
+        explores = progress.env_step < config.random_env_steps
+        if explores or progress.decision % config.decisions_per_update:
+            return
+        done = progress.env_step / config.env_steps
+        self.metrics = self.learner.update(self.replay, config.updates_per_round, done)
+        if bad := [name for name, value in self.metrics.items() if not np.isfinite(value)]:
+            raise FloatingPointError(
+                f"{', '.join(bad)} not finite after {progress.env_step} env_steps; the last good "
+                f"checkpoint is {self.run.checkpoint_path}; try a lower learning rate"
             )
-            if bad := [k for k, v in self.metrics.items() if not np.isfinite(v)]:
-                raise FloatingPointError(
-                    f"{', '.join(bad)} not finite after {progress.env_step} env_steps; the last good checkpoint is "
-                    f"{self.run.checkpoint_path}; try a lower learning rate"
-                )
-        return self.metrics
 
-    def log(self, metrics: dict[str, float]) -> dict[str, float]:
-        """Writes and returns what is known now."""
-        shown = {**self.observer.metrics(), **metrics, "wall_s": self.progress.wall_s}
+    def log(self) -> dict[str, float]:
+        """Writes and returns the newest metrics."""
+        wall = {"wall_s": self.progress.wall_s}
+        shown = {**self.observer.metrics(), **self.metrics, **wall}
         self.run.log(self.progress.env_step, shown)
         return shown
 
     def collect(self) -> None:
-        """One decision in every environment: act, step, store."""
+        """Takes one decision in every environment: acts, steps, stores."""
         if self.progress.env_step < self.config.random_env_steps:
             action = self.rng.uniform(-1, 1, self.env.action_space.shape).astype(np.float32)
         else:
@@ -230,29 +299,5 @@ class Loop:
         self.obs = obs
 
 
-@contextmanager
-def asked_to_stop() -> Iterator[list[int]]:
-    """Yields a list that a first Ctrl-C (or SIGTERM) makes non-empty; a second one interrupts at once.
-
-    So a checkpoint is never taken between a world's step and its place in the replay.
-    """
-    asked: list[int] = []
-
-    def note(signum: int, frame: Any) -> None:
-        if asked:
-            raise KeyboardInterrupt
-        asked.append(signum)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield asked
-        return
-    old = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield asked
-    finally:
-        for signum, handler in old.items():
-            signal.signal(signum, handler)
-
-
-def _as_saved(value: Any) -> Any:
+def _as_array(value: Any) -> Any:
     return value.numpy() if isinstance(value, torch.Tensor) else value

@@ -1,4 +1,4 @@
-"""The newest of the states that were drawn: what non-parametric rewards compare with."""
+"""The newest states that were drawn from the replay, for non-parametric rewards."""
 
 from __future__ import annotations
 
@@ -7,11 +7,16 @@ from torch import Tensor, nn
 
 
 class Ring(nn.Module):
-    """The last `size` states of `n_seeds` learners: `states` (n_seeds, size, dim), of which `n_seen` were ever added.
+    """Holds the last `size` states of each of `n_seeds` learners.
 
-    The last `n_newest` of them came with the newest call of `add`: a learner that is paid for states it has just added
-    may compare them with the others. No call waits for a GPU: what is not yet filled is told by `filled`, not by a
-    smaller shape.
+    `states` is (n_seeds, size, dim). `n_seen` counts all states ever added, `n_newest` those of the
+    last call of `add`, so that a learner can compare them with the older ones. Shapes never change:
+    `filled` says which places hold a state, and no call waits for a GPU.
+
+    Args:
+        n_seeds: Learners.
+        size: States held for each.
+        dim: Length of a state.
     """
 
     states: Tensor
@@ -26,11 +31,11 @@ class Ring(nn.Module):
 
     @property
     def size(self) -> int:
-        """States held when full."""
+        """Returns how many states it holds when full."""
         return self.states.shape[1]
 
     def add(self, obs: Tensor) -> None:
-        """Adds states (n_seeds, batch, dim), over the oldest; of more than `size` the first."""
+        """Adds states (n_seeds, batch, dim) over the oldest; of more than `size`, the first ones."""
         n = min(obs.shape[1], self.size)
         self.states[:, (self.n_seen + torch.arange(n, device=obs.device)) % self.size] = obs[:, :n]
         self.n_seen += n
@@ -41,7 +46,7 @@ class Ring(nn.Module):
         return torch.arange(self.size, device=self.states.device) < self.n_seen
 
     def n_older(self) -> Tensor:
-        """Returns how many states are held beside the newest, a scalar."""
+        """Returns how many states it holds besides the newest, a scalar."""
         return self.n_seen.clamp(max=self.size) - self.n_newest
 
     def older(self) -> Tensor:
@@ -50,5 +55,8 @@ class Ring(nn.Module):
         return self.filled() & (age >= self.n_newest)
 
     def distance(self, obs: Tensor) -> Tensor:
-        """Returns Euclidean distances (n_seeds, batch, size) of obs (n_seeds, batch, dim); inf to empty places."""
+        """Returns Euclidean distances (n_seeds, batch, size) of obs (n_seeds, batch, dim).
+
+        The distance to an empty place is infinite.
+        """
         return torch.cdist(obs, self.states).masked_fill_(~self.filled(), torch.inf)

@@ -1,38 +1,51 @@
-"""Random network distillation (Burda et al., arXiv 1810.12894): the error of predicting a fixed random network."""
+"""Random network distillation (Burda et al., arXiv 1810.12894)."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from edp_robot.diffusion.networks import mlp
-from edp_robot.methods.explore.intrinsic_reward import IntrinsicReward
+from edp_robot.methods.explore.intrinsic_reward import INTRINSIC_REWARDS, IntrinsicReward
+from sim.core.spec import TaskSpec
 
 
+@dataclass(frozen=True)
+class RNDConfig:
+    """Sizes of the two networks and the predictor's learning rate."""
+
+    width: int = 256
+    out_dim: int = 64
+    learning_rate: float = 1e-4
+
+
+@INTRINSIC_REWARDS.register("rnd")
 class RND(IntrinsicReward):
-    """R(s) = ||f(s) - g(s)||^2 / dim: g is fixed and random, f learns g on the states that were visited."""
+    """R(s) = ||f(s) - g(s)||^2 / out_dim, where g is fixed and random and f learns g.
+
+    f learns on visited states, so its error is larger on states that were not visited.
+    """
+
+    Config = RNDConfig
 
     def __init__(
-        self,
-        obs_dim: int,
-        *,
-        n_seeds: int = 1,
-        width: int = 256,
-        out_dim: int = 64,
-        learning_rate: float = 1e-4,
-        centre: bool = False,
+        self, spec: TaskSpec, config: RNDConfig, *, n_seeds: int = 1, centre: bool = False
     ) -> None:
-        super().__init__(n_seeds, centre)
-        sizes = [obs_dim, width, width, out_dim]
+        super().__init__(spec, config, n_seeds=n_seeds, centre=centre)
+        sizes = [spec.obs_dim, config.width, config.width, config.out_dim]
         self.predictor = mlp(sizes, layer_norm=False, stack=(n_seeds,))
         self.target = mlp(sizes, layer_norm=False, stack=(n_seeds,)).requires_grad_(False)
-        self.optimizer = torch.optim.Adam(self.predictor.parameters(), lr=learning_rate, fused=True)
+        self.optimizer = torch.optim.Adam(
+            self.predictor.parameters(), lr=config.learning_rate, fused=True
+        )
 
     def _error(self, obs: Tensor) -> Tensor:
         return (self.predictor(obs) - self.target(obs)).square().mean(-1)
 
     def update(self, obs: Tensor) -> dict[str, Tensor]:
-        """One grad_step of the predictor on visited states; returns the loss (n_seeds,)."""
+        """Takes one grad_step of the predictor on visited states; returns the loss (n_seeds,)."""
         loss = self._error(obs).mean(-1)
         self.optimizer.zero_grad(set_to_none=True)
         loss.sum().backward()
@@ -45,5 +58,5 @@ class RND(IntrinsicReward):
         return self._error(obs)
 
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        """Returns the predictor's."""
+        """Returns the predictor's optimizer."""
         return {"rnd": self.optimizer}

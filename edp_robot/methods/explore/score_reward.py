@@ -1,80 +1,98 @@
-"""EDP's own intrinsic reward: how badly a diffusion model of the visited states predicts the noise on this one."""
+"""EDP's intrinsic reward: how badly a diffusion model of visited states predicts a state's noise."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from edp_robot.diffusion.losses import denoising_loss
-from edp_robot.diffusion.networks import NoiseModel
 from edp_robot.diffusion.schedule import add_noise, half_log_snr, sample_t, t_of_half_log_snr
-from edp_robot.methods.explore.intrinsic_reward import IntrinsicReward
+from edp_robot.methods.explore.exact_score import ExactScoreReward, novelty_columns
+from edp_robot.methods.explore.intrinsic_reward import INTRINSIC_REWARDS, IntrinsicReward
+from edp_robot.methods.explore.score_config import PAIRED, ScoreRewardConfig
+from edp_robot.methods.models import SMALL, domain_of, noise_model
+from sim.core.spec import TaskSpec
+
+# Draws per state (K) by domain, as the authors' code sets them (method section 2).
+PAPER_DRAWS = {"maze": 20, "gym": 20}
 
 
+@INTRINSIC_REWARDS.register("edp")
 class ScoreReward(IntrinsicReward):
-    """R(s) = E_{t, eps} ||eps'(s_t, t) - eps||^2 (method Eq. 5), divided by a running standard deviation.
+    """R(s) = E_{t, eps} ||eps'(s_t, t) - eps||^2 (method Eq. 5).
 
-    Estimators (method section 7), each less noisy than the one before: `iid` t and eps for every state, as in the
-    authors' code; `stratified` t; `antithetic`: also +-eps; `shared`: also one set of (t, eps) for the whole batch,
-    fresh at each call, so that the noise of the estimate cancels between states. All are measured without dropout
-    (the authors' code leaves it on, method section 4), with t in [t_low, t_high], where states differ.
+    Estimators (method section 7), each less noisy than the one before. `iid` draws t and eps for
+    every state, as the authors' code does. `stratified` stratifies t. `antithetic` also pairs +-eps.
+    `shared` also uses one set of (t, eps) for the whole batch, fresh at each call, so that the noise
+    of the estimate cancels between states. All are measured without dropout, which the authors' code
+    leaves on (method section 4).
 
-    `spacing` says how t is spread in there, for the estimate and, where it is not `time`, for the model's training too.
-    `time`: evenly, as in the authors' code. `log_snr`: evenly in log_snr (method Eq. 3), which is the weight with which
-    Eq. 5 bounds -log p(s). Evenly in t, most draws have noise of the size of a whole maze, and the reward hardly knows
-    what is rare: docs/exploration.md has both against the density of visits.
-
-    Args:
-        model: a stack of n_seeds noise models over the `columns` of the normalised observation.
-        columns: indices of the observation that novelty is measured on.
-        estimator, spacing: see above.
-        n_draws: network calls a state (K), even where noise comes in pairs.
-        learning_rate: of Adam.
+    `spacing` says how t is spread over [t_low, t_high]. `time` spreads it evenly, as the authors'
+    code does. `log_snr` spreads it evenly in log_snr (method Eq. 3), for the model's training too:
+    with that weight Eq. 5 bounds -log p(s). Evenly in t, most draws have noise of the size of a
+    whole maze, and the reward hardly knows what is rare (docs/exploration.md measures both).
     """
 
-    ESTIMATORS = ("iid", "stratified", "antithetic", "shared")
-    SPACINGS = ("time", "log_snr")
+    Config = ScoreRewardConfig
     columns: Tensor
 
     def __init__(
-        self,
-        model: NoiseModel,
-        columns: list[int],
+        self, spec: TaskSpec, config: ScoreRewardConfig, *, n_seeds: int = 1, centre: bool = False
+    ) -> None:
+        super().__init__(spec, config, n_seeds=n_seeds, centre=centre)
+        columns = novelty_columns(spec, config.fields)
+        self.config: ScoreRewardConfig = config
+        self.model = noise_model(len(columns), 0, config.model, (n_seeds,))
+        self.register_buffer("columns", torch.tensor(columns))
+        self.optimizer = torch.optim.Adam(
+            self.model.parameters(), lr=config.model.learning_rate, fused=True
+        )
+
+    @classmethod
+    def make(
+        cls,
+        spec: TaskSpec,
+        config: ScoreRewardConfig,
         *,
         n_seeds: int = 1,
-        estimator: str = "shared",
-        n_draws: int = 4,
-        learning_rate: float = 1e-4,
-        t_low: float = 0.05,
-        t_high: float = 0.6,
-        spacing: str = "time",
         centre: bool = False,
-    ) -> None:
-        super().__init__(n_seeds, centre)
-        if estimator not in self.ESTIMATORS:
-            raise ValueError(f"no estimator {estimator!r}; there are: {', '.join(self.ESTIMATORS)}")
-        if spacing not in self.SPACINGS:
-            raise ValueError(f"no spacing {spacing!r}; there are: {', '.join(self.SPACINGS)}")
-        self.spacing = spacing
-        self.paired = estimator in ("antithetic", "shared")
-        if n_draws < 1 or (self.paired and n_draws % 2):
-            raise ValueError(
-                f"n_draws={n_draws}: antithetic noise comes in pairs; give an even number, 2 or more"
-            )
-        self.model, self.estimator, self.n_draws, self.t_range = (
-            model,
-            estimator,
-            n_draws,
-            (t_low, t_high),
+    ) -> IntrinsicReward:
+        """Returns the exact form where the estimator is `exact`, else a ScoreReward.
+
+        Args:
+            spec: See IntrinsicReward.
+            config: See IntrinsicReward.
+            n_seeds: See IntrinsicReward.
+            centre: See IntrinsicReward.
+        """
+        form = ExactScoreReward if config.estimator == "exact" else cls
+        return form(spec, config, n_seeds=n_seeds, centre=centre)
+
+    @classmethod
+    def preset(cls, preset: str, spec: TaskSpec) -> ScoreRewardConfig:
+        """Returns the paper's settings, or those that explored best in minutes on two cores.
+
+        In a maze that is the exact form (docs/exploration.md). Its state model, t_high and spacing
+        are for the estimators with a network (`--set reward.estimator=...`).
+        """
+        if preset == "paper":
+            draws = PAPER_DRAWS.get(domain_of(spec), 10)
+            return ScoreRewardConfig(n_draws=draws, t_low=1e-3, t_high=1.0, estimator="iid")
+        if domain_of(spec) != "maze":
+            return ScoreRewardConfig(n_draws=4, model=SMALL)
+        model = replace(SMALL, learning_rate=1e-3, n_features=32, time_dim=32)
+        return ScoreRewardConfig(
+            t_low=0.004, t_high=0.2, spacing="log_snr", estimator="exact", model=model
         )
-        self.register_buffer("columns", torch.tensor(columns))
-        self.optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate, fused=True)
 
     def update(self, obs: Tensor) -> dict[str, Tensor]:
-        """One grad_step of method Eq. 4's first term; returns the loss (n_seeds,)."""
+        """Takes one grad_step of method Eq. 4's first term; returns the loss (n_seeds,)."""
         self.model.train()
-        own = self.spacing != "time"
-        t = self.level(sample_t(obs.shape[-2], obs.device, 0.0, 1.0)) if own else None
+        t = None
+        if self.config.spacing != "time":
+            t = self.level(sample_t(obs.shape[-2], obs.device, 0.0, 1.0))
         loss = denoising_loss(self.model, obs[..., self.columns], t=t)
         self.optimizer.zero_grad(set_to_none=True)
         loss.sum().backward()
@@ -83,8 +101,9 @@ class ScoreReward(IntrinsicReward):
 
     def level(self, u: Tensor) -> Tensor:
         """Returns the t at the share u of the way from t_low to t_high, in t or in log_snr."""
-        low, high = self.t_range
-        if self.spacing == "time":
+        low = self.config.t_low
+        high = self.config.t_high
+        if self.config.spacing == "time":
             return low + (high - low) * u
         a, b = half_log_snr(torch.tensor([low, high], dtype=torch.float64)).tolist()
         return t_of_half_log_snr(a + (b - a) * u.double()).float()
@@ -94,17 +113,19 @@ class ScoreReward(IntrinsicReward):
 
         Shared draws have no leading axes: they serve all states.
         """
-        lead = () if self.estimator == "shared" else shape[:-1]
-        n = self.n_draws // 2 if self.paired else self.n_draws
-        n_strata = 1 if self.estimator == "iid" else n
+        estimator = self.config.estimator
+        paired = estimator in PAIRED
+        lead = () if estimator == "shared" else shape[:-1]
+        n = self.config.n_draws // 2 if paired else self.config.n_draws
+        n_strata = 1 if estimator == "iid" else n
         place = torch.arange(n, device=device) % n_strata
         t = self.level((place + torch.rand(*lead, n, device=device)) / n_strata)
         eps = torch.randn(*lead, n, shape[-1], device=device)
-        return (torch.cat([t, t], -1), torch.cat([eps, -eps], -2)) if self.paired else (t, eps)
+        return (torch.cat([t, t], -1), torch.cat([eps, -eps], -2)) if paired else (t, eps)
 
     @torch.no_grad()
     def error(self, obs: Tensor) -> Tensor:
-        """Returns method Eq. 5 (n_seeds, batch), unscaled: the mean squared error a dimension over n_draws draws."""
+        """Returns method Eq. 5 (n_seeds, batch): the mean squared error per dimension and draw."""
         self.model.eval()
         x0 = obs[..., self.columns]
         t, eps = self.draws(x0.shape, obs.device)
@@ -112,5 +133,5 @@ class ScoreReward(IntrinsicReward):
         return (self.model(x_t, t) - eps).square().mean((-2, -1))
 
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        """Returns the state model's."""
+        """Returns the state model's optimizer."""
         return {"state": self.optimizer}

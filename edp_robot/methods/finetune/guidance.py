@@ -1,15 +1,20 @@
-"""Energy guidance by contrastive energy prediction, and its distillation into one noise model (method Eq. 9, 10)."""
+"""`edp-guidance`: the paper's fine-tuning, contrastive guidance and its distillation (Eq. 9, 10)."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from edp_robot.diffusion.losses import contrastive_energy_loss
-from edp_robot.diffusion.networks import FourierTime, NoiseModel, mlp
+from edp_robot.diffusion.networks import FourierTime, mlp
 from edp_robot.diffusion.schedule import add_noise, alpha_sigma, sample_t
+from edp_robot.methods.finetune.diffusion_tuner import DiffusionTuner
+from edp_robot.methods.finetune.fine_tuner import FINE_TUNERS
+from edp_robot.methods.finetune.proposals import ProposalConfig, Proposals, propose
+from sim.core.spec import TaskSpec
 
 
 @dataclass(frozen=True)
@@ -21,33 +26,58 @@ class GuidanceConfig:
     learning_rate: float = 3e-4
 
 
+@dataclass(frozen=True)
+class GuidedConfig(ProposalConfig):
+    """Adds the guidance network and the states in each of its grad_steps."""
+
+    guidance_batch: int = 64
+    guidance: GuidanceConfig = field(default_factory=GuidanceConfig)
+
+
 class Guidance(nn.Module):
-    """The energy f(s, a_t, t) = log E[exp(Q(s, a_0) / beta) | a_t] up to a constant a state."""
+    """The energy f(s, a_t, t) = log E[exp(Q(s, a_0) / beta) | a_t], up to a constant per state."""
 
     def __init__(self, obs_dim: int, act_dim: int, config: GuidanceConfig) -> None:
         super().__init__()
         self.time = FourierTime(32, 32, scale=1.0, activation="silu")
-        self.net = mlp(
-            [obs_dim + act_dim + 32, *[config.width] * config.n_layers, 1], layer_norm=False
-        )
+        sizes = [obs_dim + act_dim + 32, *[config.width] * config.n_layers, 1]
+        self.net = mlp(sizes, layer_norm=False)
         self.optimizer = torch.optim.Adam(self.parameters(), lr=config.learning_rate, fused=True)
 
     def forward(self, obs: Tensor, a_t: Tensor, t: Tensor) -> Tensor:
-        """Returns f (...,) for obs (..., obs_dim), a_t (..., act_dim), t broadcasting to (...,)."""
+        """Returns f (...,).
+
+        Args:
+            obs: Normalised observations (..., obs_dim).
+            a_t: Noised actions (..., act_dim).
+            t: Noise levels that broadcast to (...,).
+        """
         time = self.time(t).expand(*a_t.shape[:-1], -1)
         return self.net(torch.cat([obs, a_t, time], -1)).squeeze(-1)
 
     def gradient(self, obs: Tensor, a_t: Tensor, t: Tensor) -> Tensor:
-        """Returns grad_{a_t} f (batch, act_dim); what shifts the score."""
+        """Returns grad_{a_t} f (batch, act_dim), which shifts the score.
+
+        Args:
+            obs: See forward.
+            a_t: See forward.
+            t: See forward.
+        """
         with torch.enable_grad():
             a_t = a_t.detach().requires_grad_(True)
             return torch.autograd.grad(self(obs, a_t, t).sum(), a_t)[0]
 
     def update(self, obs: Tensor, actions: Tensor, q: Tensor, inverse_temp: float) -> float:
-        """One grad_step of Eq. 9; returns the loss.
+        """Takes one grad_step of Eq. 9; returns the loss.
 
-        obs (batch, obs_dim); actions (batch, K, act_dim) drawn from pi_d(.|s), as the paper has it (the authors' code
-        draws from the fine-tuned model); q (batch, K). One t a state, noise of its own for every action.
+        Each state gets one t, each action noise of its own.
+
+        Args:
+            obs: Normalised observations (batch, obs_dim).
+            actions: Actions (batch, K, act_dim) drawn from pi_d, as in the paper. The authors' code
+                draws them from the fine-tuned model.
+            q: Their values (batch, K).
+            inverse_temp: 1 / beta.
         """
         t = sample_t(len(obs), obs.device).unsqueeze(-1)
         a_t = add_noise(actions, torch.randn_like(actions), t)
@@ -60,24 +90,89 @@ class Guidance(nn.Module):
 
 
 def guided_noise(
-    reference: NoiseModel, guidance: Guidance, obs: Tensor, a_t: Tensor, t: Tensor
+    reference: nn.Module, guidance: Guidance, obs: Tensor, a_t: Tensor, t: Tensor
 ) -> Tensor:
-    """Returns eps_d - sigma_t grad f (batch, act_dim): the noise of pi_d exp(Q / beta) (method Eq. 7, 10)."""
+    """Returns eps_d - sigma_t grad f (batch, act_dim), the noise of pi_d exp(Q / beta).
+
+    Source: method Eq. 7 and 10.
+
+    Args:
+        reference: Noise model of pi_d.
+        guidance: The energy f.
+        obs: Normalised observations (batch, obs_dim).
+        a_t: Noised actions (batch, act_dim).
+        t: Noise levels (batch,).
+    """
     sigma = alpha_sigma(t)[1].unsqueeze(-1)
     with torch.no_grad():
         eps = reference(a_t, t, obs)
     return eps - sigma * guidance.gradient(obs, a_t, t)
 
 
-def distillation_loss(
-    model: NoiseModel, reference: NoiseModel, guidance: Guidance, obs: Tensor, actions: Tensor
-) -> Tensor:
-    """Returns the mean of ||eps_psi - (eps_d - sigma_t grad f)||^2 / act_dim, a scalar.
+@FINE_TUNERS.register("edp-guidance")
+class GuidedTuner(DiffusionTuner):
+    """Proposes from pi_d alone, fits the guidance (Eq. 9) and distils it into psi (Eq. 10)."""
 
-    That is Eq. 10: scores are -eps / sigma, so its weight sigma_t^2 leaves the plain difference of noises (the
-    authors' code is left with 1 / sigma too much). obs (batch, obs_dim), actions (batch, act_dim) to be noised.
-    """
-    t = sample_t(len(obs), obs.device)
-    a_t = add_noise(actions, torch.randn_like(actions), t)
-    target = guided_noise(reference, guidance, obs, a_t, t).detach()
-    return (model(a_t, t, obs) - target).square().mean()
+    Config = GuidedConfig
+
+    def __init__(self, spec: TaskSpec, config: GuidedConfig) -> None:
+        super().__init__(spec, config)
+        self.guidance = Guidance(spec.obs_dim, spec.act_dim, config.guidance)
+
+    @classmethod
+    def preset(cls, preset: str, spec: TaskSpec) -> GuidedConfig:
+        """Returns the paper's sizes, or smaller ones at a higher inverse temperature."""
+        config = super().preset(preset, spec)
+        if preset == "paper":
+            return config
+        return replace(
+            config,
+            proposal_denoise_steps=8,
+            inverse_temp=10.0,
+            relative_temp=True,
+            guidance=GuidanceConfig(width=128, n_layers=3, learning_rate=1e-3),
+        )
+
+    def improve(self, obs: Tensor, n: int) -> dict[str, float]:
+        """Takes `n` grad_steps of the guidance, then of psi; returns metrics."""
+        proposals = propose(self, [self.reference], obs)
+        guidance_loss = 0.0
+        psi_loss = 0.0
+        for _ in range(n):
+            guidance_loss = self.update_guidance(proposals)
+        self.psi.train()
+        for _ in range(n):
+            rows = torch.randint(len(obs), (self.config.policy_batch,))
+            chosen = proposals.resample(rows, self.config.inverse_temp)
+            psi_loss = self.grad_step(self.distillation_loss(proposals.obs[rows], chosen))
+        spread = proposals.spread()
+        return {"guidance_loss": guidance_loss, "psi_loss": psi_loss, "q_spread": spread}
+
+    def update_guidance(self, proposals: Proposals) -> float:
+        """Takes one grad_step of the guidance; returns its loss."""
+        rows = torch.randint(len(proposals.obs), (self.config.guidance_batch,))
+        obs = proposals.obs[rows]
+        actions = proposals.actions[rows]
+        q = proposals.q[rows]
+        return self.guidance.update(obs, actions, q, self.config.inverse_temp)
+
+    def distillation_loss(self, obs: Tensor, actions: Tensor) -> Tensor:
+        """Returns the mean of ||eps_psi - (eps_d - sigma_t grad f)||^2 / act_dim, a scalar.
+
+        That is Eq. 10: scores are -eps / sigma, so its weight sigma_t^2 leaves the plain difference
+        of noises. The authors' code keeps a factor 1 / sigma too much. `obs` (batch, obs_dim) is
+        normalised; `actions` (batch, act_dim) are noised here.
+        """
+        t = sample_t(len(obs), obs.device)
+        a_t = add_noise(actions, torch.randn_like(actions), t)
+        target = guided_noise(self.reference, self.guidance, obs, a_t, t).detach()
+        return (self.psi(a_t, t, obs) - target).square().mean()
+
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """Returns the optimizers of critic, psi and guidance."""
+        return {**super().optimizers(), "guidance": self.guidance.optimizer}
+
+    def load(self, saved: dict[str, Any]) -> None:
+        """Restores what `state` returned, from checkpoints with an older network name too."""
+        model = {name.removeprefix("improvement."): w for name, w in saved["model"].items()}
+        super().load({**saved, "model": model})

@@ -7,15 +7,10 @@ CONFIG = presets.pretrain("demo", "arm")
 
 
 def test_nested_fields_are_set_with_their_types():
-    settings = [
-        "ddpg.discount=0.5",
-        "loop.n_envs=3",
-        "centre_reward=false",
-        "score_reward.estimator=iid",
-    ]
+    settings = ["ddpg.discount=0.5", "loop.n_envs=3", "centre_reward=false", "reward.estimator=iid"]
     made = changed(CONFIG, [*settings, "ddpg.explore_noise=[0.1, 0.3]", "ddpg.learning_rate=1"])
     assert (made.ddpg.discount, made.loop.n_envs, made.centre_reward) == (0.5, 3, False)
-    assert (made.score_reward.estimator, made.ddpg.explore_noise, made.ddpg.learning_rate) == (
+    assert (made.reward.estimator, made.ddpg.explore_noise, made.ddpg.learning_rate) == (
         "iid",
         (0.1, 0.3),
         1.0,
@@ -35,13 +30,30 @@ def test_nested_fields_are_set_with_their_types():
         ("centre_reward=1", "expected bool, as true"),
         ("batch", "expected NAME=VALUE"),
         (
-            "score_reward.estimator=best",
+            "reward.estimator=best",
             "there is no 'best'; there are: iid, stratified, antithetic, shared, exact",
         ),
-        ("state_model.activation=relu", "there is no 'relu'; there are: mish, silu"),
+        ("reward.model.activation=relu", "there is no 'relu'; there are: mish, silu"),
         ("ddpg.discount=1.5", r"discount=1.5: give a number in \[0, 1\)"),
     ],
 )
 def test_mistakes_are_explained(setting, problem):
     with pytest.raises(ValueError, match=problem):
         changed(CONFIG, [setting])
+
+
+def test_names_of_older_versions_stand_for_todays():
+    old = ["score_reward.n_draws=8", "state_model.n_features=3"]
+    today = ["reward.n_draws=8", "reward.model.n_features=3"]
+    assert changed(CONFIG, old) == changed(CONFIG, today)
+    tune = presets.finetune("demo", "arm-press")
+    old = ["iql.expectile=0.8", "improve.n_uniform=2", "batch=64", "loop.n_envs=2"]
+    today = ["tuner.iql.expectile=0.8", "tuner.n_uniform=2", "tuner.batch=64", "loop.n_envs=2"]
+    assert changed(tune, old) == changed(tune, today)
+    ddpg = presets.finetune("demo", "arm-press", method="ddpg")
+    assert changed(ddpg, ["ddpg.discount=0.5"]).tuner.discount == 0.5
+
+
+def test_a_setting_of_another_method_is_refused():
+    with pytest.raises(ValueError, match="no setting 'rnd.width': there is no 'width'"):
+        changed(CONFIG, ["rnd.width=3"])

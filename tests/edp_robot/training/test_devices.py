@@ -10,7 +10,7 @@ from edp_robot.config import presets
 from edp_robot.config.settings import changed
 from edp_robot.methods.replay import Replay
 from edp_robot.training import devices
-from edp_robot.training.pretrainer import Pretrainer
+from edp_robot.training.pretrain import Pretrainer
 from sim.core.registry import task_spec
 
 META = torch.device("meta")

@@ -14,10 +14,11 @@ from support.tiny import tiny_finetune, tiny_pretrain
 
 from edp_robot.config import presets
 from edp_robot.methods.replay import Replay
+from edp_robot.training.checkpoint import flatten, load_tree
 from edp_robot.training.finetune import finetune, learn_offline, make_learner
 from edp_robot.training.pretrain import pretrain
-from edp_robot.training.pretrained import load_pretrained
-from edp_robot.training.runs import flatten, load_tree, read_metrics
+from edp_robot.training.runs import read_metrics
+from edp_robot.training.source import load_pretrained
 from edp_robot.training.train_loop import Loop
 from sim.core.registry import task_spec
 from sim.tasks.mazes import Maze
@@ -154,7 +155,7 @@ def test_a_killed_maze_run_ends_on_the_same_curve(tmp_path):
 
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(tmp_path, monkeypatch):
-    from edp_robot.training.pretrainer import Pretrainer
+    from edp_robot.training.pretrain import Pretrainer
 
     monkeypatch.setattr(
         Pretrainer, "update_once", lambda self, batch: {"state_loss": torch.tensor(float("nan"))}
@@ -215,20 +216,14 @@ def test_paper_preset_is_the_papers():
         presets.pretrain("paper", "maze-square-a"),
         presets.pretrain("paper", "gym:Walker2d-v5"),
     )
-    assert (maze.score_reward.n_draws, maze.loop.updates_per_round, maze.batch) == (20, 5, 1024)
+    assert (maze.reward.n_draws, maze.loop.updates_per_round, maze.batch) == (20, 5, 1024)
     assert walker.batch == 256 and maze.ddpg.width == 1024 and maze.ddpg.n_step == 3
-    assert (maze.state_model.width, maze.state_model.inner, maze.state_model.dropout) == (
-        256,
-        1024,
-        0.1,
-    )
+    model = maze.reward.model
+    assert (model.width, model.inner, model.dropout) == (256, 1024, 0.1)
     tune = presets.finetune("paper", "arm-press")
     assert tune.method == "edp-guidance" and not tune.reuse_replay
-    assert (tune.improve.n_proposals, tune.improve.inverse_temp, tune.iql.expectile) == (
-        32,
-        3.0,
-        0.7,
-    )
+    tuner = tune.tuner
+    assert (tuner.n_proposals, tuner.inverse_temp, tuner.iql.expectile) == (32, 3.0, 0.7)
     assert tune.loop.updates_per_round == tune.loop.decisions_per_update == 10_000
 
 

@@ -7,11 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from edp_robot.config.schema import DistillConfig
 from edp_robot.deploy.policies import DiffusionPolicy
 from edp_robot.diffusion.networks import Normaliser
 from edp_robot.diffusion.schedule import alpha_sigma
-from edp_robot.training.distillers import DISTILLERS, make_student
+from edp_robot.training.distillers import DISTILLERS, DistillConfig, make_student
 from sim.core.registry import task_spec
 
 MODES, STD, SHARE = torch.tensor([-0.7, 0.7]), 0.05, torch.tensor([0.3, 0.7])

@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+from support.tiny import plain_spec
 
 from edp_robot.diffusion.schedule import (
     alpha_sigma,
@@ -11,27 +12,30 @@ from edp_robot.diffusion.schedule import (
 )
 from edp_robot.methods.explore.exact_score import ExactScoreReward
 from edp_robot.methods.explore.ring import Ring
+from edp_robot.methods.explore.score_config import ScoreRewardConfig
 
 T_LOW = 0.05
 
 
-def exact(states, columns=(0, 1), pseudo_count=1e-30, **options) -> ExactScoreReward:
-    """Returns a reward that compares with `states`; what came last is left out."""
-    intrinsic = ExactScoreReward(
-        list(columns), t_low=T_LOW, n_seeds=len(states), pseudo_count=pseudo_count, **options
-    )
-    intrinsic.update(states)
-    intrinsic.update(states[:, :1])
-    return intrinsic
+def reward(obs_dim=1, n_seeds=1, **options) -> ExactScoreReward:
+    config = ScoreRewardConfig(estimator="exact", **{"t_low": T_LOW, **options})
+    return ExactScoreReward(plain_spec(obs_dim), config, n_seeds=n_seeds)
+
+
+def exact(states, pseudo_count=1e-30, **options) -> ExactScoreReward:
+    """Returns a reward that compares with `states`, and leaves out what came last."""
+    made = reward(states.shape[-1], len(states), pseudo_count=pseudo_count, **options)
+    made.update(states)
+    made.update(states[:, :1])
+    return made
 
 
 def test_one_state_by_hand():
     """One state at (1, 2): -log Normal(s; (1, 2), std^2 I) with std = sigma / alpha."""
     alpha, sigma, _ = scalar_coefficients(T_LOW)
     std = sigma / alpha
-    got = exact(torch.tensor([[[1.0, 9.0, 2.0]]]), (0, 2)).error(
-        torch.tensor([[[1.0, 0.0, 2.0], [1.0, 0.0, 2.5]]])
-    )
+    intrinsic = exact(torch.tensor([[[1.0, 9.0, 2.0]]]), fields=("x2", "x0"))
+    got = intrinsic.error(torch.tensor([[[1.0, 0.0, 2.0], [1.0, 0.0, 2.5]]]))
     at = math.log(2 * math.pi * std**2)
     torch.testing.assert_close(got, torch.tensor([[at, at + 0.25 / (2 * std**2)]]))
 
@@ -40,7 +44,7 @@ def test_many_states_of_a_gaussian_give_its_log_density():
     torch.manual_seed(0)
     alpha, sigma, _ = scalar_coefficients(T_LOW)
     variance = 0.5**2 + (sigma / alpha) ** 2
-    intrinsic = exact(0.5 * torch.randn(1, 200_000, 1), (0,), n_states=200_001)
+    intrinsic = exact(0.5 * torch.randn(1, 200_000, 1), n_states=200_001)
     x = torch.tensor([0.0, 0.5, 1.0])
     expected = x**2 / (2 * variance) + 0.5 * math.log(2 * math.pi * variance)
     torch.testing.assert_close(
@@ -62,7 +66,8 @@ def test_it_is_the_integral_of_the_best_models_errors():
     whose growth with the scale is the -1.
     """
     torch.manual_seed(0)
-    states, s = torch.tensor([-1.0, -0.8, 0.1, 0.9], dtype=torch.float64), 0.3
+    states = torch.tensor([-1.0, -0.8, 0.1, 0.9], dtype=torch.float64)
+    s = 0.3
     eps = torch.randn(4_000, dtype=torch.float64)
     eps = torch.cat([eps, -eps])
     ends = half_log_snr(torch.tensor([0.7, T_LOW], dtype=torch.float64))
@@ -86,13 +91,13 @@ def test_it_is_the_integral_of_the_best_models_errors():
 
 def test_what_was_seen_pays_less_at_once():
     torch.manual_seed(0)
-    seen, new = torch.rand(1, 128, 2), torch.tensor([[[3.0, 3.0]]])
+    seen = torch.rand(1, 128, 2)
+    new = torch.tensor([[[3.0, 3.0]]])
     intrinsic = exact(seen)
     before = intrinsic.error(new).item()
     intrinsic.update(new)
-    assert intrinsic.error(new).item() == pytest.approx(
-        before, abs=0.1
-    )  # it may be the state that is paid for
+    # The newest state may be the one that is paid for, so it does not count yet.
+    assert intrinsic.error(new).item() == pytest.approx(before, abs=0.1)
     intrinsic.update(seen[:, :1])
     assert intrinsic.error(new).item() < before - 50
     assert intrinsic.error(torch.tensor([[[-1.0, -1.0]]])).item() > intrinsic.error(new).item() + 10
@@ -107,32 +112,36 @@ def test_seeds_see_their_own_states():
 def test_a_state_near_no_other_counts_as_the_pseudo_count():
     """-log(pseudo_count / (n sqrt(2 pi)^2 std^2)) with n = 4; half of it pays log 2 more."""
     alpha, sigma, _ = scalar_coefficients(T_LOW)
-    far, states = torch.full((1, 1, 2), 50.0), torch.rand(1, 4, 2)
+    far = torch.full((1, 1, 2), 50.0)
+    states = torch.rand(1, 4, 2)
     got = [exact(states, pseudo_count=c).error(far).item() for c in (0.1, 0.05)]
     assert got[0] == pytest.approx(math.log(4 * 2 * math.pi * (sigma / alpha) ** 2 / 0.1), rel=1e-4)
     assert got[1] - got[0] == pytest.approx(math.log(2), rel=1e-4)
 
 
 def test_nothing_seen_pays_nothing():
-    intrinsic = ExactScoreReward([0, 1], t_low=T_LOW)
-    assert intrinsic.error(torch.ones(1, 3, 2)).tolist() == [[0.0] * 3]
+    assert reward(2).error(torch.ones(1, 3, 2)).tolist() == [[0.0] * 3]
 
 
 @pytest.mark.parametrize("t_low", [0.0, 1.0])
 def test_levels_that_cannot_be_are_refused(t_low):
     with pytest.raises(ValueError, match=f"t_low={t_low}"):
-        ExactScoreReward([0], t_low=t_low)
+        reward(t_low=t_low)
 
 
 def test_a_pseudo_count_of_nothing_is_refused():
     with pytest.raises(ValueError, match=r"pseudo_count=0\.0: give a number above 0"):
-        ExactScoreReward([0], t_low=T_LOW, pseudo_count=0.0)
+        reward(pseudo_count=0.0)
+
+
+def test_a_field_that_the_task_lacks_is_refused():
+    with pytest.raises(KeyError, match="no observation field 'x7'.*'x0', 'x1'"):
+        reward(2, fields=("x0", "x7"))
 
 
 def test_a_batch_that_fills_the_ring_is_refused():
-    intrinsic = ExactScoreReward([0], t_low=T_LOW, n_states=4)
     with pytest.raises(ValueError, match="batch of 4 states, and n_states=4 are held"):
-        intrinsic.update(torch.zeros(1, 4, 1))
+        reward(n_states=4).update(torch.zeros(1, 4, 1))
 
 
 def test_a_ring_keeps_the_newest_and_knows_what_is_empty():

@@ -1,0 +1,89 @@
+"""`ddpg`: fine-tunes the Gaussian policy by DDPG, the paper's main way on URLB."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from edp_robot.deploy.policies import GaussianPolicy
+from edp_robot.methods.ddpg import DDPG, DDPGConfig
+from edp_robot.methods.finetune.fine_tuner import FINE_TUNERS, FineTuner
+from edp_robot.methods.replay import Replay
+from sim.core.spec import TaskSpec
+
+
+@dataclass(frozen=True)
+class GaussianConfig(DDPGConfig):
+    """DDPG's hyperparameters and the transitions in a batch."""
+
+    batch: int = 256
+
+
+@FINE_TUNERS.register("ddpg")
+class GaussianTuner(FineTuner):
+    """DDPG on the task's reward, with the actor of the pre-training."""
+
+    Config = GaussianConfig
+
+    def __init__(self, spec: TaskSpec, config: GaussianConfig) -> None:
+        super().__init__(spec, config)
+        self.ddpg = DDPG(spec.obs_dim, spec.act_dim, config)
+        self.policy = GaussianPolicy(self.normaliser, self.ddpg.actor, spec.act_dim)
+
+    @classmethod
+    def preset(cls, preset: str, spec: TaskSpec) -> GaussianConfig:
+        """Returns the paper's settings, or smaller networks and more exploration."""
+        if preset == "paper":
+            return GaussianConfig(width=1024, layer_norm=False, learning_rate=1e-4, n_step=3)
+        return GaussianConfig(
+            width=128, discount=0.95, explore_noise=(0.05, 0.6), pre_tanh_penalty=0.01
+        )
+
+    @classmethod
+    def loop_changes(cls, preset: str) -> dict[str, Any]:
+        """Returns an update at every decision: DDPG gains nothing from rounds."""
+        if preset == "paper":
+            return {}
+        every = {"decisions_per_update": 1, "updates_per_round": 10}
+        return {**every, "env_steps": 90_000} if preset == "demo" else every
+
+    def start_from(self, weights: Callable[[str], dict[str, Tensor]]) -> None:
+        """Starts the actor as the pre-trained Gaussian policy."""
+        self.ddpg.actor.load_state_dict(weights("ddpg.actor"))
+
+    @torch.no_grad()
+    def act(self, obs: np.ndarray) -> np.ndarray:
+        """Returns exploring actions (n, act_dim)."""
+        return self.ddpg.explore(self.normaliser(torch.from_numpy(obs))).numpy()
+
+    def update(self, replay: Replay, n_updates: int, done: float) -> dict[str, float]:
+        """Takes `n_updates` grad_steps; returns the last metrics.
+
+        Args:
+            replay: See FineTuner.
+            n_updates: See FineTuner.
+            done: See FineTuner.
+        """
+        metrics: dict[str, Tensor] = {}
+        for _ in range(n_updates):
+            batch = self.sample(replay, self.config.batch, self.config.n_step)
+            metrics = self.ddpg.update(batch, batch.reward)
+        return {name: value.item() for name, value in metrics.items()}
+
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """Returns the optimizers of actor and critic."""
+        return {"actor": self.ddpg.actor_optimizer, "critic": self.ddpg.critic_optimizer}
+
+    def state(self) -> dict[str, Any]:
+        """Returns networks, optimizers and the exploration noise as a tree."""
+        return {**super().state(), "noise": self.ddpg.noise}
+
+    def load(self, saved: dict[str, Any]) -> None:
+        """Restores what `state` returned."""
+        super().load(saved)
+        self.ddpg.noise = saved["noise"]

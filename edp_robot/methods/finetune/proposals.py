@@ -1,0 +1,79 @@
+"""Proposed actions for each state, weighted by the critic: samples of pi_n (method Eq. 7)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from edp_robot.diffusion.solver import dpm_solver_pp
+from edp_robot.methods.finetune.diffusion_tuner import DiffusionTuner, DiffusionTunerConfig
+
+
+@dataclass(frozen=True)
+class ProposalConfig(DiffusionTunerConfig):
+    """How actions are proposed and weighted.
+
+    `n_proposals` is K of method Eq. 9 and `inverse_temp` is 1 / beta. With `relative_temp`, beta is
+    in units of Q's mean spread within a state, so that every round moves the policy as far.
+    """
+
+    n_proposals: int = 32
+    proposal_denoise_steps: int = 15
+    inverse_temp: float = 3.0
+    relative_temp: bool = False
+
+
+@dataclass(frozen=True)
+class Proposals:
+    """Normalised states (m, obs_dim), K actions for each (m, K, act_dim), and their Q (m, K)."""
+
+    obs: Tensor
+    actions: Tensor
+    q: Tensor
+
+    def resample(self, rows: Tensor, inverse_temp: float) -> Tensor:
+        """Returns an action for each row, drawn with probability softmax(q inverse_temp)."""
+        weight = torch.softmax(self.q[rows] * inverse_temp, -1)
+        return self.actions[rows, torch.multinomial(weight, 1).squeeze(-1)]
+
+    def spread(self) -> float:
+        """Returns the mean standard deviation of Q within a state."""
+        return self.q.std(1).mean().item()
+
+
+@torch.no_grad()
+def propose(
+    tuner: DiffusionTuner, models: Sequence[nn.Module], obs: Tensor, n_uniform: int = 0
+) -> Proposals:
+    """Returns `config.n_proposals` actions for each state, valued by the tuner's critic.
+
+    Args:
+        tuner: Its config is a ProposalConfig.
+        models: Noise models, each of which proposes an equal share.
+        obs: Normalised states (m, obs_dim).
+        n_uniform: How many of the actions are drawn uniformly from [-1, 1].
+    """
+    config: ProposalConfig = tuner.config
+    act_dim = tuner.spec.act_dim
+    k = (config.n_proposals - n_uniform) // len(models)
+    wide = obs.repeat_interleave(k, 0)
+    parts = []
+    for model in models:
+        model.eval()
+        noise = torch.randn(len(wide), act_dim, device=obs.device)
+
+        def eps_hat(x: Tensor, t: Tensor, model: nn.Module = model) -> Tensor:
+            return model(x, t, wide)
+
+        drawn = dpm_solver_pp(eps_hat, noise, config.proposal_denoise_steps)
+        parts.append(drawn.reshape(len(obs), k, act_dim))
+    uniform = 2 * torch.rand(len(obs), n_uniform, act_dim, device=obs.device) - 1
+    actions = torch.cat([*parts, uniform], 1)
+    n = actions.shape[1]
+    q = tuner.iql.q(obs.repeat_interleave(n, 0), actions.flatten(0, 1)).reshape(len(obs), n)
+    if config.relative_temp:
+        q = q / q.std(1).mean().clamp(min=1e-6)
+    return Proposals(obs, actions, q)

@@ -1,0 +1,66 @@
+"""`edp`: fits the diffusion policy to proposals resampled by exp(Q / beta) (method Eq. 7).
+
+Among K proposals for a state it draws one with probability softmax(Q / beta). That is a
+self-normalised sample of pi_n, and the noise model is fitted to such samples without a guidance
+network. The proposals come in equal parts from the reference policy and the policy so far, and
+some are uniform, so Eq. 7's reference is the mixture of these: a round need not find again what an
+earlier one learned, what pre-training explored is never lost, and what it never did stays possible.
+docs/log.md has the single runs behind this choice.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from edp_robot.diffusion.losses import denoising_loss
+from edp_robot.methods.finetune.diffusion_tuner import DiffusionTuner
+from edp_robot.methods.finetune.fine_tuner import FINE_TUNERS
+from edp_robot.methods.finetune.proposals import ProposalConfig, propose
+from sim.core.spec import TaskSpec
+
+
+@dataclass(frozen=True)
+class ResamplingConfig(ProposalConfig):
+    """`n_uniform` of the `n_proposals` actions are drawn uniformly."""
+
+    n_uniform: int = 0
+
+    def __post_init__(self) -> None:
+        most = self.n_proposals - 2
+        if not 0 <= self.n_uniform <= most:
+            raise ValueError(
+                f"n_uniform={self.n_uniform}: give 0 to n_proposals - 2 = {most}; "
+                "reference and policy propose the others"
+            )
+
+
+@FINE_TUNERS.register("edp")
+class Resampling(DiffusionTuner):
+    """Minimises the denoising loss on actions resampled from reference and current policy."""
+
+    Config = ResamplingConfig
+
+    @classmethod
+    def preset(cls, preset: str, spec: TaskSpec) -> ResamplingConfig:
+        """Returns the paper's sizes, or cheaper proposals at a higher inverse temperature."""
+        config = super().preset(preset, spec)
+        if preset == "paper":
+            return config
+        return replace(
+            config, n_uniform=8, proposal_denoise_steps=8, inverse_temp=10.0, relative_temp=True
+        )
+
+    def improve(self, obs: Tensor, n: int) -> dict[str, float]:
+        """Takes `n` grad_steps of psi at normalised states (n_states, obs_dim); returns metrics."""
+        config = self.config
+        proposals = propose(self, [self.reference, self.psi_average], obs, config.n_uniform)
+        self.psi.train()
+        loss = 0.0
+        for _ in range(n):
+            rows = torch.randint(len(obs), (config.policy_batch,))
+            chosen = proposals.resample(rows, config.inverse_temp)
+            loss = self.grad_step(denoising_loss(self.psi, chosen, proposals.obs[rows]))
+        return {"psi_loss": loss, "q_spread": proposals.spread()}

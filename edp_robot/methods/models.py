@@ -1,0 +1,66 @@
+"""Networks made from a task's spec and a configuration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+
+from edp_robot.diffusion.networks import NoiseModel, Normaliser, Stack
+from sim.core.spec import TaskSpec
+
+
+@dataclass(frozen=True)
+class NoiseModelConfig:
+    """Sizes of a noise model and its learning rate (method section 2).
+
+    `n_features` counts the Fourier features of the noised vector. Their frequencies go up to
+    `feature_scale` [cycles per unit].
+    """
+
+    width: int = 256
+    inner: int = 1024
+    n_blocks: int = 3
+    dropout: float = 0.1
+    learning_rate: float = 1e-4
+    activation: Literal["mish", "silu"] = "mish"
+    n_features: int = 0
+    feature_scale: float = 1.0
+    time_dim: int = 128
+
+
+SMALL = NoiseModelConfig(
+    width=64, inner=128, n_blocks=2, dropout=0.0, learning_rate=3e-4, activation="silu"
+)
+
+
+def normaliser(spec: TaskSpec) -> Normaliser:
+    """Returns the map of the spec's limits to [-1, 1]; elements without limits pass unchanged."""
+    low, high = spec.obs_limits()
+    known = np.isfinite(low) & np.isfinite(high)
+    centre = np.where(known, (np.where(known, low, 0) + np.where(known, high, 0)) / 2, 0.0)
+    scale = np.where(known, (np.where(known, high, 2) - np.where(known, low, 0)) / 2, 1.0)
+    return Normaliser(torch.tensor(centre), torch.tensor(np.maximum(scale, 1e-6)))
+
+
+def noise_model(dim: int, cond_dim: int, config: NoiseModelConfig, stack: Stack = ()) -> NoiseModel:
+    """Returns a noise model of the configured sizes.
+
+    Args:
+        dim: Length of the vector that is noised.
+        cond_dim: Length of the condition. 0: there is none.
+        config: Sizes.
+        stack: Leading axes of every parameter, one network for each index.
+    """
+    sizes = {name: value for name, value in vars(config).items() if name != "learning_rate"}
+    return NoiseModel(dim, cond_dim, stack=stack, **sizes)
+
+
+def domain_of(spec: TaskSpec) -> str:  # until TaskSpec has it
+    return spec.name.split("-")[0].split(":")[0]
+
+
+def hold_of(spec: TaskSpec) -> int:  # until TaskSpec has it
+    return 10 if spec.name.startswith("arm") else 1
