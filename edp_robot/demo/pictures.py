@@ -9,7 +9,8 @@ import numpy as np
 
 from edp_robot.demo.report import picture
 from edp_robot.studies import plots
-from edp_robot.training.runs import load_tree, read_metrics
+from edp_robot.training.checkpoint import load_tree
+from edp_robot.training.runs import read_metrics
 
 
 def sections(

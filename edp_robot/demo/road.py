@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from edp_robot.cli.train import Preset
+from edp_robot.cli.arguments import Preset
 from edp_robot.demo.leash import leashed
 
 STAGES = ("pretrain", "random", "finetuned", "scratch", "student", "bundle")
@@ -280,7 +280,7 @@ class Road:
         """Draws the pictures, writes the report, prints what was asked and measured."""
         from edp_robot.demo import report as page
         from edp_robot.demo.pictures import sections
-        from edp_robot.training.runs import source_commit
+        from policy_server.contract.source import source_commit
 
         with self.stage("report", "drawing the report"):
             made = sections(self.out, self.numbers, self.data)

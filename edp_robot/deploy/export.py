@@ -14,10 +14,11 @@ from torch import nn
 
 from edp_robot.deploy.policies import BestOfK, Deployed
 from edp_robot.training.distill import load_student
-from edp_robot.training.runs import config_hash, read_config, source_commit
+from edp_robot.training.runs import RunRecord
 from edp_robot.training.source import Source, load_critic, load_source, visited_states
 from policy_server.contract.bundle import Bundle, save
 from policy_server.contract.field import Field
+from policy_server.contract.source import source_commit
 from sim.core.spec import FieldSpec, TaskSpec
 
 OPSET = 20
@@ -65,10 +66,11 @@ def load_policy(run: str | Path, n_denoise_steps: int = 15, best_of: int = 1) ->
     Raises:
         FileNotFoundError, ValueError: no run with a diffusion policy or student; no critic.
     """
-    held = read_config(run)
-    if held["kind"] == "DistillConfig":
+    record = RunRecord.load(run)
+    if record.config.teacher:
         policy, source = load_student(run)
-        method, n_denoise_steps = f"student-{held['config']['method']}", policy.n_denoise_steps
+        method = f"student-{record.config.method}"
+        n_denoise_steps = policy.n_denoise_steps
     else:
         source = load_source(run, n_denoise_steps)
         policy, method = source.teacher, "dpm-solver++"
@@ -206,7 +208,7 @@ def export(
         name=f"{spec.name}-{item.method}-{item.n_denoise_steps}",
         task=spec.name,
         source_commit=source_commit(),
-        config_hash=config_hash(read_config(run)["config"]),
+        config_hash=RunRecord.load(run).config_hash,
         obs=tuple(map(as_field, spec.obs)),
         action=tuple(map(as_field, spec.action)),
         horizon=horizon,

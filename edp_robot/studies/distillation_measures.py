@@ -16,8 +16,8 @@ from edp_robot.deploy.export import to_onnx
 from edp_robot.deploy.policies import Deployed
 from edp_robot.studies.distillation_runs import Policy, Uniform
 from edp_robot.training.actor import torch_actor
-from edp_robot.training.runs import write_atomic
 from edp_robot.training.source import Source, visited_states
+from policy_server.contract.files import write_atomic
 from sim.core.evaluate import evaluate
 from sim.core.spec import TaskSpec
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from edp_robot.studies.plots import BLUE, GREEN, GREY, ORANGE, _figure, _png
-from edp_robot.training.runs import write_atomic
+from policy_server.contract.files import write_atomic
 
 LOOKS = {
     "teacher": (GREY, "D"),

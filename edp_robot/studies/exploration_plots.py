@@ -14,7 +14,7 @@ import numpy as np
 
 from edp_robot.studies.exploration_runs import ARM, MAZE_PREFIX, METHODS, PAPER, Result
 from edp_robot.studies.plots import BLUE, GREEN, GREY, ORANGE
-from edp_robot.training.runs import load_tree
+from edp_robot.training.checkpoint import load_tree
 from sim.tasks.mazes import Maze
 
 # colour and marker, so that no two lines differ by colour alone

@@ -13,7 +13,7 @@ import numpy as np
 
 from edp_robot.studies import exploration_plots as plots
 from edp_robot.studies.exploration_runs import ARM, MAZE_PREFIX, METHODS, PAPER, Result
-from edp_robot.training.runs import write_atomic
+from policy_server.contract.files import write_atomic
 from sim.tasks.mazes import Maze
 
 COSTS = ["env_steps", "grad_steps", "wall s per seed"]

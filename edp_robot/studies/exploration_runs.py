@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from edp_robot.studies.processes import read_result
-from edp_robot.training.runs import read_config, read_metrics, write_atomic
+from edp_robot.training.runs import read_config, read_metrics
+from policy_server.contract.files import write_atomic
 
 ARM = "arm"
 MAZE_PREFIX = "maze-square-"

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from edp_robot.training.train_loop import asked_to_stop
+from policy_server.contract.signals import stop_on_signals
 
 POLL_S = 0.2
 # Threads that wait by spinning take the cores from those at work: beside other processes, seven times slower and more.
@@ -70,9 +70,9 @@ def run_all(
         finished: Called with each job that ended, and what went wrong ('' if nothing).
     """
     waiting, running = deque(jobs), {}
-    with asked_to_stop() as stop:
+    with stop_on_signals() as stop:
         try:
-            while (waiting or running) and not stop:
+            while (waiting or running) and not stop.is_set():
                 while waiting and len(running) < at_once:
                     job = waiting.popleft()
                     try:
@@ -91,7 +91,7 @@ def run_all(
                     time.sleep(POLL_S)
         finally:
             interrupt(running.values())
-        if stop:
+        if stop.is_set():
             raise KeyboardInterrupt
 
 

@@ -3,7 +3,7 @@ import torch
 
 from edp_robot.deploy.export import as_field, golden, to_onnx
 from edp_robot.deploy.students import PairedStudent
-from edp_robot.training.models import normaliser
+from edp_robot.methods.models import normaliser
 from policy_server.contract.bundle import save
 from sim.core.registry import task_spec
 

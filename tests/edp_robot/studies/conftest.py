@@ -3,7 +3,7 @@ import json
 import pytest
 import torch
 
-from edp_robot.training.runs import save_tree
+from edp_robot.training.checkpoint import save_tree
 
 
 @pytest.fixture(autouse=True)
