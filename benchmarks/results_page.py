@@ -48,13 +48,8 @@ def demo_table(report: dict) -> str:
     return "\n".join(lines)
 
 
-def put(name: str, block: str, page: Path = PAGE) -> None:
-    """Replaces the text between a page's markers.
-
-    Args:
-        name: The name in the markers.
-        block: The new text.
-        page: The page to change.
+def put(name: str, block: str) -> None:
+    """Replaces the text between the markers with this name by `block`.
 
     Raises:
         SystemExit: The page does not have exactly one such pair of markers.
@@ -62,10 +57,10 @@ def put(name: str, block: str, page: Path = PAGE) -> None:
     begin = f"<!-- {name}: begin -->"
     end = f"<!-- {name}: end -->"
     new = f"{begin}\n{block.strip()}\n{end}"
-    text, n = re.subn(f"{begin}.*?{end}", lambda _: new, page.read_text(), flags=re.S)
+    text, n = re.subn(f"{begin}.*?{end}", lambda _: new, PAGE.read_text(), flags=re.S)
     if n != 1:
-        raise SystemExit(f"{page.name} has {n} blocks between {begin} and {end}, expected 1")
-    page.write_text(text)
+        raise SystemExit(f"{PAGE.name} has {n} blocks between {begin} and {end}, expected 1")
+    PAGE.write_text(text)
 
 
 def main(folder: Path) -> None:
