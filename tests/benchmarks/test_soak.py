@@ -14,9 +14,9 @@ from soaking.reloads import Checker
 from soaking.serving import twin
 
 from policy_server.contract import wire
+from policy_server.contract.noise import NoiseStream
 from policy_server.contract.wire import Header, Kind, Status
 from policy_server.runtime.base import load_backend
-from policy_server.serving.noise import NoiseStream
 from policy_server.transport import zmtp
 
 FAULTS = ("n_lost", "n_twice", "n_stray", "n_unsent")
