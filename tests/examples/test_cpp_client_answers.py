@@ -5,6 +5,7 @@ import subprocess
 import numpy as np
 import pytest
 import zmq
+from support.cpp_client import values
 from support.impostor import Impostor
 
 from policy_server.contract import wire
@@ -70,7 +71,7 @@ def test_silence_ends_at_the_deadline(run, deadline_us):
     assert server.endpoint in message and "is the server running there" in message
 
 
-def test_stale_replies_are_dropped(cpp, run):
+def test_stale_replies_are_dropped(run):
     """The server keeps each answer back until the next request, so the first one read is stale."""
     kept = []
 
@@ -81,7 +82,7 @@ def test_stale_replies_are_dropped(cpp, run):
     with Impostor(reply) as server:
         lines = run("stale", server.endpoint)
     assert lines[:2] == ["timeout", "1"]
-    np.testing.assert_array_equal(cpp.values(lines[2:]).ravel(), [2, 3, 4, 5, 6])
+    np.testing.assert_array_equal(values(lines[2:]).ravel(), [2, 3, 4, 5, 6])
 
 
 def test_what_was_given_up_is_dropped_later_too(run):
@@ -95,7 +96,7 @@ def test_what_was_given_up_is_dropped_later_too(run):
         assert run("overdue", server.endpoint) == ["timeout", "refused 5, holds 0"]
 
 
-def test_act_gives_up_what_was_sent_before(cpp, run):
+def test_act_gives_up_what_was_sent_before(run):
     asked = []
 
     def reply(header):
@@ -105,10 +106,10 @@ def test_act_gives_up_what_was_sent_before(cpp, run):
         return [[action(one, one.sequence)] for one in asked] if len(asked) > 1 else []
 
     with Impostor(reply) as server:
-        assert cpp.values(run("overtake", server.endpoint)).tolist() == [[3]]
+        assert values(run("overtake", server.endpoint)).tolist() == [[3]]
 
 
-def test_a_burst_never_goes_back(cpp, run):
+def test_a_burst_never_goes_back(run):
     """Of answers in disorder only newer ones are taken, up to the newest."""
     first = []
 
@@ -122,7 +123,7 @@ def test_a_burst_never_goes_back(cpp, run):
         return [[error(first[4], Status.SUPERSEDED)], *answers]
 
     with Impostor(reply) as server:
-        taken = cpp.values(run("burst", server.endpoint, 6)).ravel().tolist()
+        taken = values(run("burst", server.endpoint, 6)).ravel().tolist()
     assert taken == sorted(set(taken))
     assert set(taken) <= {3.0, 5.0, 7.0}
     assert taken[-1] == 7.0
@@ -153,21 +154,21 @@ def test_unusable_answers_are_typed(run, reply, status):
         assert run("once", server.endpoint)[0].startswith(f"refused {int(status)} ")
 
 
-def test_answers_to_what_was_never_asked_are_dropped(cpp, run):
+def test_answers_to_what_was_never_asked_are_dropped(run):
     def reply(header):
         return [[action(header, 9, 9, sequence=99)], [action(header, 1, 2)]]
 
     with Impostor(reply) as server:
-        assert cpp.values(run("once", server.endpoint)).tolist() == [[1, 2]]
+        assert values(run("once", server.endpoint)).tolist() == [[1, 2]]
 
 
 @pytest.mark.skipif(not zmq.has("curve"), reason="this libzmq has no CURVE")
-def test_keys(cpp, run, program):
+def test_keys(run, program):
     public, secret = zmq.curve_keypair()
     own = [key.decode() for key in zmq.curve_keypair()]
     options = {"curve_server": True, "curve_secretkey": secret}
     with Impostor(lambda header: [[action(header, 1, 2)]], **options) as server:
-        assert cpp.values(run("once", server.endpoint, public.decode(), *own)).tolist() == [[1, 2]]
+        assert values(run("once", server.endpoint, public.decode(), *own)).tolist() == [[1, 2]]
         for wrong in ([own[0], *own], []):
             assert run("once", server.endpoint, *wrong)[0].startswith("timeout not connected")
         for mistyped in (["", *own], [public.decode()[1:], *own]):

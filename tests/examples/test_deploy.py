@@ -16,6 +16,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from support.serving import read_line
 
 from edp_robot import cli
 from policy_server.serving.server import DRAIN_S, LINGER_S
@@ -135,7 +136,7 @@ def free_port():
 
 
 @pytest.fixture
-def started(cpp, bundle_path, tmp_path):
+def started(bundle_path, tmp_path):
     """Starts a command of COMMANDS in its environment, with the test's bundle, keys and ports."""
     make_keys(tmp_path / "keys", "robot-1")
     metrics = f"127.0.0.1:{free_port()}"
@@ -152,7 +153,7 @@ def started(cpp, bundle_path, tmp_path):
         popen = subprocess.Popen(own, env={**os.environ, **variables}, **streams)
         process = stack.enter_context(popen)
         stack.callback(process.kill)
-        line = cpp.read_line(process)
+        line = read_line(process)
         assert line and line.startswith("serving "), (tmp_path / "log").read_text()
         where = {"endpoint": line.split(" on ")[1].split(",")[0], "metrics": metrics}
         keys = tmp_path / "keys/private/robot-1.key_secret"
