@@ -23,17 +23,18 @@ import numpy as np
 import onnx
 import onnxruntime
 import torch
-from edp_robot.training.models import normaliser
 from onnx import TensorProto, helper, numpy_helper
 
-from edp_robot.config.schema import DistillConfig
 from edp_robot.deploy.export import N_GOLDEN, to_onnx
 from edp_robot.deploy.students import PairedStudent
+from edp_robot.methods.models import normaliser
 from edp_robot.studies.distillation_measures import interleaved, products_call
+from edp_robot.training.distillers import DistillConfig
 from policy_server.bench.latency import host
 from policy_server.bench.statistics import summary
 from policy_server.contract.bundle import Bundle, save
 from policy_server.contract.field import Field
+from policy_server.contract.manifest import Manifest
 from policy_server.runtime.base import CheckedBackend, load_backend
 from policy_server.runtime.onnxruntime.bound import BoundGraph
 from policy_server.runtime.onnxruntime.providers import import_runtime, open_session
@@ -57,30 +58,21 @@ def untrained(folder: Path) -> Bundle:
         tuple(Field(f.name, f.start, f.stop, f.unit, f.low, f.high, f.max_rate) for f in part)
         for part in (spec.obs, spec.action)
     ]
-    about = {
-        "name": "untrained",
-        "task": spec.name,
-        "source_commit": "",
-        "config_hash": "",
-        "metrics": {},
-        "parity": {},
-    }
-    sizes = {
-        "horizon": 10,
-        "n_action_steps": 10,
-        "control_period_s": 0.01,
-        "latent_dim": spec.act_dim,
-    }
+    manifest = Manifest(
+        name="untrained",
+        task=spec.name,
+        source_commit="",
+        config_hash="",
+        obs=fields[0],
+        action=fields[1],
+        horizon=10,
+        n_action_steps=10,
+        control_period_s=0.01,
+        latent_dim=spec.act_dim,
+        sampler={"method": "student", "batch_sizes": [1, 8]},
+    )
     golden = {"obs": obs, "noise": noise, "action": action[0]}
-    sampler = {"method": "student", "batch_sizes": [1, 8]}
-    parts = {
-        "obs": fields[0],
-        "action": fields[1],
-        "onnx_bytes": graph,
-        "golden": golden,
-        "sampler": sampler,
-    }
-    return save(folder / "untrained", **about, **sizes, **parts)
+    return save(folder / "untrained", manifest, onnx_bytes=graph, golden=golden)
 
 
 def products(graph: bytes) -> list[np.ndarray]:
@@ -126,7 +118,9 @@ def bound_call(graph: bytes, n_in: int, n_out: int) -> Any:
     return BoundGraph(runtime, session, {"obs": (1, n_in), "action": (1, n_out)}, "cpu").run
 
 
-def contenders(bundle: Bundle, backend: CheckedBackend, weights: list[np.ndarray]) -> dict[str, Any]:
+def contenders(
+    bundle: Bundle, backend: CheckedBackend, weights: list[np.ndarray]
+) -> dict[str, Any]:
     """Returns what is timed, by name."""
     graph, golden = bundle.read("policy.onnx"), backend.golden
     obs, noise = golden["obs"][:1].copy(), golden["noise"][:1].copy()
@@ -211,7 +205,9 @@ def main() -> None:
         args.json.write_text(json.dumps({**result, "host": host()}, indent=1) + "\n")
 
 
-def report(bundle: Bundle, backend: CheckedBackend, weights: list[np.ndarray], n: int) -> dict[str, Any]:
+def report(
+    bundle: Bundle, backend: CheckedBackend, weights: list[np.ndarray], n: int
+) -> dict[str, Any]:
     """Prints and returns the times, and the floor in arithmetic and memory."""
     numbers = sum(w.size for w in weights)
     print(

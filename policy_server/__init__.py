@@ -1,7 +1,7 @@
 """Serves a policy to robots, drives a robot with it, and measures how fast that is.
 
-Needs no torch and no simulator. Each name loads when it is first used, so `from policy_server import
-PolicyClient` loads neither ONNX Runtime nor SciPy.
+Needs no torch and no simulator. Each name loads when it is first used: PolicyClient loads neither
+ONNX Runtime nor SciPy.
 
 Bundles:
     Bundle: A policy on disk, checked. `Bundle.load(folder)`.
@@ -17,7 +17,7 @@ Policies:
 
 Robots:
     Robot: The Protocol of every robot; a LeRobot robot has it.
-    make_robot: Makes a robot from a text like "sim:arm-press" or "my_robot:MyRobot?port=/dev/ttyUSB0".
+    make_robot: Makes a robot from a text like "sim:arm-press" or "my_robot:MyRobot?hz=50".
     run: Drives a robot with a policy in real time.
     ControlConfig: How `run` drives it: rate, length, limits.
 
@@ -42,7 +42,13 @@ from policy_server.contract.lazy import lazy_names
 
 if TYPE_CHECKING:
     from policy_server.contract.bundle import Bundle
-    from policy_server.contract.errors import BackendError, BundleError, PolicyError, PolicyTimeout
+    from policy_server.contract.errors import (
+        BackendError,
+        BundleError,
+        PolicyError,
+        PolicyTimeout,
+        ServerError,
+    )
     from policy_server.contract.field import Field
     from policy_server.contract.manifest import Manifest
     from policy_server.contract.policy import Policy
@@ -53,7 +59,6 @@ if TYPE_CHECKING:
     from policy_server.control.robot_io import RobotError
     from policy_server.runtime.base import load_backend
     from policy_server.serving.server import PolicyServer
-    from policy_server.transport.address import ServerError
     from policy_server.transport.keys import ClientKeys, ServerKeys
 
 __all__ = [
@@ -86,6 +91,7 @@ _MODULES = {
         "BundleError",
         "PolicyError",
         "PolicyTimeout",
+        "ServerError",
     ),
     "policy_server.contract.field": ("Field",),
     "policy_server.contract.manifest": ("Manifest",),
@@ -97,7 +103,6 @@ _MODULES = {
     "policy_server.control.robot_io": ("RobotError",),
     "policy_server.runtime.base": ("load_backend",),
     "policy_server.serving.server": ("PolicyServer",),
-    "policy_server.transport.address": ("ServerError",),
     "policy_server.transport.keys": ("ClientKeys", "ServerKeys"),
 }
 __getattr__, __dir__ = lazy_names(__name__, _MODULES)

@@ -11,6 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from policy_server.contract.bundle import Bundle, save
 from policy_server.contract.field import Field
+from policy_server.contract.manifest import Manifest
 
 OBS_DIM = 20
 ACT_DIM = 5
@@ -68,19 +69,19 @@ def student(path: Path) -> Bundle:
     )
     return save(
         path,
-        name="student-sized",
-        task="none",
-        source_commit="",
-        config_hash="",
-        obs=(state,),
-        action=(target,),
-        horizon=HORIZON,
-        n_action_steps=HORIZON,
-        control_period_s=0.01,
-        latent_dim=LATENT_DIM,
-        sampler={"method": "student", "batch_sizes": [1, 4, 8, 16]},
-        metrics={},
-        parity={},
+        Manifest(
+            name="student-sized",
+            task="none",
+            source_commit="",
+            config_hash="",
+            obs=(state,),
+            action=(target,),
+            horizon=HORIZON,
+            n_action_steps=HORIZON,
+            control_period_s=0.01,
+            latent_dim=LATENT_DIM,
+            sampler={"method": "student", "batch_sizes": [1, 4, 8, 16]},
+        ),
         onnx_bytes=onnx_bytes,
         golden={"obs": obs, "noise": noise, "action": action},
     )

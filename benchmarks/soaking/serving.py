@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,6 @@ from onnx import numpy_helper
 from peer_patterns.processes import Process, edp_serve
 
 from policy_server.contract.bundle import Bundle, save
-from policy_server.contract.manifest import Manifest
 
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
@@ -84,7 +83,5 @@ def twin(bundle: Bundle, path: Path, factor: float = 0.5) -> Bundle:
     golden = bundle.golden()
     session = onnxruntime.InferenceSession(onnx_bytes, providers=["CPUExecutionProvider"])
     action = np.asarray(session.run(None, {"obs": golden["obs"], "noise": golden["noise"]})[0])
-    kept = {field.name: getattr(bundle.manifest, field.name) for field in fields(Manifest)}
-    del kept["schema_version"], kept["files"]
-    kept["name"] = f"{bundle.manifest.name}-twin"
-    return save(path, **kept, onnx_bytes=onnx_bytes, golden={**golden, "action": action})
+    manifest = replace(bundle.manifest, name=f"{bundle.manifest.name}-twin")
+    return save(path, manifest, onnx_bytes=onnx_bytes, golden={**golden, "action": action})

@@ -18,6 +18,7 @@ from edp_robot.training.runs import RunRecord
 from edp_robot.training.source import Source, load_critic, load_source, visited_states
 from policy_server.contract.bundle import Bundle, save
 from policy_server.contract.field import Field
+from policy_server.contract.manifest import Manifest
 from policy_server.contract.source import source_commit
 from sim.core.spec import FieldSpec, TaskSpec
 
@@ -205,19 +206,21 @@ def export(
         )
     return save(
         Path(out),
-        name=f"{spec.name}-{item.method}-{item.n_denoise_steps}",
-        task=spec.name,
-        source_commit=source_commit(),
-        config_hash=RunRecord.load(run).config_hash,
-        obs=tuple(map(as_field, spec.obs)),
-        action=tuple(map(as_field, spec.action)),
-        horizon=horizon,
-        n_action_steps=horizon,
-        control_period_s=spec.control_period_s,
-        latent_dim=int(policy.latent_dim),  # type: ignore[arg-type]
-        sampler={**item.sampler(), "batch_sizes": list(BATCH_SIZES)},
-        metrics=metrics or {},
-        parity=found,
+        Manifest(
+            name=f"{spec.name}-{item.method}-{item.n_denoise_steps}",
+            task=spec.name,
+            source_commit=source_commit(),
+            config_hash=RunRecord.load(run).config_hash,
+            obs=tuple(map(as_field, spec.obs)),
+            action=tuple(map(as_field, spec.action)),
+            horizon=horizon,
+            n_action_steps=horizon,
+            control_period_s=spec.control_period_s,
+            latent_dim=int(policy.latent_dim),  # type: ignore[arg-type]
+            sampler={**item.sampler(), "batch_sizes": list(BATCH_SIZES)},
+            metrics=metrics or {},
+            parity=found,
+        ),
         onnx_bytes=graph,
         golden=golden(policy, spec, horizon, states),
     )

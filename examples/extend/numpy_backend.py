@@ -1,14 +1,14 @@
 """An inference backend in one file: a policy's graph in plain NumPy, by ONNX's reference evaluator.
 
-It is slow, needs no ONNX Runtime, and shows all that a backend must have. Copy the file to the folder
-that you work in, as my_backend.py, and name the class:
+It is slow, needs no ONNX Runtime, and shows all that a backend must have. Copy the file to your
+folder as my_backend.py, and name the class:
 
     edp bench latency BUNDLE --backend my_backend:NumpyBackend
     edp serve BUNDLE --backend my_backend:NumpyBackend
 
 or, in Python, `load_backend("BUNDLE", backend="my_backend:NumpyBackend")`. The caller checks the precision,
-the provider, every shape, and the bundle's golden vectors, so a backend that computes another policy
-does not serve.
+the provider, every shape, and the bundle's golden vectors, so a backend that computes another
+policy does not serve.
 """
 
 import numpy as np
@@ -35,9 +35,9 @@ class NumpyBackend:
         self._has_noise = "noise" in self._evaluator.input_names
 
     def act(self, obs: np.ndarray, noise: np.ndarray) -> np.ndarray:
-        """Returns actions (n, horizon, act_dim) float32 for obs (n, obs_dim) and noise (n, latent_dim)."""
+        """Returns actions (n, horizon, act_dim) for obs (n, obs_dim), noise (n, latent_dim)."""
         feeds = {"obs": np.asarray(obs, np.float32)}
         if self._has_noise:
             feeds["noise"] = np.asarray(noise, np.float32)
         [action] = self._evaluator.run(["action"], feeds)
-        return action
+        return np.asarray(action)

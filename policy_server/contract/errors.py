@@ -4,15 +4,19 @@ from policy_server.contract.wire import Status
 
 
 class BundleError(ValueError):
-    """A bundle, or a part of one, is damaged, foreign or inconsistent. The message says which part, and how."""
+    """A bundle is damaged, foreign or inconsistent. The message says which part, and how."""
 
 
 class BackendError(RuntimeError):
-    """The runtime, a provider or the graph is not what is needed. The message says what there is."""
+    """Runtime, provider or graph are not what is needed. The message says what there is."""
+
+
+class ServerError(RuntimeError):
+    """The server cannot start or listen. The message says why, and what to do."""
 
 
 class PolicyTimeout(TimeoutError):
-    """No answer came before the deadline. The message says how long the call waited, for what, and what to do."""
+    """No answer came before the deadline. The message says how long the call waited."""
 
 
 class PolicyError(RuntimeError):

@@ -1,4 +1,4 @@
-"""A field: the named part of an obs or action vector that belongs together, with unit and limits."""
+"""A field: a named part of an obs or action vector, with unit and limits."""
 
 from __future__ import annotations
 
@@ -23,12 +23,14 @@ class Field:
         unit: Physical unit, like "rad"; "1" for a number without a unit.
         low: Smallest value of each number [unit]; -inf where unbounded.
         high: Largest value of each number [unit]; +inf where unbounded.
-        max_rate: Fastest allowed change of each number [unit/s]; inf where unlimited. None: no limits.
-        entries: Name of each number, as the robot calls its feature, like "shoulder_pan.pos". None: unknown.
+        max_rate: Fastest allowed change of each number [unit/s]; inf where unlimited. None: no
+            limits.
+        entries: Name of each number, as the robot calls its feature, like "shoulder_pan.pos". None:
+            unknown.
 
     Raises:
-        BundleError: The slice is empty, a limit or `entries` has another length than the slice, a low is
-            above its high, a rate is not above 0, or two entries have the same name.
+        BundleError: The slice is empty, a limit or `entries` has another length than the slice, a
+            low is above its high, a rate is not above 0, or two entries have the same name.
     """
 
     name: str
@@ -48,7 +50,8 @@ class Field:
         )
         require(
             is_int(self.start) and is_int(self.stop) and 0 <= self.start < self.stop,
-            f"field {self.name}: slice [{self.start}, {self.stop}): expected whole numbers, 0 <= start < stop",
+            f"field {self.name}: slice [{self.start}, {self.stop}): "
+            "expected whole numbers, 0 <= start < stop",
         )
         for key in ("low", "high") if self.max_rate is None else ("low", "high", "max_rate"):
             object.__setattr__(self, key, self._limit(key, getattr(self, key)))
@@ -58,7 +61,8 @@ class Field:
         )
         require(
             self.max_rate is None or min(self.max_rate) > 0,
-            f"field {self.name}: max_rate {self.max_rate}: expected rates above 0, or null for no limit",
+            f"field {self.name}: max_rate {self.max_rate}: "
+            "expected rates above 0, or null for no limit",
         )
         if self.entries is not None:
             object.__setattr__(self, "entries", self._checked_entries())
@@ -77,7 +81,7 @@ class Field:
         return self.entries
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns JSON-ready values. An infinite limit becomes null; unknown entries are left out."""
+        """Returns JSON-ready values. An infinite limit becomes null; unknown entries get no key."""
         values = {
             "name": self.name,
             "start": self.start,
@@ -91,14 +95,14 @@ class Field:
 
     @classmethod
     def from_dict(cls, raw: Any) -> Field:
-        """Returns the field that `to_dict` wrote. Bundles from before `entries` existed have no such key.
+        """Returns the field that `to_dict` wrote. `entries` may be missing: older bundles lack it.
 
         Raises:
             BundleError: Keys or types differ from what `to_dict` writes.
         """
         require(
             isinstance(raw, dict) and _KEYS <= set(raw) <= {*_KEYS, "entries"},
-            f"field {raw!r}: expected keys {sorted(_KEYS)}, and entries if the numbers have names",
+            f"field {raw!r}: expected keys {sorted(_KEYS)}, and entries if known",
         )
         for key in ("low", "high", "max_rate", "entries"):
             listed = isinstance(raw.get(key, []), list) or (key == "max_rate" and raw[key] is None)
@@ -135,7 +139,8 @@ class Field:
         )
         require(
             fits,
-            f"field {self.name}: entries {given!r}: expected {len(self)} different names, one for each number",
+            f"field {self.name}: entries {given!r}: "
+            f"expected {len(self)} different names, one for each number",
         )
         return tuple(given or ())
 

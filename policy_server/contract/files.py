@@ -9,7 +9,9 @@ from typing import Any
 
 
 def write_atomic(path: str | Path, content: bytes | str) -> None:
-    """Writes `content` to a temporary file beside `path` and renames it. Makes the folder if it is missing.
+    """Writes `content` to a temporary file beside `path` and renames it.
+
+    A missing folder is made.
 
     Raises:
         OSError: The folder or the file cannot be written. The old content is still there.

@@ -1,4 +1,4 @@
-"""Loads a package's public names when they are first used, so that importing the package is fast."""
+"""Loads a package's public names when they are first used, so that its import is fast."""
 
 from __future__ import annotations
 

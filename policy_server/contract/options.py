@@ -19,14 +19,14 @@ def call_with_options(factory: Callable[..., Any], *args: Any, query: str) -> An
     """Returns `factory(*args, **options)` with the options that `query` gives.
 
     Args:
-        factory: A class or function. Its annotations (float, int, bool, str, or one of them `| None`)
-            convert the values.
+        factory: A class or function. Its annotations (float, int, bool or str, each also with
+            `| None`) convert the values.
         args: Arguments that come before the options.
         query: Text like "port=/dev/ttyUSB0&rate_hz=50". Empty: there are no options.
 
     Raises:
-        ValueError: The query is no list of option=value, an option is unknown or given twice, one that the
-            factory requires is missing, or a value is not of its option's type.
+        ValueError: The query is no list of option=value, an option is unknown or given twice, one
+            that the factory requires is missing, or a value is not of its option's type.
     """
     signature = inspect.signature(factory)
     parameters = dict(list(signature.parameters.items())[len(args) :])

@@ -1,13 +1,13 @@
 """Finds what users can add: by a registered name, or as `package.module:attribute`.
 
-There is one registry for each kind of part: intrinsic rewards, fine-tuners, tasks, robots, inference
-backends. A part is one file. Its decorator registers it, and no other file has to name it:
+There is one registry for each kind of part: intrinsic rewards, fine-tuners, tasks, robots,
+inference backends. A part is one file. A decorator registers it, and no other file has to name it:
 
     @INTRINSIC_REWARDS.register("curiosity")
     class Curiosity(IntrinsicReward): ...
 
-A registry knows a part when one of these is true: the part's module lies in the registry's own package,
-an installed distribution names it as an entry point, or the caller gives `package.module:attribute`.
+A registry finds a part if the part's module is in the registry's own package, if an installed
+distribution names it as an entry point, or if the caller gives `package.module:attribute`.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Registry(Generic[T]):
     Args:
         kind: What a part is called in messages, like "intrinsic reward".
         package: Package whose modules register parts when imported. None: there is no such package.
-        group: Entry point group of installed distributions, like "edp_robot.robots". None: there is none.
+        group: Entry point group of installed distributions, like "edp_robot.robots", or None.
     """
 
     def __init__(self, kind: str, *, package: str | None = None, group: str | None = None) -> None:
@@ -54,9 +54,7 @@ class Registry(Generic[T]):
         """
 
         def decorate(part: T) -> T:
-            if self._parts.setdefault(name, part) is not part and not _same(
-                self._parts[name], part
-            ):
+            if not _same(self._parts.get(name, part), part):
                 raise ValueError(f"two {self.kind}s are called {name!r}; rename one of them")
             self._parts[name] = part
             return part
@@ -72,13 +70,14 @@ class Registry(Generic[T]):
         """Returns the part that `name` stands for.
 
         Args:
-            name: A registered name, or `package.module:attribute`. The current folder is searched too.
-            may_import: Whether `package.module:attribute` is allowed. Pass False for a name that comes
-                from a file that others may have written, like a bundle's manifest.
+            name: A registered name, or `package.module:attribute`. The module may be in the current
+                folder.
+            may_import: Whether `package.module:attribute` is allowed. Pass False for a name that
+                comes from a file that others may have written, like a bundle's manifest.
 
         Raises:
-            UnknownName: No such name. The message lists those that exist.
-            ImportError: The module of `package.module:attribute` cannot be imported or lacks the attribute.
+            UnknownName: There is no such name. The message lists those that exist.
+            ImportError: `package.module:attribute` cannot be imported.
         """
         if name not in self._parts:
             self._scan()
@@ -93,17 +92,19 @@ class Registry(Generic[T]):
 
     def name_of(self, part: T) -> str:
         """Returns the name that `part` is registered as, or its `package.module:attribute`."""
-        registered = [name for name, known in self._parts.items() if known is part]
-        return registered[0] if registered else f"{part.__module__}:{part.__qualname__}"  # type: ignore[attr-defined]
+        for name, known in self._parts.items():
+            if known is part:
+                return name
+        return f"{part.__module__}:{part.__qualname__}"  # type: ignore[attr-defined]
 
     def _scan(self) -> None:
         """Imports every module of the package once, so that each can register its parts."""
         if self._package is None or self._scanned:
             return
-        self._scanned = True
         package = importlib.import_module(self._package)
         for module in pkgutil.iter_modules(package.__path__, f"{self._package}."):
             importlib.import_module(module.name)
+        self._scanned = True
 
     def _entry_points(self) -> dict[str, Any]:
         return {} if self._group is None else {e.name: e for e in entry_points(group=self._group)}
@@ -138,4 +139,6 @@ def import_attribute(path: str) -> Any:
 
 def _same(one: Any, other: Any) -> bool:
     """Returns whether two parts come from the same line of code, imported twice."""
+    if one is other:
+        return True
     return (one.__module__, one.__qualname__) == (other.__module__, other.__qualname__)

@@ -30,7 +30,7 @@ def handling(handlers: Mapping[int, Handler]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def stop_on_signals() -> Iterator[threading.Event]:
-    """Yields an event that the first SIGINT or SIGTERM sets, so that the work can end at a safe place.
+    """Yields an event that the first SIGINT or SIGTERM sets, so that work can end at a safe place.
 
     A second SIGINT raises KeyboardInterrupt at once.
     """

@@ -10,9 +10,10 @@ _HERE = Path(__file__)
 
 
 def source_commit(file: Path = _HERE) -> str:
-    """Returns the commit of the checkout that holds `file`, with "+" where a Python file differs from it.
+    """Returns the commit of the checkout that holds `file`, plus "+" if a Python file differs.
 
-    Returns "unknown" outside a checkout, where `file` is not under version control, and without git.
+    Returns "unknown" outside a checkout, for a file that is not under version control, and without
+    git.
 
     Args:
         file: A source file. A package that is installed below some other checkout has no commit.

@@ -1,6 +1,6 @@
-"""The bytes on the wire: one ZeroMQ frame a message, a 56-byte little-endian header and a payload.
+"""The bytes on the wire: each message is one frame, a 56-byte little-endian header and a payload.
 
-docs/wire.md is the specification; a test holds its example against this file.
+docs/wire.md is the specification. A test compares its example with this file.
 """
 
 import json
@@ -53,11 +53,11 @@ class Status(IntEnum):
 
 
 class WireError(ValueError):
-    """A message that breaks the specification.
+    """A message breaks the specification.
 
     Attributes:
-        status: Which status answers it.
-        sequence: Sequence number of the message where it could be read, else 0.
+        status: The status that answers it.
+        sequence: The message's sequence number, or 0 if it could not be read.
     """
 
     def __init__(self, status: Status, message: str, sequence: int = 0):
@@ -72,15 +72,15 @@ class Header(NamedTuple):
     Attributes:
         kind: What the message is.
         status: How the request ended.
-        sequence: Chosen by the client, echoed by the server.
-        client_time_ns: Client's monotonic clock at sending, echoed; means nothing to the server [ns].
-        budget_us: Request: how long after arrival an answer is still wanted, 0 for ever [us].
-        payload_bytes: Length of the payload; filled in by `encode`.
+        sequence: Number that the client chooses and the server echoes.
+        client_time_ns: Client's monotonic clock at sending [ns]. The server only echoes it.
+        budget_us: Request: how long after arrival an answer is still wanted [us]. 0: no limit.
+        payload_bytes: Length of the payload; `encode` fills it in.
         queue_us: Reply: wait between arrival and the start of the work [us].
         inference_us: Reply: time in the policy [us].
         server_us: Reply: arrival to reply [us].
         valid_us: Reply: how long the chunk is meant to be executed, from client_time_ns on [us].
-        policy: Reply: which policy answered, the first 8 bytes of its bundle's sha256; zeros in requests.
+        policy: Reply: first 8 bytes of the sha256 of the bundle that answered. Request: zeros.
     """
 
     kind: int
@@ -97,110 +97,89 @@ class Header(NamedTuple):
 
 
 def encode(header: Header, payload: bytes) -> bytes:
-    """Returns the frame of a message. Raises WireError where it is longer than MAX_FRAME_BYTES."""
+    """Returns the frame of a message. Times that do not fit their 32 bits are clipped.
+
+    Raises:
+        WireError: The frame is longer than MAX_FRAME_BYTES.
+    """
     size = HEADER_BYTES + len(payload)
     if size > MAX_FRAME_BYTES:
-        raise WireError(
-            Status.BAD_LENGTH, f"message of {size} bytes, expected at most {MAX_FRAME_BYTES}"
-        )
-    (
-        kind,
-        status,
-        sequence,
-        client_time_ns,
-        budget_us,
-        _,
-        queue_us,
-        inference_us,
-        server_us,
-        valid_us,
-        policy,
-    ) = header
-    head = (MAGIC, VERSION, kind, status, sequence, client_time_ns, budget_us, len(payload))
+        message = f"message of {size} bytes, expected at most {MAX_FRAME_BYTES}"
+        raise WireError(Status.BAD_LENGTH, message)
     try:
-        return _HEADER.pack(*head, queue_us, inference_us, server_us, valid_us, policy) + payload
+        head = _pack(header, len(payload))
     except struct.error:
-        clipped = {name: _u32(getattr(header, name)) for name in _TIMES}
-        return encode(header._replace(**clipped), payload)
+        clipped = {name: min(max(getattr(header, name), 0), _U32_MAX) for name in _TIMES}
+        head = _pack(header._replace(**clipped), len(payload))
+    return head + payload
 
 
-def _u32(value: int) -> int:
-    return value if 0 <= value <= _U32_MAX else 0 if value < 0 else _U32_MAX
+def _pack(header: Header, n_bytes: int) -> bytes:
+    """Returns the bytes of a header with `n_bytes` as payload_bytes."""
+    return _HEADER.pack(MAGIC, VERSION, *header[:5], n_bytes, *header[6:])
 
 
 def decode(frame: bytes) -> tuple[Header, memoryview]:
     """Returns header and payload of a frame, without a copy.
 
     Raises:
-        WireError: MALFORMED (short, or wrong magic), BAD_VERSION, UNKNOWN_TYPE, or BAD_LENGTH (too long, or not
-            as long as the header says).
+        WireError: MALFORMED (short, or wrong magic), BAD_VERSION, UNKNOWN_TYPE, or BAD_LENGTH (too
+            long, or not as long as the header says).
     """
-    if len(frame) < HEADER_BYTES:
-        raise WireError(
-            Status.MALFORMED, f"{len(frame)} bytes, expected a header of {HEADER_BYTES}"
-        )
-    fields = _HEADER.unpack_from(frame)
-    if fields[0] != MAGIC:
-        raise WireError(
-            Status.MALFORMED, f"first bytes {fields[0]!r}, expected {MAGIC!r}: not this protocol"
-        )
-    header = Header._make(fields[2:])
-    sequence = header.sequence
-    if fields[1] != VERSION:
-        raise WireError(
-            Status.BAD_VERSION,
-            f"version {fields[1]}, this side speaks {VERSION}: update one of them",
-            sequence,
-        )
+    n_bytes = len(frame)
+    if n_bytes < HEADER_BYTES:
+        message = f"{n_bytes} bytes, expected a header of {HEADER_BYTES}"
+        raise WireError(Status.MALFORMED, message)
+    magic, version, *fields = _HEADER.unpack_from(frame)
+    if magic != MAGIC:
+        message = f"first bytes {magic!r}, expected {MAGIC!r}: not this protocol"
+        raise WireError(Status.MALFORMED, message)
+    header = Header._make(fields)
+    if version != VERSION:
+        message = f"version {version}, this side speaks {VERSION}: update one of them"
+        raise WireError(Status.BAD_VERSION, message, header.sequence)
     if header.kind not in _KINDS:
-        raise WireError(
-            Status.UNKNOWN_TYPE, f"type {header.kind}, expected one of {sorted(_KINDS)}", sequence
+        message = f"type {header.kind}, expected one of {sorted(_KINDS)}"
+        raise WireError(Status.UNKNOWN_TYPE, message, header.sequence)
+    if header.payload_bytes != n_bytes - HEADER_BYTES or n_bytes > MAX_FRAME_BYTES:
+        message = (
+            f"payload of {n_bytes - HEADER_BYTES} bytes, header says {header.payload_bytes}; "
+            f"at most {MAX_FRAME_BYTES} in all"
         )
-    payload_bytes = len(frame) - HEADER_BYTES
-    if header.payload_bytes != payload_bytes or len(frame) > MAX_FRAME_BYTES:
-        raise WireError(
-            Status.BAD_LENGTH,
-            f"payload of {payload_bytes} bytes, header says {header.payload_bytes}; at most {MAX_FRAME_BYTES} in all",
-            sequence,
-        )
+        raise WireError(Status.BAD_LENGTH, message, header.sequence)
     return header, memoryview(frame)[HEADER_BYTES:]
 
 
 def floats(payload: memoryview | bytes, shape: tuple[int, ...], sequence: int = 0) -> np.ndarray:
     """Returns the payload as float32 of `shape`, a read-only view.
 
+    Args:
+        payload: Little-endian float32 numbers, C order.
+        shape: Expected shape.
+        sequence: Sequence number for the error.
+
     Raises:
-        WireError: BAD_LENGTH where the size differs, NOT_FINITE for NaN or infinity.
+        WireError: BAD_LENGTH if the size differs, NOT_FINITE for NaN or infinity.
     """
     n_bytes = 4 * math.prod(shape)
     if len(payload) != n_bytes:
-        raise WireError(
-            Status.BAD_LENGTH,
-            f"payload of {len(payload)} bytes, expected {n_bytes}: float32 of shape {shape}; compare with the manifest",
-            sequence,
+        message = (
+            f"payload of {len(payload)} bytes, expected {n_bytes}: float32 of shape {shape}; "
+            "compare with the manifest"
         )
+        raise WireError(Status.BAD_LENGTH, message, sequence)
     flat = np.frombuffer(payload, _FLOAT32)
-    array = flat.reshape(shape)
-    if not _finite(flat):
-        where = np.flatnonzero(~np.isfinite(array)).tolist()
-        raise WireError(
-            Status.NOT_FINITE,
-            f"NaN or infinity at index {where[:8]}, expected finite numbers",
-            sequence,
-        )
-    return array
+    if not all_finite(flat):
+        where = np.flatnonzero(~np.isfinite(flat)).tolist()
+        message = f"NaN or infinity at index {where[:8]}, expected finite numbers"
+        raise WireError(Status.NOT_FINITE, message, sequence)
+    return flat.reshape(shape)
 
 
 def all_finite(array: np.ndarray) -> bool:
-    """Returns whether no number of the array is NaN or infinite; it is contiguous."""
-    return _finite(array.reshape(-1))
-
-
-def _finite(flat: np.ndarray) -> bool:
-    """As `all_finite`; a sum of squares is finite, or too large, or of such numbers: one call where three were.
-
-    vdot, unlike dot, does not warn where that sum overflows.
-    """
+    """Returns whether every number of a contiguous array is finite."""
+    flat = array.reshape(-1)
+    # One call, unless the sum of squares overflows. vdot, unlike dot, does not warn then.
     return math.isfinite(np.vdot(flat, flat)) or bool(np.isfinite(flat).all())
 
 
@@ -215,17 +194,17 @@ def json_bytes(value: Any) -> bytes:
 
 
 def parse_object(payload: memoryview | bytes, sequence: int = 0) -> dict[str, Any]:
-    """Returns the JSON object of a control message. Raises WireError MALFORMED for anything else."""
+    """Returns the JSON object of a control message.
+
+    Raises:
+        WireError: MALFORMED if the payload is something else.
+    """
     try:
         value = json.loads(bytes(payload).decode())
     except (ValueError, RecursionError) as error:
-        raise WireError(
-            Status.MALFORMED, f"payload is not UTF-8 JSON: {error}", sequence
-        ) from error
+        message = f"payload is not UTF-8 JSON: {error}"
+        raise WireError(Status.MALFORMED, message, sequence) from error
     if not isinstance(value, dict):
-        raise WireError(
-            Status.MALFORMED,
-            f"payload is a JSON {type(value).__name__}, expected an object",
-            sequence,
-        )
+        message = f"payload is a JSON {type(value).__name__}, expected an object"
+        raise WireError(Status.MALFORMED, message, sequence)
     return value

@@ -34,7 +34,7 @@ class Backend(Protocol):
 
     @property
     def provider(self) -> str:
-        """Device in use: cpu, cuda, tensorrt, or the backend's own name for another one."""
+        """Device in use: cpu, cuda, tensorrt, or a name of the backend's own."""
         ...
 
     def act(self, obs: np.ndarray, noise: np.ndarray) -> np.ndarray:
@@ -67,7 +67,7 @@ class Buffered(Protocol):
     """A backend that has buffers of its own for some batch sizes. This is optional."""
 
     def buffers(self, n: int) -> Buffers | None:
-        """Returns buffers of at least `n` rows, batch first, or None if there are none that large."""
+        """Returns buffers of at least `n` rows, batch first, or None if there are none so large."""
         ...
 
 
@@ -101,11 +101,12 @@ def load_backend(
     precision: Precision = "fp32",
     backend: str = "onnxruntime",
 ) -> CheckedBackend:
-    """Returns the bundle's policy on an inference backend. `self_test` tells whether it computes the policy.
+    """Returns the bundle's policy on an inference backend. Call `self_test` before you rely on it.
 
     Args:
         bundle: A bundle, or its folder.
-        provider: Device that computes: cpu, cuda or tensorrt, used or refused. auto: the faster one.
+        provider: Device that computes: cpu, cuda or tensorrt, used or refused. auto: the faster
+            one.
         n_threads: Threads inside one operator on the CPU.
         precision: fp32, or fp16 or int8 if the bundle has it.
         backend: A registered name, or `package.module:attribute`.
@@ -217,15 +218,17 @@ class CheckedBackend:
     def self_test(self, atol: float | None = None) -> float:
         """Returns the largest difference between the golden actions and what this machine computes.
 
-        Computes all golden vectors in one call, and the first of them again in each batch size. A backend
-        may have other kernels for these, and on a GPU a captured graph, so this warms them up too.
+        Computes all golden vectors in one call, and the first of them again in each batch size. A
+        backend may have other kernels for these, and on a GPU a captured graph, so this warms them
+        up too.
 
         Args:
-            atol: Allowed difference. None: FP32_ATOL, and for another precision 1.5 times the difference
-                that it had when it was made on top.
+            atol: Allowed difference. None: FP32_ATOL, and for another precision 1.5 times the
+                difference that it had when it was made on top.
 
         Raises:
-            BackendError: The difference is above `atol` or not a number, so this machine must not serve.
+            BackendError: The difference is above `atol` or not a number, so this machine must not
+                serve.
         """
         allowed = self._default_atol() if atol is None else atol
         n = len(self.golden["obs"])

@@ -10,8 +10,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from support.raw_zmtp import Server, listening
 
-from policy_server.contract import bundle as bundles
+from policy_server.contract.bundle import save
 from policy_server.contract.field import Field
+from policy_server.contract.manifest import Manifest
 from policy_server.transport.plain_client import PlainLink
 from policy_server.transport.plain_server import PlainFront
 
@@ -81,8 +82,17 @@ def fields():
     return obs, action
 
 
-def save_bundle(path, **changes):
+def save_bundle(path, extra_files=None, **changes):
+    """Returns the tiny policy's bundle, written to `path`.
+
+    Args:
+        path: Folder of the bundle.
+        extra_files: More files by name.
+        changes: Other values of the manifest, or of onnx_bytes and golden.
+    """
     obs, action = fields()
+    graph = changes.pop("onnx_bytes", onnx_bytes())
+    arrays = changes.pop("golden", golden())
     values = {
         "name": "tiny",
         "task": "none",
@@ -95,12 +105,10 @@ def save_bundle(path, **changes):
         "control_period_s": 0.01,
         "latent_dim": LATENT_DIM,
         "sampler": {"method": "test"},
-        "metrics": {},
         "parity": {"max_abs_error": 0.0},
-        "onnx_bytes": onnx_bytes(),
-        "golden": golden(),
     }
-    return bundles.save(path, **{**values, **changes})
+    manifest = Manifest(**{**values, **changes})
+    return save(path, manifest, onnx_bytes=graph, golden=arrays, extra_files=extra_files)
 
 
 class FakeRobot:

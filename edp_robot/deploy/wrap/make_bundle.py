@@ -16,6 +16,7 @@ from edp_robot.deploy.wrap.known_fields import Known, blank, from_file, from_met
 from edp_robot.deploy.wrap.surgery import wrapped_graph
 from policy_server.contract.bundle import Bundle, save
 from policy_server.contract.field import Field
+from policy_server.contract.manifest import Manifest
 from sim.core.registry import task_spec
 from sim.core.spec import TaskSpec
 
@@ -93,19 +94,20 @@ def wrap(foreign: Foreign, known: Known, out: str | Path, task: str | None = Non
     parity, got = check(graph, foreign, states, noise, np.clip(free, low, high), high - low)
     bundle = save(
         Path(out),
-        name=str(known.name),
-        task=task or "none",
-        source_commit=foreign.metadata.get("run_path") or "wrapped",
-        config_hash=foreign.sha256,
-        obs=obs,
-        action=action,
-        horizon=foreign.horizon,
-        n_action_steps=int(known.n_action_steps or foreign.horizon),
-        control_period_s=1 / float(known.control_hz or 0),
-        latent_dim=foreign.latent_dim,
-        sampler=_sampler(foreign, known),
-        metrics={},
-        parity=parity,
+        Manifest(
+            name=str(known.name),
+            task=task or "none",
+            source_commit=foreign.metadata.get("run_path") or "wrapped",
+            config_hash=foreign.sha256,
+            obs=obs,
+            action=action,
+            horizon=foreign.horizon,
+            n_action_steps=int(known.n_action_steps or foreign.horizon),
+            control_period_s=1 / float(known.control_hz or 0),
+            latent_dim=foreign.latent_dim,
+            sampler=_sampler(foreign, known),
+            parity=parity,
+        ),
         onnx_bytes=graph,
         golden={"obs": states[:N_GOLDEN], "noise": noise[:N_GOLDEN], "action": got[:N_GOLDEN]},
     )

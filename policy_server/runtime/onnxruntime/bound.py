@@ -1,4 +1,4 @@
-"""A graph of one batch size whose inputs and output never move, so that a query allocates nothing."""
+"""A graph of one batch size with inputs and output that never move: a query allocates nothing."""
 
 from __future__ import annotations
 
@@ -23,10 +23,11 @@ class BoundGraph:
 
     Args:
         runtime: The onnxruntime module.
-        session: A session of this batch size. It must not have run: a captured CUDA graph always reads from
-            the buffers of its first run.
+        session: A session of this batch size. It must not have run: a captured CUDA graph always
+            reads from the buffers of its first run.
         shapes: Shape of each input and of action, batch first, by name.
-        device: cpu or cuda. cuda: there are buffers on the GPU too, and `run` copies to and from them.
+        device: cpu or cuda. cuda: there are buffers on the GPU too, and `run` copies to and from
+            them.
         staged: Whether the session has buffers of its own. None: only on the GPU.
 
     Raises:
@@ -52,8 +53,8 @@ class BoundGraph:
         self._call = session.run_with_iobinding
         self._binding = session.io_binding()
         self._options = runtime.RunOptions()
-        # Without this entry, ONNX Runtime raises and catches an exception in each call to look for it,
-        # which takes longer than a small graph.
+        # Without this entry, ONNX Runtime raises and catches an exception in each call, which takes
+        # longer than a small graph.
         self._options.add_run_config_entry("gpu_graph_id", "0")
         try:
             self._values = {name: self._bind(runtime, name, arrays[name]) for name in arrays}
@@ -63,7 +64,7 @@ class BoundGraph:
             self.run()
 
     def act(self, obs: np.ndarray, noise: np.ndarray) -> np.ndarray:
-        """Returns new actions (n, horizon, act_dim). Rows of the buffers that are left over are zeros.
+        """Returns new actions (n, horizon, act_dim). The buffers' other rows become zeros.
 
         Args:
             obs: (n, obs_dim), n at most the batch size.

@@ -1,4 +1,9 @@
-"""Where TensorRT's engines lie, and the options that make them: built where they run, never shipped."""
+"""Where TensorRT's engines are kept, and the options that build them.
+
+An engine is built on the machine that runs it, and never shipped.
+"""
+
+from __future__ import annotations
 
 import hashlib
 import os
@@ -16,13 +21,25 @@ FLAGS: dict[Precision, dict[str, str]] = {
 
 
 def key(gpu: str, tensorrt: int, onnx: bytes, batch: int | None) -> str:
-    """Returns the name of an engine's folder; another GPU, TensorRT, graph or batch size is another engine."""
-    sizes = "any" if batch is None else f"b{batch}"
-    return f"{re.sub(r'[^A-Za-z0-9]+', '-', gpu)}_trt{tensorrt}_{hashlib.sha256(onnx).hexdigest()[:16]}_{sizes}"
+    """Returns the name of an engine's folder. Each combination of the arguments has its own.
+
+    Args:
+        gpu: Name of the GPU.
+        tensorrt: TensorRT's version number.
+        onnx: The graph.
+        batch: Fixed batch size. None: it is open.
+    """
+    device = re.sub(r"[^A-Za-z0-9]+", "-", gpu)
+    graph = hashlib.sha256(onnx).hexdigest()[:16]
+    size = "any" if batch is None else f"b{batch}"
+    return f"{device}_trt{tensorrt}_{graph}_{size}"
 
 
 def cache_folder() -> Path:
-    """Returns the folder of all engines: $XDG_CACHE_HOME/edp-robot/engines, else ~/.cache/edp-robot/engines."""
+    """Returns the folder of all engines.
+
+    It is $XDG_CACHE_HOME/edp-robot/engines, or ~/.cache/edp-robot/engines without that variable.
+    """
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "edp-robot" / "engines"
 
@@ -30,8 +47,14 @@ def cache_folder() -> Path:
 def options(folder: Path, static: bool, precision: Precision, tensorrt: int) -> dict[str, str]:
     """Returns the options of ONNX Runtime's TensorRT provider.
 
-    TensorRT 11 builds strongly typed networks, in the precision that the graph says: there are no precision flags. 10
-    (of ONNX Runtime 1.31) uses float16 and int8 only where a flag allows it. A CUDA graph needs static shapes.
+    TensorRT 11 builds strongly typed networks in the graph's own precision, without flags.
+    TensorRT 10 (of ONNX Runtime 1.31) uses float16 and int8 only if a flag allows it.
+
+    Args:
+        folder: Where the engine is kept.
+        static: Whether the shapes are fixed. A CUDA graph needs that.
+        precision: Precision of the graph.
+        tensorrt: TensorRT's version number.
     """
     return {
         "device_id": "0",

@@ -1,4 +1,9 @@
-"""What a machine has for CUDA and TensorRT, asked of the drivers themselves: no torch, no ONNX Runtime."""
+"""What a machine has for CUDA and TensorRT, as its drivers and libraries tell.
+
+This needs neither torch nor ONNX Runtime.
+"""
+
+from __future__ import annotations
 
 import contextlib
 import ctypes
@@ -15,7 +20,8 @@ LIBRARIES = {  # what a provider loads: (any of these files, how to get it)
     ),
     "tensorrt": ((("libnvinfer.so.11", "libnvinfer.so.10"), "pip install tensorrt"),),
 }
-COMPUTE_CAPABILITY_MAJOR, COMPUTE_CAPABILITY_MINOR = 75, 76  # CUdevice_attribute
+COMPUTE_CAPABILITY_MAJOR = 75  # CUdevice_attribute
+COMPUTE_CAPABILITY_MINOR = 76
 
 Load = Callable[[str], object]
 
@@ -26,17 +32,27 @@ def present() -> bool:
 
 
 def missing_libraries(provider: str, load: Load = ctypes.CDLL) -> list[str]:
-    """Returns what `provider` (cuda or tensorrt, which needs cuda's too) cannot load, each with how to get it."""
+    """Returns the libraries that do not load, each with how to get it.
+
+    Args:
+        provider: cuda or tensorrt, which needs the libraries of cuda too.
+        load: Loads a library by name, or raises OSError.
+    """
     wanted = LIBRARIES["cuda"] + (LIBRARIES["tensorrt"] if provider == "tensorrt" else ())
     return [f"{' or '.join(names)} ({how})" for names, how in wanted if not _any_loads(names, load)]
 
 
 def complaint(folder: Path, provider: str, load: Load = ctypes.CDLL) -> str:
-    """Returns what the loader says of a provider's own library in `folder`, like the name of one it lacks; '' for good.
+    """Returns why ONNX Runtime's own library of a provider does not load, or "" if it does.
 
-    It alone knows which versions ONNX Runtime was built with. The library that it shares with ONNX Runtime goes first.
+    Only the loader knows which versions ONNX Runtime was built with. It names what is missing.
+
+    Args:
+        folder: Where ONNX Runtime's libraries are.
+        provider: cuda or tensorrt.
+        load: Loads a library by path, or raises OSError.
     """
-    for name in ("shared", provider):
+    for name in ("shared", provider):  # the provider's library needs the shared one
         path = folder / f"libonnxruntime_providers_{name}.so"
         try:
             if path.exists():
@@ -47,9 +63,13 @@ def complaint(folder: Path, provider: str, load: Load = ctypes.CDLL) -> str:
 
 
 def preload_tensorrt(load: Callable[..., object] = ctypes.CDLL) -> None:
-    """Loads the libraries of pip's tensorrt, which lie where no loader looks; the later ones need the earlier."""
+    """Loads the libraries of pip's tensorrt, which are where no loader looks.
+
+    The order matters: the later ones need the earlier ones.
+    """
     spec = importlib.util.find_spec("tensorrt_libs")
-    for folder in (spec.submodule_search_locations or []) if spec else []:
+    folders = (spec.submodule_search_locations if spec else None) or ()
+    for folder in folders:
         for stem in ("libnvinfer", "libnvinfer_plugin", "libnvonnxparser"):
             for path in sorted(Path(folder).glob(f"{stem}.so.*")):
                 with contextlib.suppress(OSError):
@@ -58,36 +78,32 @@ def preload_tensorrt(load: Callable[..., object] = ctypes.CDLL) -> None:
 
 def _any_loads(names: tuple[str, ...], load: Load) -> bool:
     for name in names:
-        try:
+        with contextlib.suppress(OSError):
             load(name)
             return True
-        except OSError:
-            continue
     return False
 
 
 def name(load: Callable[[str], ctypes.CDLL] = ctypes.CDLL) -> str:
-    """Returns the first GPU's name and compute capability, as `NVIDIA H100 80GB HBM3 sm90`.
+    """Returns the first GPU's name and compute capability, like `NVIDIA H100 80GB HBM3 sm90`.
 
     Raises:
-        OSError: no driver, or it shows no GPU.
+        OSError: There is no driver, or it shows no GPU.
     """
     cuda = load("libcuda.so.1")
-    device, text, major, minor = (
-        ctypes.c_int(),
-        ctypes.create_string_buffer(128),
-        ctypes.c_int(),
-        ctypes.c_int(),
-    )
-    asked = (
+    device = ctypes.c_int()
+    text = ctypes.create_string_buffer(128)
+    major = ctypes.c_int()
+    minor = ctypes.c_int()
+    answers = (
         cuda.cuInit(0),
         cuda.cuDeviceGet(ctypes.byref(device), 0),
         cuda.cuDeviceGetName(text, len(text), device),
         cuda.cuDeviceGetAttribute(ctypes.byref(major), COMPUTE_CAPABILITY_MAJOR, device),
         cuda.cuDeviceGetAttribute(ctypes.byref(minor), COMPUTE_CAPABILITY_MINOR, device),
     )
-    if any(asked):
-        raise OSError(f"the CUDA driver answered {asked}, expected zeros: it shows no usable GPU")
+    if any(answers):
+        raise OSError(f"the CUDA driver answered {answers}, expected zeros: it shows no usable GPU")
     return f"{text.value.decode()} sm{major.value}{minor.value}"
 
 
@@ -95,11 +111,10 @@ def tensorrt_version(load: Callable[[str], ctypes.CDLL] = ctypes.CDLL) -> int:
     """Returns TensorRT's version number as its library gives it.
 
     Raises:
-        OSError: there is none.
+        OSError: TensorRT is not installed.
     """
-    for library in LIBRARIES["tensorrt"][0][0]:
-        try:
+    [(libraries, how)] = LIBRARIES["tensorrt"]
+    for library in libraries:
+        with contextlib.suppress(OSError):
             return int(load(library).getInferLibVersion())
-        except OSError:
-            continue
-    raise OSError(f"none of {', '.join(LIBRARIES['tensorrt'][0][0])} loads")
+    raise OSError(f"none of {', '.join(libraries)} loads; {how}")

@@ -1,4 +1,4 @@
-"""A graph on one provider: a session with buffers for each static batch size, and one for every other size."""
+"""A graph on one provider: sessions with buffers for static batch sizes, and a dynamic one."""
 
 from __future__ import annotations
 
@@ -22,11 +22,13 @@ Shape = tuple[int, ...]
 
 
 class OnnxPolicy:
-    """A raw ONNX policy: obs and noise in, action chunk out, float32. Only one thread may use it at a time.
+    """A raw ONNX policy: obs and noise in, action chunk out, float32.
 
-    Each of `batch_sizes` gets a session of static shape with bound buffers. Any other number of rows goes to
-    the smallest one that holds it, else to the dynamic graph. If the batch cannot be dynamic, the rows go to
-    the largest one in chunks.
+    Only one thread may use it at a time.
+
+    Each of `batch_sizes` gets a session of static shape with bound buffers. Any other number of
+    rows goes to the smallest one that holds it, else to the dynamic graph. If the batch cannot be
+    dynamic, the rows go to the largest one in chunks.
 
     Attributes:
         provider: Device in use.
@@ -36,7 +38,8 @@ class OnnxPolicy:
     Args:
         onnx: Path of the graph, or its bytes.
         provider: cpu, cuda or tensorrt.
-        n_threads: Threads inside one operator on the CPU. If there are several, each is pinned to a core.
+        n_threads: Threads inside one operator on the CPU. If there are several, each is pinned to a
+            core.
         batch_sizes: Numbers of rows to be ready for.
         precision: Precision of the graph.
 
@@ -123,7 +126,7 @@ class OnnxPolicy:
         return {**rows, "action": self._run(zeros).shape[1:]}
 
     def _make_ready(self, runtime: Any, session: Any, shapes: dict[str, Shape]) -> None:
-        """Binds a session to buffers of `shapes`, and uses it for all sizes up to its own that have none yet."""
+        """Binds a session to buffers, for all sizes up to its own that have none yet."""
         device = "cpu" if self.provider == "cpu" else "cuda"
         bound = BoundGraph(runtime, session, shapes, device)
         for n in range(len(self._ready), shapes["obs"][0] + 1):
@@ -131,7 +134,7 @@ class OnnxPolicy:
             self._ready[n] = (bound, (n, *shapes["obs"][1:]), noise_shape)
 
     def _many(self, obs: np.ndarray, noise: np.ndarray) -> np.ndarray:
-        """Returns the actions for a number of rows that no buffers hold: in one call, or in chunks."""
+        """Returns the actions for more rows than buffers hold: in one call, or in chunks."""
         if self._dynamic or (len(obs) == 1 and not self.sizes):
             feeds = {"obs": np.ascontiguousarray(obs, dtype=np.float32)}
             if "noise" in self.shapes:
@@ -150,7 +153,7 @@ class OnnxPolicy:
 
 
 def _ports(session: Any) -> dict[str, list[Any]]:
-    """Returns the shapes of inputs and output by name. Raises BackendError if they are not a policy's."""
+    """Returns the shapes of inputs and output by name. Raises BackendError unless they fit."""
     nodes = (*session.get_inputs(), *session.get_outputs())
     inputs = {node.name: node.shape for node in session.get_inputs()}
     outputs = {node.name: node.shape for node in session.get_outputs()}
@@ -158,7 +161,7 @@ def _ports(session: Any) -> dict[str, list[Any]]:
     named = set(inputs) in ({"obs"}, {"obs", "noise"}) and set(outputs) == {"action"}
     if not named or types != {"tensor(float)"}:
         raise BackendError(
-            f"graph has inputs {inputs}, outputs {outputs}, types {sorted(types)}; expected float32 "
-            "inputs obs and noise (noise may be missing) and output action"
+            f"graph has inputs {inputs}, outputs {outputs}, types {sorted(types)}; "
+            "expected float32 inputs obs and noise (noise may be missing) and output action"
         )
     return {**inputs, **outputs}

@@ -36,7 +36,7 @@ def import_runtime() -> Any:
 
 
 def check_available(runtime: Any, provider: str) -> None:
-    """Raises BackendError if `provider` cannot run here. The message says what is missing and how to get it."""
+    """Raises BackendError if `provider` cannot run here, saying what is missing."""
     there = runtime.get_available_providers()
     built_in = [name for name, ort_name in ORT_NAMES.items() if ort_name in there]
     this = f"this ONNX Runtime {runtime.__version__}"
@@ -78,7 +78,8 @@ def open_session(
         runtime: The onnxruntime module.
         onnx: The graph.
         provider: cpu, cuda or tensorrt.
-        n_threads: Threads inside one operator on the CPU. If there are several, each is pinned to a core.
+        n_threads: Threads inside one operator on the CPU. If there are several, each is pinned to a
+            core.
         batch: Name and size of the batch dimension, to fix it. None: it stays as it is.
         precision: Precision of the graph.
 
@@ -95,7 +96,8 @@ def open_session(
         ) from error
     if session.get_providers()[0] != ORT_NAMES[provider]:
         raise BackendError(
-            f"provider {provider} did not load (its libraries are missing or do not fit the driver); "
+            f"provider {provider} did not load "
+            "(its libraries are missing or do not fit the driver); "
             f"ONNX Runtime fell back to {session.get_providers()}; available: cpu"
         )
     return session
@@ -137,13 +139,14 @@ def provider_options(
 ) -> tuple[str, dict[str, str]]:
     """Returns ONNX Runtime's name of the provider and its options.
 
-    CUDA computes without TF32, which rounds the factors of a float32 product to 10 bits: no self-test would
-    pass. TensorRT's engines get a folder of their own.
+    CUDA computes without TF32, which rounds the factors of a float32 product to 10 bits: no
+    self-test would pass. TensorRT's engines get a folder of their own.
 
     Args:
         provider: cpu, cuda or tensorrt.
         onnx: The graph.
-        batch: Name and size of the batch dimension, or None if it is open. A fixed one gets a CUDA graph.
+        batch: Name and size of the batch dimension, or None if it is open. A fixed one gets a CUDA
+            graph.
         precision: Precision of the graph.
     """
     static = batch is not None

@@ -5,6 +5,7 @@ from edp_robot.deploy.export import as_field, golden, to_onnx
 from edp_robot.deploy.students import PairedStudent
 from edp_robot.methods.models import normaliser
 from policy_server.contract.bundle import save
+from policy_server.contract.manifest import Manifest
 from sim.core.registry import task_spec
 
 
@@ -17,19 +18,19 @@ def bundle(tmp_path_factory):
     path = tmp_path_factory.mktemp("served") / "bundle"
     save(
         path,
-        name="untrained",
-        task=spec.name,
-        source_commit="none",
-        config_hash="0" * 64,
-        obs=tuple(map(as_field, spec.obs)),
-        action=tuple(map(as_field, spec.action)),
-        horizon=10,
-        n_action_steps=10,
-        control_period_s=spec.control_period_s,
-        latent_dim=spec.act_dim,
-        sampler={"method": "student", "n_denoise_steps": 1},
-        metrics={},
-        parity={},
+        Manifest(
+            name="untrained",
+            task=spec.name,
+            source_commit="none",
+            config_hash="0" * 64,
+            obs=tuple(map(as_field, spec.obs)),
+            action=tuple(map(as_field, spec.action)),
+            horizon=10,
+            n_action_steps=10,
+            control_period_s=spec.control_period_s,
+            latent_dim=spec.act_dim,
+            sampler={"method": "student", "n_denoise_steps": 1},
+        ),
         onnx_bytes=to_onnx(policy, spec, 10),
         golden=golden(policy, spec, 10, torch.zeros(1, spec.obs_dim)),
     )
