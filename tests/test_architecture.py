@@ -17,14 +17,14 @@ BESIDE = [
 ]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("examples/**/*.md")])
 HISTORY = ROOT / "docs" / "log.md"  # quotes what was said at the time
-ROOMS = {  # a room of policy_server may import these rooms
+ROOMS = {  # a room of policy_server may import these rooms, and leaves of the others
     "contract": (),
     "transport": ("contract",),
     "runtime": ("contract",),
-    "observe": ("contract",),
+    "control": ("contract", "transport", "runtime"),
+    "observe": ("contract", "transport", "control"),
     "serving": ("contract", "transport", "runtime", "observe"),
-    "control": ("contract", "transport", "runtime", "observe"),
-    "bench": ("contract", "transport", "runtime", "observe", "control"),
+    "bench": ("contract", "transport", "runtime", "control", "observe"),
 }
 LIGHT = [
     "edp_robot",
@@ -81,20 +81,35 @@ def test_code_and_documents_are_plain():
     assert not found, "\n" + "\n".join(sorted(found))
 
 
+def test_no_file_names_a_path_of_one_machine():
+    paths = [path for path in BESIDE if path.relative_to(ROOT).parts[0] != "tests"]
+    found = faults(house.machine_paths, [*PACKAGES, *paths, *DOCUMENTS])
+    assert not found, "\n" + "\n".join(found)
+
+
 def test_no_modules_import_each_other_in_a_circle():
     assert house.circle(house.import_graph(sources())) == []
 
 
 def test_rooms_of_policy_server_import_in_one_direction():
     graph = house.import_graph(sources())
+    leaves = house.leaves(graph, "policy_server.contract")
     allowed = {(room, below) for room, rooms in ROOMS.items() for below in rooms}
     wrong = {
         f"{module} imports {name}"
         for module in graph
-        for name in graph[module]
+        for name in graph[module] - leaves
         if house.directions({module: {name}}, "policy_server") - allowed
     }
     assert not wrong, "\n" + "\n".join(sorted(wrong))
+
+
+def test_rooms_of_policy_server_are_all_named_and_lie_on_each_other():
+    folders = {path.name for path in (ROOT / "policy_server").iterdir() if path.is_dir()}
+    assert folders - {"__pycache__"} == set(ROOMS)
+    below = list(ROOMS)
+    for room, rooms in ROOMS.items():
+        assert set(rooms) <= set(below[: below.index(room)])
 
 
 def test_a_folder_has_few_modules():
@@ -253,7 +268,7 @@ def test_length_is_counted():
         (house.several_assignments, "a, b = x, y", "a, b = f()"),
         (house.several_assignments, "self.a, b = [x, y]", "a = x, y"),
         (house.unclear_prose, "# Answers whoever asks", "# Answers every client"),
-        (house.unclear_prose, "open('/home/" + "me/x')", "open('docs/home/me')"),
+        (house.machine_paths, "open('/home/me/x')", "open('docs/home/me')"),
     ],
 )
 def test_faults_of_style_are_found(check, wrong, right):
@@ -300,6 +315,11 @@ def test_a_package_is_not_imported_with_its_modules():
 def test_directions_are_told_apart():
     graph = {"p.a.x": {"p.b.y", "p.a.z", "q.c"}, "p": {"p.a.x"}}
     assert house.directions(graph, "p") == {("a", "b")}
+
+
+def test_a_leaf_imports_the_contract_only():
+    graph = {"p.a": {"p.contract.x"}, "p.b": {"p.a"}, "p.c": set(), "p.d": {"p.contracts"}}
+    assert house.leaves(graph, "p.contract") == {"p.a", "p.c"}
 
 
 def test_names_of_modules_follow_their_paths():

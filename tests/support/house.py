@@ -208,12 +208,21 @@ def _public_functions(tree: ast.Module | ast.ClassDef) -> Iterator[Function]:
 
 
 def unclear_prose(text: str, path: str) -> list[str]:
-    """Returns the lines with words that the house does not use, and with a machine's own paths."""
-    faults = []
-    for number, line in enumerate(text.splitlines(), start=1):
-        found = PROSE.findall(line) + MACHINE_PATH.findall(line)
-        faults += [f"{path}:{number} says {word!r}" for word in found]
-    return faults
+    """Returns the lines with words that the house does not use."""
+    return _found(PROSE, text, path)
+
+
+def machine_paths(text: str, path: str) -> list[str]:
+    """Returns the lines with paths that only one machine has."""
+    return _found(MACHINE_PATH, text, path)
+
+
+def _found(pattern: re.Pattern[str], text: str, path: str) -> list[str]:
+    return [
+        f"{path}:{number} says {word!r}"
+        for number, line in enumerate(text.splitlines(), start=1)
+        for word in pattern.findall(line)
+    ]
 
 
 def modules(paths: list[Path]) -> dict[str, Path]:
@@ -270,6 +279,15 @@ def _search(node: str, graph: dict[str, set[str]], path: list[str], done: set[st
             return found
     done.add(node)
     return []
+
+
+def leaves(graph: dict[str, set[str]], base: str) -> set[str]:
+    """Returns the modules that import only modules under `base`."""
+    return {
+        module
+        for module, imported in graph.items()
+        if all(_is_under(name, (base,)) for name in imported)
+    }
 
 
 def directions(graph: dict[str, set[str]], package: str) -> set[tuple[str, str]]:
