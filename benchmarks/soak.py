@@ -138,7 +138,7 @@ def run(part: Part, options: Options) -> bool:
 def main(argv: list[str] | None = None) -> int:
     """Runs the parts, writes what they found as soon as each has ended, returns an exit status."""
     options = tyro.cli(Options, args=argv, description=__doc__)
-    parts = list(N) if options.part == "all" else [options.part]
+    parts: list[Part] = list(N) if options.part == "all" else [options.part]
     met = []
     for part in parts:
         try:

@@ -53,7 +53,7 @@ class Client:
 
 
 def _dumps(value: Any) -> bytes:
-    return msgpack.packb(value, default=_pack)
+    return msgpack.Packer(default=_pack).pack(value)
 
 
 def _loads(data: bytes) -> Any:
