@@ -8,6 +8,12 @@ import pytest
 from filelock import FileLock
 from support.documents import ROOT, Block, Reader, blocks, commands, edp_command, missing, run_edp
 
+from edp_robot.methods.explore import INTRINSIC_REWARDS
+from edp_robot.methods.finetune import FINE_TUNERS
+from policy_server.control.robot import ROBOTS
+from policy_server.runtime.base import BACKENDS
+
+REGISTRIES = (INTRINSIC_REWARDS, FINE_TUNERS, ROBOTS, BACKENDS)
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/**/*.md")])
 WITH_BLOCKS = [path for path in DOCUMENTS if blocks(path.read_text())]
 LINK = re.compile(r"\]\((?!https?:|mailto:|#)([^)#\s]+)(?:#[^)]*)?\)")
@@ -54,10 +60,13 @@ def make_workshop(folder):
 
 @pytest.fixture
 def desk(workshop, tmp_path, monkeypatch):
-    """The current folder: a copy of the workshop, whose modules are forgotten afterwards."""
+    """The current folder: a copy of the workshop. Its modules are forgotten at the end."""
     folder = tmp_path / "desk"
     shutil.copytree(workshop, folder)
     monkeypatch.chdir(folder)
+    for registry in REGISTRIES:
+        registry.names()  # finds all parts of ours
+        monkeypatch.setattr(registry, "_parts", dict(registry._parts))
     monkeypatch.setattr(sys, "path", [*sys.path])
     yield folder
     for name, module in list(sys.modules.items()):

@@ -9,7 +9,8 @@ What changes so that a document runs quickly and touches nothing outside its fol
 - trainings run at `--preset smoke`, and measurements take few samples (SHORTER);
 - servers run in the background on free ports, and hosts become 127.0.0.1;
 - `--out FOLDER` replaces the folder, since a document may begin with what another one has made;
-- a program of CHECKED is not started: it is checked that what it is asked for exists.
+- a program of CHECKED is not started: it is checked that what it is asked for exists;
+- `examples/...` is the repository's folder, wherever the reader's own folder is.
 """
 
 import contextlib
@@ -203,6 +204,7 @@ class Reader:
             problem = missing(words)
             assert not problem, f"{where}: {problem}"
         else:
+            words = [str(ROOT / word) if word.startswith("examples/") else word for word in words]
             done = subprocess.run(words, capture_output=True, text=True)
             assert done.returncode == 0, f"{where}\n{done.stdout}{done.stderr}"
 
