@@ -1,4 +1,7 @@
-"""What an earlier version made still loads, serves, resumes and exports; tests/data/before/README.md."""
+"""What an earlier version made still loads, serves, resumes and exports.
+
+tests/data/before/README.md says how it was made.
+"""
 
 import shutil
 from dataclasses import replace
@@ -69,9 +72,11 @@ def test_the_bundle_is_served_with_the_old_keys(before):
     assert list(names.values()) == ["robot-1"] and not faults
     obs = Bundle.load("bundle").golden()["obs"][0]
     robot = ClientKeys.load("keys/private/robot-1.key_secret")
-    with running_server("bundle", options=("--keys", "keys")) as server:
-        with PolicyClient(server.endpoint, timeout_s=10, keys=robot) as client:
-            served = client.act(obs)
+    with (
+        running_server("bundle", options=("--keys", "keys")) as server,
+        PolicyClient(server.endpoint, timeout_s=10, keys=robot) as client,
+    ):
+        served = client.act(obs)
     np.testing.assert_array_equal(served, LocalPolicy("bundle", "cpu").act(obs))
 
 

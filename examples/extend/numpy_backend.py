@@ -6,8 +6,8 @@ folder as my_backend.py, and name the class:
     edp bench latency BUNDLE --backend my_backend:NumpyBackend
     edp serve BUNDLE --backend my_backend:NumpyBackend
 
-or, in Python, `load_backend("BUNDLE", backend="my_backend:NumpyBackend")`. The caller checks the precision,
-the provider, every shape, and the bundle's golden vectors, so a backend that computes another
+or, in Python, `load_backend("BUNDLE", backend="my_backend:NumpyBackend")`. The caller checks
+precision, provider, every shape and the bundle's golden vectors. A backend that computes another
 policy does not serve.
 """
 

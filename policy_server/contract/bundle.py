@@ -22,7 +22,8 @@ import numpy as np
 
 from policy_server.contract.choices import Precision
 from policy_server.contract.errors import BundleError
-from policy_server.contract.manifest import Manifest, dump_json, parse_json
+from policy_server.contract.files import json_text
+from policy_server.contract.manifest import Manifest, parse_json
 
 MANIFEST = "manifest.json"
 ONNX = "policy.onnx"
@@ -183,7 +184,7 @@ def save(
         raise BundleError(
             f"{path} exists and is not a bundle: not replaced; choose another path or remove it"
         )
-    _write(path, {**files, MANIFEST: dump_json(listed.to_dict()).encode()})
+    _write(path, {**files, MANIFEST: _manifest_bytes(listed)})
     return Bundle.load(path)
 
 
@@ -233,6 +234,14 @@ def _read_manifest(path: Path) -> bytes:
 
 def _sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
+
+
+def _manifest_bytes(manifest: Manifest) -> bytes:
+    """Returns manifest.json. Raises BundleError for what strict JSON cannot hold."""
+    try:
+        return json_text(manifest.to_dict()).rstrip().encode()
+    except (TypeError, ValueError) as error:
+        raise BundleError(f"the manifest is not plain JSON: {error}") from error
 
 
 def _golden_bytes(golden: Mapping[str, np.ndarray]) -> bytes:

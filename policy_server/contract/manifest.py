@@ -142,18 +142,6 @@ class Manifest:
         return cls(**{**raw, "obs": obs, "action": action})
 
 
-def dump_json(value: Any) -> str:
-    """Returns strict JSON with sorted keys.
-
-    Raises:
-        BundleError: The value holds NaN, infinity or what JSON cannot hold.
-    """
-    try:
-        return json.dumps(value, allow_nan=False, indent=1, sort_keys=True)
-    except (TypeError, ValueError) as error:
-        raise BundleError(f"not plain JSON: {error}") from error
-
-
 def parse_json(text: str | bytes, what: str) -> Any:
     """Returns the value of strict JSON.
 

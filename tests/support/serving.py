@@ -1,3 +1,5 @@
+"""The tiny policy, bundles of it, and servers of these in processes of their own."""
+
 import contextlib
 import subprocess
 import sys
@@ -8,15 +10,14 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from support.raw_zmtp import Server, listening
 
 from policy_server.contract.bundle import save
 from policy_server.contract.field import Field
 from policy_server.contract.manifest import Manifest
-from policy_server.transport.plain_client import PlainLink
-from policy_server.transport.plain_server import PlainFront
 
-OBS_DIM, ACT_DIM, HORIZON = 3, 2, 2
+OBS_DIM = 3
+ACT_DIM = 2
+HORIZON = 2
 LATENT_DIM = HORIZON * ACT_DIM
 _RNG = np.random.default_rng(5)
 W = _RNG.normal(size=(OBS_DIM, LATENT_DIM)).astype(np.float32)
@@ -25,6 +26,7 @@ SERVE = (sys.executable, "-m", "edp_robot.cli", "serve")
 
 
 def expected_action(obs, noise):
+    """Returns what the tiny policy answers, (n, horizon, act_dim) float64."""
     return np.tanh(obs @ W + noise @ V).reshape(-1, HORIZON, ACT_DIM)
 
 
@@ -36,7 +38,16 @@ def onnx_bytes(
     names=("obs", "noise", "action"),
     final="Tanh",
 ):
-    """The graph of action = tanh(obs W + noise V); final="Log" makes NaN of it."""
+    """Returns the graph of action = tanh(obs W + noise V), or another one that tests need.
+
+    Args:
+        weights: W (n_obs, latent_dim).
+        n_obs: Length of the obs.
+        batch: Name or size of the batch dimension.
+        horizon: Actions of one answer.
+        names: Names of obs, noise and action.
+        final: Operator in place of Tanh. "Log" makes NaN.
+    """
     obs, noise, action = names
     nodes = [
         helper.make_node("MatMul", [obs, "W"], ["a"]),
@@ -45,20 +56,18 @@ def onnx_bytes(
         helper.make_node(final, ["c"], ["d"]),
         helper.make_node("Reshape", ["d", "shape"], [action]),
     ]
-    shape = np.array([-1, horizon, LATENT_DIM // horizon], dtype=np.int64)
+    row = [horizon, LATENT_DIM // horizon]
+    constants = {"W": weights, "V": V, "shape": np.array([-1, *row], dtype=np.int64)}
+
+    def port(name, *shape):
+        return helper.make_tensor_value_info(name, TensorProto.FLOAT, [batch, *shape])
+
     graph = helper.make_graph(
         nodes,
         "tiny",
-        [
-            helper.make_tensor_value_info(obs, TensorProto.FLOAT, [batch, n_obs]),
-            helper.make_tensor_value_info(noise, TensorProto.FLOAT, [batch, LATENT_DIM]),
-        ],
-        [
-            helper.make_tensor_value_info(
-                action, TensorProto.FLOAT, [batch, horizon, LATENT_DIM // horizon]
-            )
-        ],
-        [numpy_helper.from_array(x, n) for x, n in ((weights, "W"), (V, "V"), (shape, "shape"))],
+        inputs=[port(obs, n_obs), port(noise, LATENT_DIM)],
+        outputs=[port(action, *row)],
+        initializer=[numpy_helper.from_array(x, name) for name, x in constants.items()],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
     onnx.checker.check_model(model)
@@ -66,6 +75,7 @@ def onnx_bytes(
 
 
 def golden(n=5):
+    """Returns `n` golden vectors of the tiny policy."""
     rng = np.random.default_rng(1)
     obs = rng.normal(size=(n, OBS_DIM)).astype(np.float32)
     noise = rng.normal(size=(n, LATENT_DIM)).astype(np.float32)
@@ -73,13 +83,14 @@ def golden(n=5):
 
 
 def fields():
+    """Returns the fields of obs and action of the tiny policy."""
     inf = float("inf")
     obs = (
-        Field("arm", 0, 2, "rad", (-inf, -1.0), (inf, 1.0)),
-        Field("button", 2, 3, "m", (0.0,), (0.02,)),
+        Field("arm", 0, 2, "rad", low=(-inf, -1.0), high=(inf, 1.0)),
+        Field("button", 2, 3, "m", low=(0.0,), high=(0.02,)),
     )
-    action = (Field("arm_target", 0, 2, "rad", (-0.9, -0.9), (0.9, 0.9), (5.0, inf)),)
-    return obs, action
+    limits = {"low": (-0.9, -0.9), "high": (0.9, 0.9), "max_rate": (5.0, inf)}
+    return obs, (Field("arm_target", 0, 2, "rad", **limits),)
 
 
 def save_bundle(path, extra_files=None, **changes):
@@ -112,13 +123,14 @@ def save_bundle(path, extra_files=None, **changes):
 
 
 class FakeRobot:
-    """A robot at whatever it was last told; the button obs is constant."""
+    """A robot that is always where its last action sent it. Its button does not move."""
 
     def __init__(self):
         self.observation_features = {"a.pos": float, "b.pos": float, "button": float}
         self.action_features = {"a.pos": float, "b.pos": float}
         self.target = {"a.pos": 0.2, "b.pos": -0.1}
-        self.sent, self.events = [], []
+        self.sent = []
+        self.events = []
 
     def connect(self):
         self.events.append("connect")
@@ -137,7 +149,7 @@ class FakeRobot:
 
 @pytest.fixture(scope="session")
 def tiny():
-    """The tiny policy: sizes, weights, and functions that build it."""
+    """The tiny policy: its sizes and weights, and functions that build parts of it."""
     return SimpleNamespace(
         obs_dim=OBS_DIM,
         act_dim=ACT_DIM,
@@ -155,11 +167,12 @@ def tiny():
 
 @pytest.fixture(scope="session")
 def bundle_path(tmp_path_factory):
+    """The folder of a bundle of the tiny policy. Tests do not change it."""
     return save_bundle(tmp_path_factory.mktemp("shared") / "bundle").path
 
 
 def read_line(process, timeout_s=60):
-    """The next line of stdout, or None where it does not come."""
+    """Returns the next line of stdout, or None if none comes in time."""
     lines = []
     reader = threading.Thread(target=lambda: lines.append(process.stdout.readline()), daemon=True)
     reader.start()
@@ -169,19 +182,24 @@ def read_line(process, timeout_s=60):
 
 @contextlib.contextmanager
 def running_server(bundle_path, endpoint="tcp://127.0.0.1:*", seed=0, options=()):
-    """A real server process; yields it with its endpoint once it says that it serves."""
+    """Yields a real server process with its first line and its endpoint, when it is ready.
+
+    Args:
+        bundle_path: Folder of the bundle.
+        endpoint: Where it listens.
+        seed: Seed of its noise.
+        options: More options of `edp serve`.
+    """
     where = ("--bind", endpoint, "--provider", "cpu", "--seed", str(seed))
     command = [*SERVE, str(bundle_path), *where, *options]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         line = read_line(process)
-        assert line and line.startswith("serving "), (
-            line,
-            process.poll() is not None and process.stderr.read(),
-        )
-        yield SimpleNamespace(
-            process=process, line=line, endpoint=line.split(" on ")[1].split(",")[0]
-        )
+        if not (line and line.startswith("serving ")):
+            process.kill()
+            pytest.fail(f"the server said {line!r} and {process.stderr.read()!r}")
+        ready = line.split(" on ")[1].split(",")[0]
+        yield SimpleNamespace(process=process, line=line, endpoint=ready)
     finally:
         process.kill()
         process.communicate()
@@ -199,36 +217,3 @@ def served(bundle_path):
     """One server for all tests of a file."""
     with running_server(bundle_path) as server:
         yield server
-
-
-@pytest.fixture(params=["tcp", "ipc"])
-def front(request, tmp_path):
-    endpoint = f"ipc://{tmp_path}/front" if request.param == "ipc" else "tcp://127.0.0.1:*"
-    with contextlib.closing(PlainFront(endpoint)) as front:
-        yield front
-
-
-@pytest.fixture
-def ipc(tmp_path):
-    """A front on a Unix socket."""
-    with contextlib.closing(PlainFront(f"ipc://{tmp_path}/f")) as front:
-        yield front
-
-
-@pytest.fixture(params=["tcp", "ipc"])
-def wanted(request, tmp_path):
-    """Where a raw server is to listen."""
-    return f"ipc://{tmp_path}/s" if request.param == "ipc" else "tcp://127.0.0.1:0"
-
-
-@pytest.fixture
-def start(wanted):
-    """Starts a raw server with these scripts and returns it with a link to it."""
-    with contextlib.ExitStack() as stack:
-
-        def make(*scripts):
-            listener, endpoint = stack.enter_context(listening(wanted))
-            link = stack.enter_context(contextlib.closing(PlainLink(endpoint, b"me")))
-            return Server(listener, scripts), link
-
-        yield make

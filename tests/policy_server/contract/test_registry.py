@@ -1,5 +1,5 @@
+import importlib
 import sys
-import textwrap
 
 import pytest
 
@@ -8,6 +8,7 @@ from policy_server.contract.registry import Registry, UnknownName, import_attrib
 
 @pytest.fixture
 def registry():
+    """A registry of one part, "round"."""
     parts = Registry("part")
 
     @parts.register("round")
@@ -19,6 +20,7 @@ def registry():
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
+    """The current folder. Modules in it are called mine_*."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     yield tmp_path
@@ -32,7 +34,8 @@ def test_a_registered_name_gives_its_part(registry):
 
 
 def test_an_unknown_name_lists_those_that_exist(registry):
-    with pytest.raises(UnknownName, match=r"no part 'rond'\. Did you mean 'round'\? There are: round"):
+    message = r"no part 'rond'\. Did you mean 'round'\? There are: round"
+    with pytest.raises(UnknownName, match=message):
         registry.get("rond")
 
 
@@ -55,25 +58,52 @@ def test_a_missing_attribute_is_named_with_what_is_there(folder):
         import_attribute("mine_c:Prat")
 
 
-def test_a_file_dropped_into_the_package_is_found_without_being_named(folder, monkeypatch):
-    package = folder / "mine_d"
-    package.mkdir()
-    (package / "__init__.py").write_text(
-        "from policy_server.contract.registry import Registry\nPARTS = Registry('part', package='mine_d')"
-    )
-    (package / "square.py").write_text(
-        textwrap.dedent("""
-        from mine_d import PARTS
+PACKAGE = """
+from policy_server.contract.registry import Registry
 
-        @PARTS.register("square")
-        def square(): pass
-        """)
-    )
+PARTS = Registry("part", package=__name__)
+"""
+SQUARE = """
+from {package} import PARTS
+
+@PARTS.register("square")
+def square(): pass
+"""
+
+
+def make_package(folder, monkeypatch, name, **modules):
+    """Returns the registry of a new package with these modules."""
+    (folder / name).mkdir()
+    (folder / name / "__init__.py").write_text(PACKAGE)
+    for module, text in modules.items():
+        (folder / name / f"{module}.py").write_text(text.format(package=name))
     monkeypatch.syspath_prepend(folder)
-    from mine_d import PARTS  # type: ignore[import-not-found]
+    return importlib.import_module(name).PARTS
 
-    assert PARTS.names() == ("square",)
-    assert PARTS.get("square").__module__ == "mine_d.square"
+
+def test_a_file_dropped_into_the_package_is_found_without_being_named(folder, monkeypatch):
+    parts = make_package(folder, monkeypatch, "mine_d", square=SQUARE)
+    assert parts.names() == ("square",)
+    assert parts.get("square").__module__ == "mine_d.square"
+
+
+def test_a_module_of_the_package_that_fails_is_not_passed_over_the_second_time(folder, monkeypatch):
+    parts = make_package(folder, monkeypatch, "mine_e", broken="import mine_absent", square=SQUARE)
+    for _ in range(2):
+        with pytest.raises(ImportError, match="mine_absent"):
+            parts.names()
+
+
+def test_an_installed_distribution_names_its_part_as_an_entry_point(folder, monkeypatch):
+    (folder / "mine_f.py").write_text("class Part: size = 4")
+    (folder / "mine-1.0.dist-info").mkdir()
+    (folder / "mine-1.0.dist-info" / "METADATA").write_text("Name: mine\nVersion: 1.0\n")
+    entry_points = folder / "mine-1.0.dist-info" / "entry_points.txt"
+    entry_points.write_text("[mine.parts]\nfour = mine_f:Part\n")
+    monkeypatch.syspath_prepend(folder)
+    parts = Registry("part", group="mine.parts")
+    assert parts.names() == ("four",)
+    assert parts.get("four", may_import=False).size == 4
 
 
 def test_two_parts_of_one_name_are_refused(registry):

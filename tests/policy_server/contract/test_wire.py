@@ -1,4 +1,5 @@
 import re
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -20,34 +21,21 @@ def test_round_trip_of_every_field():
 
 
 def test_times_saturate():
-    header, _ = wire.decode(
-        wire.encode(Header(Kind.ACT, budget_us=10**12, queue_us=-5, server_us=2**40), b"")
-    )
+    sent = Header(Kind.ACT, budget_us=10**12, queue_us=-5, server_us=2**40)
+    header, _ = wire.decode(wire.encode(sent, b""))
     assert (header.budget_us, header.queue_us, header.server_us) == (2**32 - 1, 0, 2**32 - 1)
 
 
 def test_floats_are_little_endian_float32():
     assert wire.float_bytes(np.array([1.0, -2.5])) == bytes.fromhex("0000803f000020c0")
-    np.testing.assert_array_equal(
-        wire.floats(bytes.fromhex("0000803f000020c0"), (2, 1)), [[1.0], [-2.5]]
-    )
+    array = wire.floats(bytes.fromhex("0000803f000020c0"), (2, 1))
+    np.testing.assert_array_equal(array, [[1.0], [-2.5]])
 
 
-def frame(**changes):
-    values = {
-        "magic": b"EDP1",
-        "version": 2,
-        "kind": 1,
-        "payload": b"\0" * 12,
-        "length": 12,
-        **changes,
-    }
-    head = (
-        values["magic"]
-        + bytes([values["version"], values["kind"], 0, 0])
-        + (9).to_bytes(8, "little")
-    )
-    return head + bytes(12) + values["length"].to_bytes(4, "little") + bytes(24) + values["payload"]
+def frame(magic=b"EDP1", version=2, kind=1, payload=bytes(12), length=12):
+    """Returns a frame of sequence number 9, put together without the code under test."""
+    head = magic + bytes([version, kind, 0, 0]) + (9).to_bytes(8, "little")
+    return head + bytes(12) + length.to_bytes(4, "little") + bytes(24) + payload
 
 
 @pytest.mark.parametrize(
@@ -73,6 +61,11 @@ def test_bad_frames_are_refused_by_status(bad, status, sequence):
 def test_the_frame_of_the_test_above_is_good_where_unchanged():
     header, payload = wire.decode(frame())
     assert (header.sequence, len(payload)) == (9, 12)
+
+
+def test_a_number_that_no_clipping_mends_is_an_error():
+    with pytest.raises(struct.error):
+        wire.encode(Header(Kind.ACT, sequence=-1), b"")
 
 
 def test_too_long_is_not_sent():
@@ -101,30 +94,23 @@ def test_any_bytes_decode_or_are_refused(data, with_magic):
     try:
         header, payload = wire.decode(data)
     except WireError as error:
-        assert error.status in (
-            Status.MALFORMED,
-            Status.BAD_VERSION,
-            Status.UNKNOWN_TYPE,
-            Status.BAD_LENGTH,
-        )
+        known = ("MALFORMED", "BAD_VERSION", "UNKNOWN_TYPE", "BAD_LENGTH")
+        assert error.status.name in known
     else:
         assert len(payload) == header.payload_bytes == len(data) - wire.HEADER_BYTES
 
 
 def doc_bytes(title):
+    """Returns the bytes of the document's first code block below `title`."""
     block = DOC.read_text().split(title)[1].split("```")[1].removeprefix("text")
-    return bytes.fromhex(
-        "".join(
-            re.findall(r"\b[0-9a-f]{2}\b", "\n".join(x.split("|")[0] for x in block.splitlines()))
-        )
-    )
+    left = "\n".join(line.split("|")[0] for line in block.splitlines())
+    return bytes.fromhex("".join(re.findall(r"\b[0-9a-f]{2}\b", left)))
 
 
 def test_the_document_shows_what_the_code_sends():
     header = Header(Kind.ACT, sequence=7, client_time_ns=1_000_000_000, budget_us=8000)
-    assert doc_bytes("### Example: ACT") == wire.encode(
-        header, wire.float_bytes(np.array([1.0, -2.5, 0.0]))
-    )
+    obs = wire.float_bytes(np.array([1.0, -2.5, 0.0]))
+    assert doc_bytes("### Example: ACT") == wire.encode(header, obs)
     reply = Header(
         Kind.ACT_REPLY,
         sequence=7,
@@ -135,9 +121,8 @@ def test_the_document_shows_what_the_code_sends():
         valid_us=10_000,
         policy=bytes.fromhex("0f1e2d3c4b5a6978"),
     )
-    assert doc_bytes("### Example: ACT_REPLY") == wire.encode(
-        reply, wire.float_bytes(np.array([0.5, 0.25]))
-    )
+    action = wire.float_bytes(np.array([0.5, 0.25]))
+    assert doc_bytes("### Example: ACT_REPLY") == wire.encode(reply, action)
 
 
 def test_the_document_lists_every_type_and_status():

@@ -4,8 +4,7 @@ from types import SimpleNamespace
 import pytest
 
 from policy_server.contract.errors import BackendError
-from policy_server.runtime.onnxruntime import engines, gpu
-from policy_server.runtime.onnxruntime import providers as sessions
+from policy_server.runtime.onnxruntime import engines, gpu, providers
 
 
 class Driver:
@@ -42,75 +41,61 @@ def test_the_gpu_is_named_by_its_driver():
 def test_what_is_missing_is_listed_with_its_cure():
     assert gpu.missing_libraries("cuda", lambda _: object()) == []
     lacking = gpu.missing_libraries("tensorrt", absent)
-    assert (
-        len(lacking) == 4
-        and lacking[-1] == "libnvinfer.so.11 or libnvinfer.so.10 (pip install tensorrt)"
-    )
+    assert len(lacking) == 4
+    assert lacking[-1] == "libnvinfer.so.11 or libnvinfer.so.10 (pip install tensorrt)"
     assert len(gpu.missing_libraries("cuda", absent)) == 3
     with pytest.raises(OSError, match=r"none of libnvinfer\.so\.11, libnvinfer\.so\.10 loads"):
         gpu.tensorrt_version(absent)
 
 
 def test_a_provider_built_with_other_versions_is_told_by_its_loader(tmp_path, monkeypatch):
-    """TensorRT 11 is there and the provider wants 10: the list of libraries cannot know, the loader does."""
+    """TensorRT 11 is there, and the provider wants 10. Only the loader can tell."""
     for name in ("shared", "tensorrt"):
         (tmp_path / f"libonnxruntime_providers_{name}.so").touch()
 
     def load(name):
         if "tensorrt" in name.rsplit("/", 1)[1]:
-            raise OSError(
-                "libnvinfer.so.10: cannot open shared object file:\n  No such file or directory"
-            )
+            raise OSError("libnvinfer.so.10: cannot open shared object file:\n  No such file")
 
-    said = "libnvinfer.so.10: cannot open shared object file: No such file or directory"
+    said = "libnvinfer.so.10: cannot open shared object file: No such file"
     assert gpu.complaint(tmp_path, "tensorrt", load) == said
     assert gpu.complaint(tmp_path, "cuda", load) == ""
-    (tmp_path / "capi").mkdir()
+    libraries = tmp_path / "capi"
+    libraries.mkdir()
     monkeypatch.setattr(gpu, "present", lambda: True)
     monkeypatch.setattr(gpu, "missing_libraries", lambda provider: [])
-    monkeypatch.setattr(
-        gpu, "complaint", lambda folder, provider: said if folder == tmp_path / "capi" else ""
-    )
-    with pytest.raises(
-        BackendError, match=r"of this ONNX Runtime 1\.31 does not load: libnvinfer\.so\.10"
-    ):
-        sessions.check_available(runtime_in(tmp_path), "tensorrt")
+    monkeypatch.setattr(gpu, "complaint", lambda folder, _: said if folder == libraries else "")
+    message = r"of this ONNX Runtime 1\.31 does not load: libnvinfer\.so\.10"
+    with pytest.raises(BackendError, match=message):
+        providers.check_available(runtime_in(tmp_path), "tensorrt")
 
 
 def test_what_preloading_prints_is_not_seen(tmp_path, monkeypatch, capsys):
     """The first line of a server says that it is ready."""
     monkeypatch.setattr(gpu, "present", lambda: True)
     monkeypatch.setattr(gpu, "missing_libraries", lambda provider: [])
-    sessions.check_available(runtime_in(tmp_path), "cuda")
+    providers.check_available(runtime_in(tmp_path), "cuda")
     assert capsys.readouterr().out == ""
 
 
 def runtime_in(folder):
-    """An ONNX Runtime with every provider, in `folder`, that prints when it preloads."""
+    """Returns an ONNX Runtime with every provider, in `folder`, that prints when it preloads."""
     return SimpleNamespace(
         __file__=str(folder / "__init__.py"),
         __version__="1.31",
-        get_available_providers=lambda: list(sessions.ORT_NAMES.values()),
+        get_available_providers=lambda: list(providers.ORT_NAMES.values()),
         preload_dlls=lambda: print("Failed to load libcudnn.so.9"),
     )
 
 
 def test_libraries_of_pips_tensorrt_are_loaded_in_order(tmp_path, monkeypatch):
-    for name in (
-        "libnvonnxparser.so.10",
-        "libnvinfer.so.10",
-        "libnvinfer_plugin.so.10",
-        "libother.so.1",
-    ):
+    names = ["libnvinfer.so.10", "libnvinfer_plugin.so.10", "libnvonnxparser.so.10"]
+    for name in (*reversed(names), "libother.so.1"):
         (tmp_path / name).touch()
-    monkeypatch.setattr(
-        gpu.importlib.util,
-        "find_spec",
-        lambda _: SimpleNamespace(submodule_search_locations=[tmp_path]),
-    )
+    found = SimpleNamespace(submodule_search_locations=[tmp_path])
+    monkeypatch.setattr(gpu.importlib.util, "find_spec", lambda _: found)
     loaded = []
     gpu.preload_tensorrt(lambda path, mode: loaded.append((path.rsplit("/", 1)[1], mode)))
-    names = ["libnvinfer.so.10", "libnvinfer_plugin.so.10", "libnvonnxparser.so.10"]
     assert loaded == [(name, ctypes.RTLD_GLOBAL) for name in names]
     monkeypatch.setattr(gpu.importlib.util, "find_spec", lambda _: None)
     gpu.preload_tensorrt(absent)
@@ -128,32 +113,29 @@ def test_an_older_library_will_do():
 
 
 def test_an_engine_belongs_to_gpu_tensorrt_graph_and_size():
-    key = engines.key("NVIDIA Test (80GB) sm90", 110000, b"graph", 8)
+    name = "NVIDIA Test (80GB) sm90"
+    key = engines.key(name, 110000, b"graph", 8)
     assert key == "NVIDIA-Test-80GB-sm90_trt110000_eef93e1d14482804_b8"  # sha256 of b"graph"
-    others = [("Other sm90", 110000, b"graph", 8), ("NVIDIA Test (80GB) sm90", 110001, b"graph", 8)]
-    others += [
-        ("NVIDIA Test (80GB) sm90", 110000, b"Graph", 8),
-        ("NVIDIA Test (80GB) sm90", 110000, b"graph", None),
+    others = [
+        engines.key("Other sm90", 110000, b"graph", 8),
+        engines.key(name, 110001, b"graph", 8),
+        engines.key(name, 110000, b"Graph", 8),
+        engines.key(name, 110000, b"graph", None),
     ]
-    assert len({key, *(engines.key(*other) for other in others)}) == 5
+    assert len({key, *others}) == 5
 
 
 def test_options_of_tensorrt(monkeypatch, tmp_path):
-    """Engines are cached in a folder that exists; static shapes get a CUDA graph; no precision flag is given."""
+    """Engines are cached in a folder that exists, and static shapes get a CUDA graph."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(gpu, "name", lambda: "G sm90")
     monkeypatch.setattr(gpu, "tensorrt_version", lambda: 11)
-    name, options = sessions.provider_options("tensorrt", b"graph", ("batch", 8))
+    name, options = providers.provider_options("tensorrt", b"graph", ("batch", 8))
     folder = tmp_path / "edp-robot" / "engines" / engines.key("G sm90", 11, b"graph", 8)
     assert name == "TensorrtExecutionProvider" and folder.is_dir()
-    assert (
-        options["trt_engine_cache_path"] == str(folder)
-        and options["trt_engine_cache_enable"] == "1"
-    )
-    assert options["trt_cuda_graph_enable"] == "1" and not [
-        k for k in options if "fp16" in k or "int8" in k
-    ]
-    assert sessions.provider_options("tensorrt", b"graph", None)[1]["trt_cuda_graph_enable"] == "0"
+    assert options["trt_engine_cache_path"] == str(folder)
+    assert options["trt_engine_cache_enable"] == options["trt_cuda_graph_enable"] == "1"
+    assert providers.provider_options("tensorrt", b"graph", None)[1]["trt_cuda_graph_enable"] == "0"
 
 
 def test_precision_is_a_flag_until_tensorrt_11(tmp_path):
@@ -170,13 +152,13 @@ def test_precision_is_a_flag_until_tensorrt_11(tmp_path):
 
 
 def test_options_of_the_others():
-    assert sessions.provider_options("cpu", b"", None) == ("CPUExecutionProvider", {})
+    assert providers.provider_options("cpu", b"", None) == ("CPUExecutionProvider", {})
     exact = {"device_id": "0", "use_tf32": "0", "enable_cuda_graph": "1"}
-    assert sessions.provider_options("cuda", b"", ("batch", 1))[1] == exact
-    assert sessions.provider_options("cuda", b"", None)[1]["enable_cuda_graph"] == "0"
+    assert providers.provider_options("cuda", b"", ("batch", 1))[1] == exact
+    assert providers.provider_options("cuda", b"", None)[1]["enable_cuda_graph"] == "0"
 
 
-def test_engines_lie_in_the_users_cache(monkeypatch, tmp_path):
+def test_engines_are_kept_in_the_users_cache(monkeypatch, tmp_path):
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     assert engines.cache_folder() == tmp_path / ".cache" / "edp-robot" / "engines"

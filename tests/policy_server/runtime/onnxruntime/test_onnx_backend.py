@@ -113,7 +113,7 @@ def test_auto_takes_the_faster_of_cpu_and_cuda(bundle_path, monkeypatch, cuda_s,
 
 
 def test_every_number_of_rows_gives_the_same_actions(tiny, tmp_path):
-    """The static sizes 1 and 4 have buffers, padded or not; more rows go through the dynamic graph."""
+    """Sizes up to 4 go through the buffers of 1 or 4, and more rows through the dynamic graph."""
     bundle = tiny.save(tmp_path / "b", sampler={"method": "test", "batch_sizes": [4, 1]})
     backend = load_backend(bundle, "cpu")
     rng = np.random.default_rng(3)

@@ -7,7 +7,7 @@ from policy_server.runtime.onnxruntime import OnnxPolicy, onnx_policy
 
 @pytest.fixture
 def asked(monkeypatch):
-    """GPU providers that compute on the CPU, in separate buffers. Lists (provider, batch) of each session."""
+    """Makes GPU providers compute on the CPU. Lists (provider, batch) of each session."""
     opened = []
     real = onnx_policy.open_session
     bound = onnx_policy.BoundGraph
@@ -29,7 +29,7 @@ def asked(monkeypatch):
     ("provider", "whole"), [("cuda", "cuda"), ("tensorrt", "cpu"), ("cpu", "cpu")]
 )
 def test_each_size_has_a_session_on_the_provider(tiny, asked, provider, whole):
-    """TensorRT has no dynamic session, which would build an engine while a robot waits: rows go in chunks."""
+    """TensorRT has no dynamic session: that would build an engine while a robot waits."""
     made = OnnxPolicy(tiny.onnx_bytes(), provider, batch_sizes=(4, 1, 4))
     rng = np.random.default_rng(0)
     assert asked == [(whole, None), (provider, ("batch", 1)), (provider, ("batch", 4))]
