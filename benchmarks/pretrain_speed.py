@@ -1,27 +1,28 @@
-"""How fast pre-training learns: python benchmarks/pretrain_speed.py --task maze-square-bottleneck
+"""How fast pre-training learns.
 
-Grad_steps a second of our preset with one seed and with several at once, and of the paper's recipe (its batch, widths
-and K), interleaved in one run; medians. A grad_step is one of the state model, the actor, the critic and (as often as
-the preset says) the action model. The floor is the time of the bare matrix products of one grad_step, measured in the
-same run.
+    python benchmarks/pretrain_speed.py --task maze-square-bottleneck
+
+It times grad_steps of our preset, with one seed and with several at once, and of the paper's recipe
+(its batch, widths and K). The recipes take turns in one run, and the table shows medians. A
+grad_step is one of the state model, the actor, the critic and, as often as the preset says, the
+action model. The floor is the time of the bare matrix products of one grad_step in the same run.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from edp_robot.config import presets
-from edp_robot.config.schema import PretrainConfig
+from edp_robot.methods.explore.score_config import ScoreRewardConfig
 from edp_robot.methods.replay import Replay
-from edp_robot.training.pretrainer import Pretrainer
-from policy_server.bench.latency import host
+from edp_robot.training.pretrain import PretrainConfig, Pretrainer
+from policy_server.bench.host import host
+from policy_server.contract.files import write_json
 from sim.core.hold import Hold
 from sim.core.registry import make_vec
 
@@ -31,13 +32,18 @@ class Runner:
 
     def __init__(self, config: PretrainConfig) -> None:
         self.config = config
-        env = Hold(
-            make_vec(config.task, config.n_seeds * config.loop.n_envs, 0),
-            config.loop.n_action_steps,
-        )
-        spec, n = env.task_spec, env.num_envs
+        n_envs = config.n_seeds * config.loop.n_envs
+        env = Hold(make_vec(config.task, n_envs, seed=0), config.loop.n_action_steps)
+        spec = env.task_spec
         self.learner = Pretrainer(spec, config)
-        self.replay = Replay(100_000, n, spec.obs_dim, spec.act_dim, 0, config.n_seeds)
+        self.replay = Replay(
+            capacity=100_000,
+            n_envs=n_envs,
+            obs_dim=spec.obs_dim,
+            act_dim=spec.act_dim,
+            seed=0,
+            n_seeds=config.n_seeds,
+        )
         obs, _ = env.reset(seed=0)
         for _ in range(100):
             action = env.action_space.sample()
@@ -54,52 +60,65 @@ class Runner:
 
 
 def products(config: PretrainConfig, obs_dim: int) -> list[tuple[int, int, int, int, float]]:
-    """Returns (stack, rows, n_in, n_out, times) of one grad_step's matrix products, of the wide layers alone."""
-    s, b, w = config.n_seeds, config.batch, config.ddpg.width
-    action, hidden = config.action_model, config.ddpg.n_layers - 1
+    """Returns (stack, rows, n_in, n_out, times) of the matrix products of one grad_step.
+
+    It counts the wide layers alone. A backward pass counts as two products.
+    """
+    n_seeds = config.n_seeds
+    batch = config.batch
+    width = config.ddpg.width
+    hidden = config.ddpg.n_layers - 1
+    model = config.action_model
+    n_action = 6 * model.n_blocks / config.action_model_every
+    n_critic = (3 + 1 + 2) * hidden  # its grad_step, its target, and through it for the actor
+    n_actor = (3 + 1) * hidden  # its grad_step, and for the critic's target
     return [
         *_reward_products(config, obs_dim),
-        (
-            s,
-            b,
-            action.width,
-            action.inner,
-            6 * action.n_blocks / config.action_model_every,
-        ),  # forward, twice backward
-        (2 * s, b, w, w, (3 + 1 + 2) * hidden),  # critic; its target; through it for the actor
-        (s, b, w, w, (3 + 1) * hidden),  # actor; for the target
+        (n_seeds, batch, model.width, model.inner, n_action),
+        (2 * n_seeds, batch, width, width, n_critic),
+        (n_seeds, batch, width, width, n_actor),
     ]
 
 
 def _reward_products(
     config: PretrainConfig, obs_dim: int
 ) -> list[tuple[int, int, int, int, float]]:
-    """Returns those of the state model and the reward, or of the reward's comparison with n_states states."""
-    reward, model, n_rows = (
-        config.score_reward,
-        config.state_model,
-        config.batch * config.ddpg.n_step,
-    )
+    """Returns the products of the state model and the reward, or of the exact reward alone."""
+    reward: ScoreRewardConfig = config.reward
+    n_seeds = config.n_seeds
+    n_rows = config.batch * config.ddpg.n_step
     if reward.estimator == "exact":
-        return [(config.n_seeds, n_rows, obs_dim, reward.n_states, 1)]
-    learning = (config.n_seeds, config.batch, model.width, model.inner, 6 * model.n_blocks)
-    return [
-        learning,
-        (config.n_seeds, n_rows * reward.n_draws, model.width, model.inner, 2 * model.n_blocks),
-    ]
+        return [(n_seeds, n_rows, obs_dim, reward.n_states, 1)]
+    model = reward.model
+    sizes = (model.width, model.inner)
+    learning = (n_seeds, config.batch, *sizes, 6 * model.n_blocks)
+    return [learning, (n_seeds, n_rows * reward.n_draws, *sizes, 2 * model.n_blocks)]
 
 
 def floor_s(config: PretrainConfig, repeats: int = 20) -> float:
-    """Returns the time of those products alone [s]: no learner of these shapes can be faster here."""
+    """Returns the time of the products alone [s]. No learner of these shapes can be faster here."""
     total = 0.0
-    for stack, rows, n_in, n_out, times in products(config, 2):
-        x, weight, times_s = torch.randn(stack, rows, n_in), torch.randn(stack, n_in, n_out), []
+    for stack, rows, n_in, n_out, times in products(config, obs_dim=2):
+        x = torch.randn(stack, rows, n_in)
+        weight = torch.randn(stack, n_in, n_out)
+        times_s = []
         for _ in range(repeats):
             began = time.perf_counter()
             torch.bmm(x, weight)
             times_s.append(time.perf_counter() - began)
         total += times * statistics.median(times_s)
     return total
+
+
+def measured(runners: dict[str, Runner], rounds: int) -> dict[str, float]:
+    """Returns each recipe's median time of a grad_step [s]; the recipes take turns."""
+    times: dict[str, list[float]] = {name: [] for name in runners}
+    for i in range(rounds + 1):
+        for name, runner in runners.items():
+            took = runner.grad_step_s(3 if name == "paper" else 20)
+            if i:  # the first round warms up
+                times[name].append(took)
+    return {name: statistics.median(each) for name, each in times.items()}
 
 
 def main() -> None:
@@ -114,31 +133,19 @@ def main() -> None:
     torch.set_num_threads(given.threads)
     torch.manual_seed(0)
     configs = {
-        f"ours, {n} seeds": replace(presets.pretrain("demo", given.task), n_seeds=n)
-        for n in given.n_seeds
+        f"ours, {n} seeds": presets.pretrain("demo", given.task, n_seeds=n) for n in given.n_seeds
     }
     configs["paper"] = presets.pretrain("paper", given.task)
     runners = {name: Runner(config) for name, config in configs.items()}
-    times: dict[str, list[float]] = {name: [] for name in configs}
-    for i in range(given.rounds + 1):
-        for name, runner in runners.items():
-            took = runner.grad_step_s(3 if name == "paper" else 20)
-            if i:  # the first warms up
-                times[name].append(took)
     result = {}
-    print(
-        "| recipe | grad_step [ms] | of the floor | grad_steps/s a seed | all seeds |\n|---|---|---|---|---|"
-    )
-    for name, config in configs.items():
-        took, floor = statistics.median(times[name]), floor_s(config)
+    print("| recipe | grad_step [ms] | of the floor | grad_steps/s a seed | all seeds |")
+    print("|---|---|---|---|---|")
+    for name, took in measured(runners, given.rounds).items():
+        floor = floor_s(configs[name])
         result[name] = {"grad_step_ms": took * 1e3, "floor_ms": floor * 1e3, "per_s": 1 / took}
-        rate = config.n_seeds / took
+        rate = configs[name].n_seeds / took
         print(f"| {name} | {took * 1e3:.2f} | {took / floor:.1f} x | {1 / took:.1f} | {rate:.1f} |")
-    if given.json:
-        given.json.write_text(
-            json.dumps({"host": host(), "threads": given.threads, "recipes": result}, indent=1)
-            + "\n"
-        )
+    write_json(given.json, {"host": host(), "threads": given.threads, "recipes": result})
 
 
 if __name__ == "__main__":

@@ -1,7 +1,10 @@
-"""What pre-training is worth, over several seeds: python benchmarks/seeds.py --seeds 0 1 2 3 --out runs/seeds
+"""What pre-training is worth, over several seeds.
 
-For each seed: a pre-training without reward, fine-tuning from it, and the same training from scratch with the same
-number of env_steps. Two processes at a time, one thread each; a run that has its result is not run again.
+    python benchmarks/seeds.py --seeds 0 1 2 3 --out runs/seeds
+
+Each seed has a pre-training without reward, a fine-tuning from it, and the same training from
+scratch with the same number of env_steps. Two processes run at a time, with one thread each. A run
+that has its result is not run again.
 """
 
 from __future__ import annotations
@@ -22,61 +25,60 @@ def edp(result: Path, *args: str) -> dict[str, float]:
     """Runs `edp` unless its result is there, and returns the result.
 
     Raises:
-        RuntimeError: it failed; its log is beside the result.
+        RuntimeError: It failed. Its log is beside the result.
     """
     if not result.exists():
         result.parent.mkdir(parents=True, exist_ok=True)
-        with result.with_suffix(".log").open("w") as log:
+        log_path = result.with_suffix(".log")
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        with log_path.open("w") as log:
             command = [*EDP, *args, "--json", str(result)]
-            status = subprocess.run(
-                command,
-                stdout=log,
-                stderr=log,
-                env={**os.environ, "OMP_NUM_THREADS": "1"},
-                check=False,
-            ).returncode
-        if status:
+            ended = subprocess.run(command, stdout=log, stderr=log, env=environment, check=False)
+        if ended.returncode:
             raise RuntimeError(
-                f"`edp {' '.join(args)}` ended with status {status}; see {result.with_suffix('.log')}"
+                f"`edp {' '.join(args)}` ended with status {ended.returncode}; see {log_path}"
             )
     return json.loads(result.read_text())
 
 
 def one_seed(seed: int, given: argparse.Namespace) -> dict[str, dict[str, float]]:
     """Returns the results of one seed: pretrain, finetuned, scratch."""
-    out, chosen = given.out / str(seed), ["--seed", str(seed)]
+    out = given.out / str(seed)
     start = str(out / "pretrain")
-    steps = ["--env-steps", str(given.pretrain_steps)] if given.pretrain_steps else []
-    made = {
-        "pretrain": edp(
-            out / "pretrain.json", "pretrain", "--task", "arm", "--out", start, *steps, *chosen
-        )
-    }
-    steps = ["--env-steps", str(given.finetune_steps)] if given.finetune_steps else []
-    shared = ["--task", given.task, "--eval-episodes", str(given.episodes), *steps, *chosen]
+    chosen = ["--seed", str(seed)]
+    explore = ["pretrain", "--task", "arm", *_steps(given.pretrain_steps), *chosen]
+    tune = ["finetune", "--task", given.task, "--eval-episodes", str(given.episodes)]
+    tune += [*_steps(given.finetune_steps), *chosen]
     options = ["--reuse-replay", given.reuse_replay] if given.reuse_replay else []
-    name = f"finetuned{given.mark}"
-    made["finetuned"] = edp(
-        out / f"{name}.json",
-        "finetune",
-        "--from",
-        start,
-        "--out",
-        str(out / name),
-        *options,
-        *shared,
-    )
-    name = f"scratch{given.mark}"
-    made["scratch"] = edp(out / f"{name}.json", "finetune", "--out", str(out / name), *shared)
+    finetuned = out / f"finetuned{given.mark}"
+    scratch = out / f"scratch{given.mark}"
+    made = {
+        "pretrain": edp(out / "pretrain.json", *explore, "--out", start),
+        "finetuned": edp(
+            _json(finetuned), *tune, "--from", start, "--out", str(finetuned), *options
+        ),
+        "scratch": edp(_json(scratch), *tune, "--out", str(scratch)),
+    }
     print(row(seed, made), flush=True)
     return made
 
 
+def _steps(n: int | None) -> list[str]:
+    return ["--env-steps", str(n)] if n else []
+
+
+def _json(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.json")
+
+
 def row(seed: int, made: dict[str, dict[str, float]]) -> str:
     """Returns one seed's line of the table."""
-    pre, fine, scratch = made["pretrain"], made["finetuned"]["success"], made["scratch"]["success"]
-    explored = f"{pre['coverage']:.3f} | {pre['n_success_episodes']:.0f}"
-    return f"| {seed} | {explored} | {fine:.3f} | {scratch:.3f} | {fine - scratch:+.3f} |"
+    pretrained = made["pretrain"]
+    finetuned = made["finetuned"]["success"]
+    scratch = made["scratch"]["success"]
+    explored = f"{pretrained['coverage']:.3f} | {pretrained['n_success_episodes']:.0f}"
+    gap = finetuned - scratch
+    return f"| {seed} | {explored} | {finetuned:.3f} | {scratch:.3f} | {gap:+.3f} |"
 
 
 def main() -> None:
@@ -89,19 +91,18 @@ def main() -> None:
     parser.add_argument("--finetune-steps", type=int)
     parser.add_argument("--reuse-replay", choices=("True", "False"))
     parser.add_argument("--episodes", type=int, default=300)
-    parser.add_argument(
-        "--mark", default="", help="distinguishes fine-tunings of the same pre-training"
-    )
+    mark = "distinguishes fine-tunings of the same pre-training"
+    parser.add_argument("--mark", default="", help=mark)
     parser.add_argument("--processes", type=int, default=2)
     given = parser.parse_args()
     with ThreadPoolExecutor(given.processes) as pool:
         made = list(pool.map(lambda seed: one_seed(seed, given), given.seeds))
-    print("\n| seed | coverage | presses | fine-tuned | scratch | gap |\n|---|---|---|---|---|---|")
+    print("\n| seed | coverage | presses | fine-tuned | scratch | gap |")
+    print("|---|---|---|---|---|---|")
     print("\n".join(row(seed, m) for seed, m in zip(given.seeds, made, strict=True)))
     gaps = [m["finetuned"]["success"] - m["scratch"]["success"] for m in made]
-    print(
-        f"gap: median {statistics.median(gaps):+.3f}, least {min(gaps):+.3f}, of {len(gaps)} seeds"
-    )
+    median = statistics.median(gaps)
+    print(f"gap: median {median:+.3f}, least {min(gaps):+.3f}, of {len(gaps)} seeds")
 
 
 if __name__ == "__main__":

@@ -115,9 +115,7 @@ def _paper(spec: TaskSpec) -> PretrainConfig:
     )
 
 
-def finetune(
-    preset: str, task: str, method: str | None = None, **changes: Any
-) -> FinetuneConfig:
+def finetune(preset: str, task: str, method: str | None = None, **changes: Any) -> FinetuneConfig:
     """Returns a fine-tuning configuration.
 
     Args:

@@ -1,4 +1,4 @@
-"""DDPG with twin critics: the Gaussian behaviour policy that collects the data, and the plain way to fine-tune."""
+"""DDPG with twin critics: collects the data of pre-training, and fine-tunes a Gaussian policy."""
 
 from __future__ import annotations
 
@@ -15,12 +15,14 @@ from edp_robot.methods.replay import Batch
 
 @dataclass(frozen=True)
 class DDPGConfig:
-    """Hyperparameters of the Gaussian policy and its critic (method section 2; `paper` preset for the paper's).
+    """Hyperparameters of the Gaussian policy and its critic (method section 2).
 
-    action_noise smooths targets; explore_noise is the noise of the first and the last environment while collecting,
-    log-spaced between (a spread keeps some of them trying other things), correlated from decision to decision by
-    noise_correlation; n_features Fourier features of the observation, of feature_scale cycles a unit, let actor and
-    critic change sharply, as at a wall; pre_tanh_penalty keeps the actor out of tanh's flat ends, where it would stay.
+    `action_noise` smooths targets. `explore_noise` is the noise of the first and the last
+    environment while collecting, with a log-spaced spread between them, so that some of them try
+    other things. `noise_correlation` correlates it from decision to decision. `n_features` counts
+    Fourier features of the observation of `feature_scale` [cycles per unit]; they let actor and
+    critic change sharply, as at a wall. `pre_tanh_penalty` keeps the actor out of tanh's flat ends,
+    where its gradient vanishes.
     """
 
     width: int = 256
@@ -54,34 +56,33 @@ def polyak_update(target: nn.Module, online: nn.Module, polyak: float) -> None:
 
 
 class DDPG(nn.Module):
-    """Actor a = tanh(mu(s)) with Gaussian action noise, twin critic with LayerNorm. Observations come normalised.
+    """Actor a = tanh(mu(s)) with Gaussian action noise, and a twin critic with LayerNorm.
 
-    With a `stack` it is as many learners side by side: every tensor has the stack's axes in front, and no learner sees
-    another's.
+    Observations come normalised. A `stack` makes as many independent learners: every tensor has the
+    stack's axes in front.
+
+    Args:
+        obs_dim: Length of an observation.
+        act_dim: Length of an action.
+        config: Hyperparameters.
+        stack: Leading axes, one learner for each index.
     """
 
     def __init__(self, obs_dim: int, act_dim: int, config: DDPGConfig, stack: Stack = ()) -> None:
         super().__init__()
         self.config = config
-        fourier, hidden = (
-            (config.n_features, config.feature_scale),
-            [config.width] * config.n_layers,
-        )
+        fourier = (config.n_features, config.feature_scale)
         features = Fourier(obs_dim, *fourier, stack)
-        self.actor = nn.Sequential(
-            features, *mlp([features.n_out, *hidden, act_dim], config.layer_norm, stack)
-        )
+        sizes = [features.n_out, *[config.width] * config.n_layers, act_dim]
+        self.actor = nn.Sequential(features, *mlp(sizes, config.layer_norm, stack))
         self.critic = TwinCritic(
             obs_dim, act_dim, config.width, config.n_layers, config.layer_norm, stack, fourier
         )
         self.critic_target = copy.deepcopy(self.critic).requires_grad_(False)
         self.register_buffer("noise", torch.zeros(0), persistent=False)
-        self.actor_optimizer = torch.optim.Adam(
-            self.actor.parameters(), lr=config.learning_rate, fused=True
-        )
-        self.critic_optimizer = torch.optim.Adam(
-            self.critic.parameters(), lr=config.learning_rate, fused=True
-        )
+        rate = config.learning_rate
+        self.actor_optimizer = torch.optim.Adam(self.actor.parameters(), lr=rate, fused=True)
+        self.critic_optimizer = torch.optim.Adam(self.critic.parameters(), lr=rate, fused=True)
 
     def policy(self, obs: Tensor, noise: Tensor | None = None) -> Tensor:
         """Returns actions (*stack, batch, act_dim) in [-1, 1]; `noise` is added before clipping."""
@@ -90,31 +91,34 @@ class DDPG(nn.Module):
 
     @torch.no_grad()
     def explore(self, obs: Tensor) -> Tensor:
-        """Returns actions (*stack, n_envs, act_dim) with exploration noise, for obs of as many environments."""
+        """Returns actions (*stack, n_envs, act_dim) with exploration noise.
+
+        `obs` is (*stack, n_envs, obs_dim), one observation of each environment.
+        """
         action = self.policy(obs)
         low, high = (math.log(x) for x in self.config.explore_noise)
         std = torch.linspace(low, high, obs.shape[-2], device=obs.device).exp().unsqueeze(-1)
-        noise, rho = torch.randn_like(action), self.config.noise_correlation
+        noise = torch.randn_like(action)
+        rho = self.config.noise_correlation
         if self.noise.shape == noise.shape:
             noise = rho * self.noise + math.sqrt(1 - rho**2) * noise
         self.noise = noise
         return (action + std * self.noise).clamp(-1, 1)
 
     def target(self, batch: Batch, reward: Tensor) -> Tensor:
-        """Returns R^(n) + gamma^n min_i Q_target,i(s_n, pi(s_n) + clipped noise), (*stack, batch)."""
+        """Returns R^(n) + gamma^n min_i Q_target,i(s_n, pi(s_n) + noise) (*stack, batch)."""
         config = self.config
         with torch.no_grad():
             total, next_obs, factor = batch.n_step_return(reward, config.discount)
             noise = config.action_noise * torch.randn_like(batch.action)
             noise = noise.clamp(-config.target_noise_clip, config.target_noise_clip)
-            return total + factor * self.critic_target(next_obs, self.policy(next_obs, noise)).amin(
-                -2
-            )
+            value = self.critic_target(next_obs, self.policy(next_obs, noise)).amin(-2)
+            return total + factor * value
 
     def update(self, batch: Batch, reward: Tensor) -> dict[str, Tensor]:
-        """One grad_step of critic and actor on normalised observations; reward (*stack, batch, n_step).
+        """Takes one grad_step of critic and actor; returns metrics, (*stack) each.
 
-        Returns metrics, (*stack) each.
+        The batch's observations are normalised. `reward` is (*stack, batch, n_step).
         """
         target = self.target(batch, reward).unsqueeze(-2)
         critic_loss = (self.critic(batch.obs, batch.action) - target).square().mean((-2, -1)) * 2
@@ -126,7 +130,8 @@ class DDPG(nn.Module):
         value = self.critic(batch.obs, torch.tanh(pre_tanh)).amin(-2).mean(-1)
         self.critic.requires_grad_(True)
         self.actor_optimizer.zero_grad(set_to_none=True)
-        (self.config.pre_tanh_penalty * pre_tanh.square().mean((-2, -1)) - value).sum().backward()
+        penalty = self.config.pre_tanh_penalty * pre_tanh.square().mean((-2, -1))
+        (penalty - value).sum().backward()
         self.actor_optimizer.step()
         polyak_update(self.critic_target, self.critic, self.config.polyak)
         return {

@@ -1,4 +1,4 @@
-"""Implicit Q-learning: the critic that every diffusion fine-tuner shares (method Eq. 8)."""
+"""Implicit Q-learning, the critic that every diffusion fine-tuner shares (method Eq. 8)."""
 
 from __future__ import annotations
 
@@ -32,7 +32,13 @@ class IQLConfig:
 
 
 class IQL(nn.Module):
-    """V(s) and twin Q(s, a), with a lagged copy of Q. Observations come normalised."""
+    """V(s) and twin Q(s, a), with a lagged copy of Q. Observations come normalised.
+
+    Args:
+        obs_dim: Length of an observation.
+        act_dim: Length of an action.
+        config: Hyperparameters.
+    """
 
     def __init__(self, obs_dim: int, act_dim: int, config: IQLConfig) -> None:
         super().__init__()
@@ -49,7 +55,10 @@ class IQL(nn.Module):
         return self.critic_target(obs, action).min(0).values
 
     def losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Returns (value loss, critic loss), scalars, of method Eq. 8; the n-step target bootstraps with gamma^n."""
+        """Returns (value loss, critic loss) of method Eq. 8, scalars.
+
+        The n-step target bootstraps with gamma^n.
+        """
         value = self.value(batch.obs).squeeze(-1)
         value_loss = expectile_loss(self.q(batch.obs, batch.action) - value, self.config.expectile)
         with torch.no_grad():
@@ -59,7 +68,7 @@ class IQL(nn.Module):
         return value_loss, critic_loss
 
     def update(self, batch: Batch) -> dict[str, float]:
-        """One grad_step of V and Q; returns metrics."""
+        """Takes one grad_step of V and Q; returns metrics."""
         value_loss, critic_loss = self.losses(batch)
         self.optimizer.zero_grad(set_to_none=True)
         (value_loss + critic_loss).backward()

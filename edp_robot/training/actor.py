@@ -1,4 +1,4 @@
-"""A torch policy as `sim.core.evaluate` wants it."""
+"""A torch policy in the form that `sim.core.evaluate` takes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sim.core.evaluate import ActFn
 
 
 def torch_actor(policy: nn.Module, seed: int) -> ActFn:
-    """Returns an ActFn that draws noise from its own generator and runs the policy without gradients."""
+    """Returns an ActFn that runs the policy without gradients, with noise of its own generator."""
     generator = torch.Generator().manual_seed(seed)
     policy.eval()
 

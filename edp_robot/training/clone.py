@@ -78,7 +78,8 @@ def demonstrations(config: CloneConfig, spec: TaskSpec) -> tuple[Tensor, Tensor]
         )
     if not np.isfinite(obs).all() or not (np.abs(action) <= 1).all():
         raise ValueError(
-            "obs must be finite, and actions in [-1, 1]; map commands by the task's action map first"
+            "obs must be finite, and actions in [-1, 1]; "
+            "map commands by the task's action map first"
         )
     return torch.from_numpy(obs), torch.from_numpy(action)
 

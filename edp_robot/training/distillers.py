@@ -1,4 +1,4 @@
-"""The two ways to train a student (method section 7): paired regression, and consistency distillation."""
+"""Two ways to train a student: paired regression, consistency distillation (method section 7)."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ class RunConfig:
 
     TITLE: ClassVar[str] = "run"
     COMMAND: ClassVar[str] = "edp"
-    POLICY: ClassVar[str] = ""  # the diffusion policy's name in the checkpoint; empty: there is none
+    POLICY: ClassVar[str] = ""  # the diffusion policy's name in the checkpoint; empty: none
     task: str
 
     @classmethod
@@ -147,7 +147,7 @@ def from_dict(cls: type, values: Mapping[str, Any], partial: bool = False) -> An
     unknown = [name for name in values if name not in names]
     if unknown and not partial:
         raise ValueError(
-            f"{cls.__name__} has no {unknown}; another version wrote this run: read it with that one"
+            f"{cls.__name__} has no {unknown}; another version wrote this run, read it with that"
         )
     own_method = ":" in values.get("method", "")
     made = {}

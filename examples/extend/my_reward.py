@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from edp_robot.methods.explore import IntrinsicReward
+from edp_robot import IntrinsicReward
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from edp_robot import DiffusionTuner, ProposalConfig, propose
 from edp_robot.diffusion.losses import denoising_loss
-from edp_robot.methods.finetune import DiffusionTuner, ProposalConfig, propose
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""EDP's intrinsic reward with the best possible noise model, in closed form: no network, no draws."""
+"""EDP's intrinsic reward with the best possible noise model, in closed form."""
 
 from __future__ import annotations
 

@@ -12,9 +12,7 @@ from policy_server.contract.registry import Registry
 from sim.core.spec import TaskSpec
 
 INTRINSIC_REWARDS: Registry[type[IntrinsicReward]] = Registry(
-    "intrinsic reward",
-    package="edp_robot.methods.explore",
-    group="edp_robot.intrinsic_rewards",
+    "intrinsic reward", package="edp_robot.methods.explore", group="edp_robot.intrinsic_rewards"
 )
 
 

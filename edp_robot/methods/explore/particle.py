@@ -20,11 +20,10 @@ class ParticleConfig:
     n_particles: int = 1024
 
     def __post_init__(self) -> None:
+        n = self.n_neighbours
         most = self.n_particles - 1
-        if not 1 <= self.n_neighbours <= most:
-            raise ValueError(
-                f"n_neighbours={self.n_neighbours}: give a number from 1 to n_particles - 1 = {most}"
-            )
+        if not 1 <= n <= most:
+            raise ValueError(f"n_neighbours={n}: give a number from 1 to n_particles - 1 = {most}")
 
 
 @INTRINSIC_REWARDS.register("particle")

@@ -35,7 +35,7 @@ class Ring(nn.Module):
         return self.states.shape[1]
 
     def add(self, obs: Tensor) -> None:
-        """Adds states (n_seeds, batch, dim) over the oldest; of more than `size`, the first ones."""
+        """Adds states (n_seeds, batch, dim) over the oldest. It takes the first `size` of them."""
         n = min(obs.shape[1], self.size)
         self.states[:, (self.n_seen + torch.arange(n, device=obs.device)) % self.size] = obs[:, :n]
         self.n_seen += n

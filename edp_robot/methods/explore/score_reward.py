@@ -1,4 +1,4 @@
-"""EDP's intrinsic reward: how badly a diffusion model of visited states predicts a state's noise."""
+"""EDP's intrinsic reward: how badly a diffusion model of visited states predicts the noise."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ class ScoreReward(IntrinsicReward):
     """R(s) = E_{t, eps} ||eps'(s_t, t) - eps||^2 (method Eq. 5).
 
     Estimators (method section 7), each less noisy than the one before. `iid` draws t and eps for
-    every state, as the authors' code does. `stratified` stratifies t. `antithetic` also pairs +-eps.
-    `shared` also uses one set of (t, eps) for the whole batch, fresh at each call, so that the noise
-    of the estimate cancels between states. All are measured without dropout, which the authors' code
-    leaves on (method section 4).
+    every state, as the authors' code does. `stratified` stratifies t. `antithetic` also pairs
+    +-eps. `shared` also uses one set of (t, eps) for the whole batch, fresh at each call, so that
+    the noise of the estimate cancels between states. All are measured without dropout, which the
+    authors' code leaves on (method section 4).
 
     `spacing` says how t is spread over [t_low, t_high]. `time` spreads it evenly, as the authors'
     code does. `log_snr` spreads it evenly in log_snr (method Eq. 3), for the model's training too:
@@ -52,12 +52,7 @@ class ScoreReward(IntrinsicReward):
 
     @classmethod
     def make(
-        cls,
-        spec: TaskSpec,
-        config: ScoreRewardConfig,
-        *,
-        n_seeds: int = 1,
-        centre: bool = False,
+        cls, spec: TaskSpec, config: ScoreRewardConfig, *, n_seeds: int = 1, centre: bool = False
     ) -> IntrinsicReward:
         """Returns the exact form where the estimator is `exact`, else a ScoreReward.
 

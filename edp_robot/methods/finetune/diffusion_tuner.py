@@ -1,4 +1,4 @@
-"""What every diffusion fine-tuner shares: IQL's critic, the reference, psi and its running average."""
+"""What diffusion fine-tuners share: IQL's critic, the reference, psi and its running average."""
 
 from __future__ import annotations
 
@@ -75,12 +75,7 @@ class DiffusionTuner(FineTuner):
             cls.Config(),
             action_model=replace(SMALL, learning_rate=1e-3),
             iql=IQLConfig(
-                width=128,
-                learning_rate=5e-4,
-                polyak=0.01,
-                discount=0.95,
-                n_step=5,
-                expectile=0.9,
+                width=128, learning_rate=5e-4, polyak=0.01, discount=0.95, n_step=5, expectile=0.9
             ),
             acting_denoise_steps=8,
             n_states=512,

@@ -17,9 +17,7 @@ from policy_server.contract.registry import Registry
 from sim.core.spec import TaskSpec
 
 FINE_TUNERS: Registry[type[FineTuner]] = Registry(
-    "fine-tuner",
-    package="edp_robot.methods.finetune",
-    group="edp_robot.fine_tuners",
+    "fine-tuner", package="edp_robot.methods.finetune", group="edp_robot.fine_tuners"
 )
 
 

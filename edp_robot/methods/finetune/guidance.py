@@ -1,4 +1,4 @@
-"""`edp-guidance`: the paper's fine-tuning, contrastive guidance and its distillation (Eq. 9, 10)."""
+"""`edp-guidance`: the paper's contrastive guidance and its distillation (method Eq. 9, 10)."""
 
 from __future__ import annotations
 
