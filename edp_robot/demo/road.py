@@ -1,8 +1,8 @@
-"""`edp demo`: the whole road once, on this machine, with a report at the end."""
+"""The demo's stages: each runs `edp` commands as a user would, and keeps their results."""
 
 from __future__ import annotations
 
-import json as json_module
+import json
 import os
 import shutil
 import subprocess
@@ -10,262 +10,203 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edp_robot.cli.arguments import Preset
+from edp_robot.cli import main
 from edp_robot.demo.leash import leashed
+from policy_server.contract.commit import source_commit
+from policy_server.contract.files import write_json
 
 STAGES = ("pretrain", "random", "finetuned", "scratch", "student", "bundle")
 TASK = "arm-press"
 EVAL_EVERY = 4_000  # env_steps of fine-tuning between points of the learning curve
+EVAL_SEED = 1_000
+MARK = "demo.json"  # says that a demo made the folder, and how long it took so far
 EDP = [sys.executable, "-m", "edp_robot.cli"]
 
 
-def demo(
-    out: Path = Path("runs/demo"),
-    preset: Preset = "demo",
-    seed: int = 0,
-    control_seconds: float = 40.0,
-    episodes: int = 300,
-    resume: bool = False,
-) -> int:
-    """Train in MuJoCo without reward, fine-tune, distil, export, serve over ZeroMQ, drive a robot, measure.
+@dataclass(frozen=True)
+class Options:
+    """What the demo runs.
 
-    Example: edp demo --preset smoke --out runs/smoke
-
-    Args:
-        out: Folder for runs, bundle, report.html and report.json; an earlier demo's there is replaced.
-        preset: Sizes; smoke shows that everything runs, and learns nothing.
-        seed: Of everything.
-        control_seconds: How long the robot is driven in real time [s].
-        episodes: Of every evaluation.
-        resume: Go on with an interrupted demo.
+    Attributes:
+        out: Folder for runs, bundle and report.
+        preset: Name of the sizes.
+        seed: Seeds all random generators.
+        control_seconds: How long the robot is driven [s].
+        episodes: Episodes of every evaluation.
+        resume: Whether to continue an interrupted demo.
     """
-    if preset == "paper":
-        raise ValueError(
-            "the paper's sizes want a GPU and days: run the stages one by one with --preset paper"
-        )
-    prepare(out, resume)
-    road = Road(out, preset, seed, episodes, control_seconds, resume)
-    for stage in (road.explore, road.tune, road.shrink, road.export, road.serve, road.report):
-        stage()
-    return 0
+
+    out: Path
+    preset: str
+    seed: int
+    control_seconds: float
+    episodes: int
+    resume: bool
 
 
 def prepare(out: Path, resume: bool) -> None:
-    """Empties the folder of an earlier demo, and of nothing else.
+    """Removes what an earlier demo left in `out`, and nothing else.
 
     Raises:
-        FileExistsError: `out` holds something that no demo made.
+        FileExistsError: `out` holds files and no demo made it.
     """
-    mark = out / "demo.json"
+    mark = out / MARK
     if out.exists() and any(out.iterdir()) and not mark.exists():
         raise FileExistsError(f"{out} is not empty and no demo made it; choose another --out")
     if not resume:
         for stage in STAGES:
             shutil.rmtree(out / stage, ignore_errors=True)
-    out.mkdir(parents=True, exist_ok=True)
     if not (resume and mark.exists()):
-        mark.write_text("{}\n")
+        write_json(mark, {})
+
+
+def edp(*words: str) -> None:
+    """Runs an `edp` command in this process, which has torch loaded already.
+
+    Raises:
+        RuntimeError: The command failed.
+    """
+    status = main([*words])
+    if status == 130:
+        raise KeyboardInterrupt
+    if status:
+        raise RuntimeError(f"`edp {' '.join(words)}` ended with status {status}")
+
+
+def edp_process(*words: str) -> None:
+    """Runs an `edp` command in a process of its own, without torch in it.
+
+    Raises:
+        RuntimeError: The command failed.
+    """
+    if status := subprocess.run([*EDP, *words], check=False).returncode:
+        raise RuntimeError(f"`edp {' '.join(words)}` ended with status {status}")
+
+
+@contextmanager
+def edp_beside(*words: str, log: Path) -> Iterator[None]:
+    """Runs an `edp` command on one thread while the block runs, and waits for it at the end.
+
+    Raises:
+        RuntimeError: The command failed.
+    """
+    one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with log.open("w") as file:
+        streams = {"stdout": file, "stderr": file}
+        command = leashed([*EDP, *words])
+        process = subprocess.Popen(command, env=one_thread, start_new_session=True, **streams)
+    try:
+        yield
+        if process.wait():
+            raise RuntimeError(f"`edp {' '.join(words)}` failed; see {log}")
+    finally:
+        process.terminate()
 
 
 class Road:
-    """The demo's stages in order; each leaves its numbers in `numbers` and its pictures' data in `data`."""
+    """The demo's stages in order.
 
-    def __init__(
-        self,
-        out: Path,
-        preset: Preset,
-        seed: int,
-        episodes: int,
-        control_seconds: float,
-        resume: bool,
-    ) -> None:
-        self.out, self.seed, self.resume = out, seed, resume
-        self.preset: Preset = preset
-        self.episodes, self.control_seconds = episodes, control_seconds
-        self.mark = out / "demo.json"
-        self.started = time.monotonic() - json_module.loads(self.mark.read_text()).get(
-            "elapsed_s", 0.0
-        )
-        self.numbers: dict[str, Any] = {"wall_s": {}, "success": {}, "preset": preset, "seed": seed}
-        self.data: dict[str, Any] = {}
+    Attributes:
+        numbers: The report's numbers so far.
+    """
 
-    @contextmanager
-    def stage(self, name: str, text: str) -> Iterator[None]:
-        """Announces a stage and keeps its time."""
-        began = time.monotonic()
-        print(f"\n[{began - self.started:4.0f} s] {text}", flush=True)
-        yield
-        self.numbers["wall_s"][name] = round(time.monotonic() - began, 2)
-        self.mark.write_text(
-            json_module.dumps({"elapsed_s": time.monotonic() - self.started}) + "\n"
-        )
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self.out = options.out
+        self.mark = options.out / MARK
+        before_s = json.loads(self.mark.read_text()).get("elapsed_s", 0.0)
+        self.started = time.monotonic() - before_s
+        about = {"preset": options.preset, "seed": options.seed}
+        self.numbers: dict[str, Any] = {"wall_s": {}, "success": {}, **about}
+        self.training = ["--preset", options.preset, "--seed", str(options.seed)]
+        self.training += ["--resume"] if options.resume else []
+
+    def run(self) -> None:
+        """Runs all stages."""
+        stages = (self.explore, self.tune, self.shrink, self.export, self.serve, self.report)
+        for stage in stages:
+            stage()
 
     def explore(self) -> None:
         """Pre-trains without reward, and acts randomly for the same number of env_steps."""
-        import torch
-
-        from edp_robot.cli import train
-
-        torch.set_num_threads(
-            1
-        )  # of these sizes two threads are hardly faster, and wait for each other when disturbed
-        with self.stage("pretrain", "exploring without reward"):
-            train.pretrain(
-                self.out / "pretrain", preset=self.preset, seed=self.seed, resume=self.resume
-            )
-            result = train.pretrain(
-                self.out / "random",
-                method="random",
-                preset=self.preset,
-                seed=self.seed,
-                resume=self.resume,
-            )
-            assert result == 0
-        from edp_robot.training.runs import read_metrics
-
+        with self.stage("pretrain", "exploring without reward", n_threads=1):
+            edp("pretrain", *self.files("pretrain"), *self.training)
+            edp("pretrain", "--method", "random", *self.files("random"), *self.training)
+        explored = self.result("pretrain")
+        at_random = self.result("random")
         for key, metric in (("coverage", "coverage"), ("presses", "n_success_episodes")):
-            values = {"edp": "pretrain", "random": "random"}
-            self.numbers[key] = {
-                k: float(read_metrics(self.out / v, metric)[1][-1]) for k, v in values.items()
-            }
-        episodes = read_metrics(self.out / "pretrain", "n_episodes")[1][-1]
-        self.numbers["presses"]["episodes"] = float(episodes)
+            self.numbers[key] = {"edp": explored[metric], "random": at_random[metric]}
+        self.numbers["presses"]["episodes"] = explored["n_episodes"]
 
     def tune(self) -> None:
-        """Fine-tunes the diffusion policy, and one from scratch beside it in a process of its own."""
-        import torch
-
-        from edp_robot.cli import train
-
-        torch.set_num_threads(1)  # one core each
-        with self.stage("finetune", f"fine-tuning to {TASK}, and from scratch beside it"):
-            options = [
-                "--preset",
-                self.preset,
-                "--seed",
-                str(self.seed),
-                "--eval-every",
-                str(EVAL_EVERY),
-            ]
-            options += ["--eval-episodes", str(self.episodes)]
-            options += [
-                "--json",
-                str(self.out / "scratch.json"),
-                *(["--resume"] if self.resume else []),
-            ]
-            command = [
-                *EDP,
-                "finetune",
-                "--task",
-                TASK,
-                "--out",
-                str(self.out / "scratch"),
-                *options,
-            ]
-            with (self.out / "scratch.log").open("w") as log:
-                one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}
-                beside = subprocess.Popen(
-                    leashed(command), stdout=log, stderr=log, env=one_thread, start_new_session=True
-                )
-                try:
-                    train.finetune(
-                        self.out / "finetuned",
-                        TASK,
-                        self.out / "pretrain",
-                        preset=self.preset,
-                        seed=self.seed,
-                        eval_every=EVAL_EVERY,
-                        eval_episodes=self.episodes,
-                        resume=self.resume,
-                        json=self.out / "finetuned.json",
-                    )
-                    if beside.wait():
-                        raise RuntimeError(
-                            f"training from scratch failed; see {self.out / 'scratch.log'}"
-                        )
-                finally:
-                    beside.terminate()
+        """Fine-tunes the diffusion policy, and trains one from scratch beside it."""
+        episodes = ["--eval-every", str(EVAL_EVERY), "--eval-episodes", str(self.options.episodes)]
+        words = ["finetune", "--task", TASK, *self.training, *episodes]
+        scratch = edp_beside(*words, *self.files("scratch"), log=self.out / "scratch.log")
+        what = f"fine-tuning to {TASK}, and from scratch beside it"
+        with self.stage("finetune", what, n_threads=1), scratch:
+            edp(*words, *self.files("finetuned"), "--from", str(self.out / "pretrain"))
         for name in ("finetuned", "scratch"):
-            self.numbers["success"][name] = json_module.loads(
-                (self.out / f"{name}.json").read_text()
-            )["success"]
+            self.numbers["success"][name] = self.result(name)["success"]
 
     def shrink(self) -> None:
         """Distils to one step, and evaluates the policy before fine-tuning and the student."""
-        import torch
-
-        from edp_robot.cli import train
-        from edp_robot.training.actor import torch_actor
-        from edp_robot.training.distill import load_student
-        from edp_robot.training.source import load_source
-        from sim.core.evaluate import evaluate
-
-        torch.set_num_threads(os.cpu_count() or 1)
-        with self.stage("distill", "distilling 15 steps to one"):
-            train.distill(
-                self.out / "finetuned", self.out / "student", preset=self.preset, resume=self.resume
-            )
+        teacher = ["--from", str(self.out / "finetuned")]
+        with self.stage("distill", "distilling 15 steps to one", n_threads=os.cpu_count() or 1):
+            edp("distill", *teacher, *self.files("student"), *self.training)
+        words = ["evaluate", "--task", TASK, "--episodes", str(self.options.episodes)]
+        words += ["--seed", str(EVAL_SEED)]
         with self.stage("evaluate", "evaluating before and after"):
-            before = load_source(self.out / "pretrain").teacher
-            student, source = load_student(self.out / "student")
-            for name, policy in (("before", before), ("student", student)):
-                result = evaluate(
-                    torch_actor(policy, 1_000), TASK, self.episodes, 1_000, source.n_action_steps
-                )
-                self.numbers["success"][name] = result.success
-                print(f"success {name}: {result.success:.3f}")
-            obs = source.replay_obs[-500:]
-            noise = torch.randn(len(obs), source.spec.act_dim)
-            with torch.no_grad():
-                self.data["pairs"] = [p(obs, noise).numpy() for p in (source.teacher, student)]
+            for name, run in (("before", "pretrain"), ("student", "student")):
+                result = self.out / f"success-{name}.json"
+                edp(*words, "--from", str(self.out / run), "--json", str(result))
+                self.numbers["success"][name] = read(result)["success"]
 
     def export(self) -> None:
         """Exports the student, and times teacher and student."""
-        from edp_robot.cli import bench, train
-
+        student = str(self.out / "student")
+        metrics = self.out / "metrics.json"
+        write_json(metrics, {"success": self.numbers["success"]})
         with self.stage("export", "exporting to ONNX, checking it against torch"):
-            metrics = self.out / "metrics.json"
-            metrics.write_text(json_module.dumps({"success": self.numbers["success"]}))
-            result = self.out / "export.json"
-            train.export(self.out / "student", self.out / "bundle", metrics=metrics, json=result)
-            self.numbers["parity"] = {
-                "max_abs_error": json_module.loads(result.read_text())["max_abs_error"]
-            }
+            known = ["--from", student, "--metrics", str(metrics)]
+            edp("export", *known, *self.files("bundle"))
+        self.numbers["parity"] = {"max_abs_error": self.result("bundle")["max_abs_error"]}
         with self.stage("latency", "timing one action"):
-            result = self.out / "latency.json"
-            bench.sampler(self.out / "finetuned", self.out / "student", json=result)
-            said = json_module.loads(result.read_text())
-            self.numbers["latency_us"] = {
-                k: {p: v[p] for p in ("p50", "p99")} for k, v in said["latency_us"].items()
-            }
-            self.numbers["host"], self.data["samples_us"] = said["host"], said["samples_us"]
+            runs = ["--from", str(self.out / "finetuned"), "--student", student]
+            edp("bench", "sampler", *runs, "--json", str(self.out / "latency.json"))
+        timed = self.result("latency")
+        self.numbers["host"] = timed["host"]
+        self.numbers["latency_us"] = {
+            name: {key: times[key] for key in ("p50", "p99")}
+            for name, times in timed["latency_us"].items()
+        }
 
     def serve(self) -> None:
-        """Starts a server process, measures round trips, and drives a robot in real time under the remote policy."""
+        """Serves the bundle, measures round trips, and drives a robot in real time."""
         from edp_robot.demo.server_process import run_server
 
-        load, control = self.out / "roundtrip.json", self.out / "control.json"
-        options = [
-            "--seconds",
-            str(self.control_seconds),
-            "--episode-s",
-            "2",
-            "--seed",
-            str(self.seed),
-        ]
-        options += ["--json", str(control), "--record", str(self.out / "control.npz")]
+        options = ["--seconds", str(self.options.control_seconds), "--episode-s", "2"]
+        options += ["--seed", str(self.options.seed), "--robot", f"sim:{TASK}"]
+        options += ["--json", str(self.out / "control.json")]
+        options += ["--record", str(self.out / "control.npz")]
         with (
             self.stage("serve", "serving, and driving a robot at 100 Hz in real time"),
             run_server(self.out / "bundle", self.out / "server.log") as endpoint,
         ):
-            self.edp("bench", "load", "--server", endpoint, "--n", "20000", "--json", str(load))
-            self.edp("control", "--server", endpoint, "--robot", f"sim:{TASK}", *options)
-        roundtrip = json_module.loads(load.read_text())["roundtrip_us"]
+            server = ["--server", endpoint]
+            trips = ["--n", "20000", "--json", str(self.out / "roundtrip.json")]
+            edp_process("bench", "load", *server, *trips)
+            edp_process("control", *server, *options)
+        roundtrip = self.result("roundtrip")["roundtrip_us"]
         self.numbers["roundtrip_us"] = {k: roundtrip[k] for k in ("p50", "p99", "p999", "n")}
-        said = json_module.loads(control.read_text())
+        self.count_control(self.result("control"))
+
+    def count_control(self, said: dict[str, Any]) -> None:
+        """Keeps the numbers of `edp control`."""
         self.numbers["control"] = {
             "ticks": said["ticks"],
             "missed_deadlines": said["missed_deadlines"],
@@ -273,28 +214,51 @@ class Road:
             "period_jitter_us_p99": said["period_jitter_us"]["p99"],
             "act_us_p99": said["act_us"]["p99"],
         }
-        self.numbers["success"]["served"] = sum(said["successes"]) / max(1, len(said["successes"]))
-        self.numbers["success"]["served_episodes"] = len(said["successes"])
+        n_episodes = len(said["successes"])
+        self.numbers["success"]["served"] = sum(said["successes"]) / max(1, n_episodes)
+        self.numbers["success"]["served_episodes"] = n_episodes
 
     def report(self) -> None:
-        """Draws the pictures, writes the report, prints what was asked and measured."""
-        from edp_robot.demo import report as page
+        """Draws the pictures, writes the report, and prints the targets and what was measured."""
+        from edp_robot.demo import report
         from edp_robot.demo.pictures import sections
-        from policy_server.contract.source import source_commit
 
         with self.stage("report", "drawing the report"):
-            made = sections(self.out, self.numbers, self.data)
+            made = sections(self.out, self.numbers)
         self.numbers["wall_s"]["total"] = round(time.monotonic() - self.started, 1)
         self.numbers["commit"] = source_commit()
-        page.write(self.out, self.numbers, made)
-        rows = [["figure", "asked", "measured", ""], *(t.row() for t in page.targets(self.numbers))]
-        print(f"\n{page.text_table(rows)}\n\n{self.out / 'report.html'}\n{self.out / 'bundle'}")
+        report.write(self.out, self.numbers, made)
+        table = report.text_table(report.target_rows(self.numbers))
+        print(f"\n{table}\n\n{self.out / 'report.html'}\n{self.out / 'bundle'}")
 
-    def edp(self, *args: str) -> None:
-        """Runs `edp` with these arguments in a process of its own, without torch in it.
+    @contextmanager
+    def stage(self, name: str, text: str, n_threads: int | None = None) -> Iterator[None]:
+        """Announces a stage and keeps its time.
 
-        Raises:
-            RuntimeError: it failed.
+        Args:
+            name: The stage's name in `numbers`.
+            text: What the stage does.
+            n_threads: Threads of torch from now on. None: as before.
         """
-        if status := subprocess.run([*EDP, *args], check=False).returncode:
-            raise RuntimeError(f"`edp {' '.join(args)}` ended with status {status}")
+        if n_threads is not None:
+            import torch
+
+            torch.set_num_threads(n_threads)
+        began = time.monotonic()
+        print(f"\n[{began - self.started:4.0f} s] {text}", flush=True)
+        yield
+        self.numbers["wall_s"][name] = round(time.monotonic() - began, 2)
+        write_json(self.mark, {"elapsed_s": time.monotonic() - self.started})
+
+    def files(self, name: str) -> list[str]:
+        """Returns the options that name a command's folder and its result beside it."""
+        return ["--out", str(self.out / name), "--json", str(self.out / f"{name}.json")]
+
+    def result(self, name: str) -> dict[str, Any]:
+        """Returns the result of the command that `files(name)` was given to."""
+        return read(self.out / f"{name}.json")
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Returns a JSON file's content."""
+    return json.loads(path.read_text())

@@ -17,9 +17,9 @@ from edp_robot.training.distill import load_student
 from edp_robot.training.runs import RunRecord
 from edp_robot.training.source import Source, load_critic, load_source, visited_states
 from policy_server.contract.bundle import Bundle, save
+from policy_server.contract.commit import source_commit
 from policy_server.contract.field import Field
 from policy_server.contract.manifest import Manifest
-from policy_server.contract.source import source_commit
 from sim.core.spec import FieldSpec, TaskSpec
 
 OPSET = 20

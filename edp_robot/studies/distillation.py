@@ -1,9 +1,7 @@
-"""The study of distillation: what fewer denoising steps cost, and what they save (`edp study distillation`)."""
+"""The study of distillation: 15 denoising steps against 4, 2 and 1 (`edp study distillation`)."""
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,16 +12,35 @@ import torch
 
 from edp_robot.studies import distillation_report as report
 from edp_robot.studies.distillation_measures import ActsFn, Quality, latencies
-from edp_robot.studies.distillation_runs import TEACHERS, Policy, Training, policies, trainings
-from edp_robot.studies.exploration import known
-from edp_robot.studies.processes import run_all
-from edp_robot.training.runs import source_commit, write_atomic
+from edp_robot.studies.distillation_runs import (
+    TEACHERS,
+    Policy,
+    Training,
+    policies,
+    run_folder,
+    trainings,
+)
+from edp_robot.studies.jobs import make_missing
+from edp_robot.studies.processes import threads_each
+from edp_robot.studies.study_options import check_counts, check_names, command_line
 from edp_robot.training.source import Source
+from policy_server.contract.commit import source_commit
+from policy_server.contract.files import write_json
 
 
 @dataclass(frozen=True)
 class Options:
-    """What is run, and where the runs and the table lie."""
+    """What is run, and where the runs and the table lie.
+
+    Attributes:
+        tasks: Any of modes, arm-press, arm-reach-left, gym:FetchReach-v4.
+        episodes: Episodes of every return; the same ones for all policies of a task.
+        n_latency: Calls of each policy on each runtime.
+        seed: Seeds all random generators.
+        runs: Folder for runs, results and logs.
+        out: Folder for table.md and return_latency.png.
+        processes: Trainings at the same time. Each gets its share of the cores.
+    """
 
     tasks: tuple[str, ...] = tuple(TEACHERS)
     episodes: int = 300
@@ -34,27 +51,29 @@ class Options:
     processes: int = 2
 
     def __post_init__(self) -> None:
-        known("task", self.tasks, list(TEACHERS))
-        for name in ("episodes", "n_latency", "processes"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: must be at least 1")
+        """Checks the options."""
+        check_names("task", self.tasks, TEACHERS)
+        check_counts(self, "episodes", "n_latency", "processes")
         if not self.tasks:
             raise ValueError(f"nothing to run: give --tasks of {', '.join(TEACHERS)}")
 
     @property
     def root(self) -> Path:
-        """Folder of what this seed made: no run or measurement of another passes for it."""
+        """Folder of this seed's runs and measurements, apart from those of other seeds."""
         return self.runs / f"seed-{self.seed}"
 
 
 class DistillationStudy:
-    """Trains what is missing, measures what is missing, times everything anew, and writes the table.
+    """Trains and measures what is missing, takes all times again, and writes the table.
+
+    Attributes:
+        failed: What went wrong with the trainings that failed.
 
     Args:
         options: What is run.
         machine: This machine in words.
-        runtimes: What makes an exported graph callable, by name.
-        summary: Percentiles of times (n,) [us], as policy_server.bench.statistics.summary gives them.
+        runtimes: By name, functions that make an exported graph callable.
+        summary: Returns percentiles of times (n,) [us], as policy_server.bench.statistics does.
     """
 
     def __init__(
@@ -64,19 +83,17 @@ class DistillationStudy:
         runtimes: dict[str, Callable[[bytes], ActsFn]],
         summary: Callable[[np.ndarray], dict[str, Any]],
     ) -> None:
-        self.options, self.machine, self.runtimes, self.summary = (
-            options,
-            machine,
-            runtimes,
-            summary,
-        )
+        self.options = options
+        self.machine = machine
+        self.runtimes = runtimes
+        self.summary = summary
         self.failed: dict[Training, str] = {}
 
     def __call__(self) -> bool:
-        """Returns whether all is there.
+        """Returns whether every training is complete.
 
         Raises:
-            KeyboardInterrupt: Ctrl-C; the runs at work have saved, and the same command goes on with them.
+            KeyboardInterrupt: Ctrl-C. The runs at work have saved; the same command continues them.
         """
         if not self.train():
             return False
@@ -89,55 +106,45 @@ class DistillationStudy:
     def train(self) -> bool:
         """Makes the runs that are missing, wave after wave; returns whether all ended well."""
         o = self.options
-        threads = max(1, (os.cpu_count() or 1) // o.processes)
+        threads = threads_each(o.processes)
         for wave in trainings(o.root, o.tasks, o.seed):
-            missing = [t for t in wave if not t.finished()]
-            run_all(missing, lambda t: t.start(threads), o.processes, self.ended)
+            make_missing(wave, lambda job: job.start(threads), o.processes, self.ended)
             if self.failed:
                 return False
         return True
 
     def ended(self, training: Training, problem: str) -> None:
-        """Takes note of a training that ended."""
-        if not problem and not training.finished():
-            problem = f"ended without writing {training.result_path}"
+        """Prints that a training ended, and remembers what went wrong."""
         if problem:
             self.failed[training] = problem
-        print(
-            f"{training.name}: {f'failed: {problem}; log: {training.log_path}' if problem else 'done'}",
-            flush=True,
-        )
-
-    def folder(self, task: str) -> Path:
-        """Returns where a task's measurements lie."""
-        return Training(self.options.root, f"{task}/x", "", 0).folder.parent
+        said = f"failed: {problem}; log: {training.log_path}" if problem else "done"
+        print(f"{training.name}: {said}", flush=True)
 
     def quality(self, task: str) -> tuple[list[Policy], Source, report.Numbers]:
-        """Measures a task's policies where that is missing; returns them, their source, and what was measured."""
+        """Measures a task's policies where that is missing; returns (policies, source, numbers)."""
         o = self.options
         found, reference, source = policies(o.root, task)
-        path = self.folder(task) / f"quality-{o.episodes}.json"
+        path = run_folder(o.root, task) / f"quality-{o.episodes}.json"
         return found, source, Quality(path, source, reference, o.episodes, o.seed).measure(found)
 
     def timed(
         self, task: str, found: list[Policy], source: Source, quality: report.Numbers
     ) -> report.TaskResult:
-        """Times every policy on every runtime; all else is done by then, so that nothing else runs."""
+        """Times every policy on every runtime. All else is done by then, so nothing disturbs.
+
+        Args:
+            task: Name of the task.
+            found: Its policies.
+            source: The run of its teacher.
+            quality: What `quality` measured.
+        """
         print(f"{task}: timing {len(found)} policies", flush=True)
         samples = latencies(found, source, self.runtimes, self.options.n_latency)
         said = {name: self.summary(times) for name, times in samples.items()}
-        write_atomic(self.folder(task) / "latency.json", json.dumps(said, indent=1).encode())
+        write_json(run_folder(self.options.root, task) / "latency.json", said)
         return report.TaskResult([(p.family, p.n_calls) for p in found], quality, said)
 
     def about(self) -> str:
-        """Returns command, machine and commit in words."""
-        o = self.options
-        words = [
-            "edp study distillation --tasks",
-            *o.tasks,
-            "--episodes",
-            str(o.episodes),
-            "--seed",
-            str(o.seed),
-        ]
-        return f"{' '.join(words)}; {self.machine}; commit {source_commit()[:12]}"
+        """Returns command, machine and commit in one sentence."""
+        command = command_line("distillation", self.options)
+        return f"Made by `{command}`; {self.machine}; commit {source_commit()[:12]}."

@@ -10,7 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from policy_server.contract.options import call_with_options
-from policy_server.contract.registry import Registry
+from policy_server.contract.registries import Registry
 
 
 @runtime_checkable
@@ -117,7 +117,7 @@ def make_robot(text: str) -> Robot:
             robot = call_with_options(ROBOTS.get(path), query=query)
     except ImportError as error:
         kinds = ", ".join(ROBOTS.names())
-        raise ValueError(f"robot {text!r}: {error}; registered kinds: {kinds}") from error
+        raise ValueError(f"robot {text!r}: {error}; registered kinds are {kinds}") from error
     if not isinstance(robot, Robot):
         needed = "connect, get_observation, send_action, disconnect"
         raise ValueError(

@@ -1,6 +1,6 @@
 import subprocess
 
-from policy_server.contract.source import UNKNOWN, source_commit
+from policy_server.contract.commit import UNKNOWN, source_commit
 
 
 def test_a_commit_is_that_of_a_file_under_version_control(tmp_path):
