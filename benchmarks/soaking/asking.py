@@ -10,7 +10,7 @@ import numpy as np
 
 from policy_server.contract import wire
 from policy_server.contract.wire import Header, Kind
-from policy_server.transport import curve_client as links
+from policy_server.transport.link import connect
 from soaking.ledger import Ledger
 
 ANSWER_S = 10.0  # a request without an answer counts as lost after this time
@@ -36,7 +36,7 @@ class Asker:
         self.latencies_us = array("f")
         self.longest_gap_s = 0.0
         self.n_lost_in_a_row = 0
-        self._link = links.connect(endpoint)
+        self._link = connect(endpoint)
         self._payloads = [wire.float_bytes(row) for row in rows]
         self._waiting: tuple[int, int] | None = None  # sequence, sent [ns]
         self._answered_ns = 0

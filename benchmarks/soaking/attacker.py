@@ -23,7 +23,7 @@ from typing import Any
 from policy_server.contract import wire
 from policy_server.contract.wire import Header, Kind, Status
 from policy_server.transport import zmtp
-from policy_server.transport.plain_client import AF_UNIX, address_of
+from policy_server.transport.address import AF_UNIX, address_of
 from soaking.mutations import bad_stream, mutated, valid_frames
 
 N_PER_ID = 60

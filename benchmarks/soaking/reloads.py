@@ -16,10 +16,10 @@ from policy_server.bench.statistics import summary
 from policy_server.contract import wire
 from policy_server.contract.bundle import Bundle
 from policy_server.contract.errors import PolicyError, PolicyTimeout
+from policy_server.contract.noise import NoiseStream
 from policy_server.contract.wire import Header, Kind
 from policy_server.control.client import PolicyClient
 from policy_server.runtime.base import load_backend
-from policy_server.serving.noise import NoiseStream
 from soaking import ledger
 from soaking.asking import Asker, closed_loop, latencies_of
 from soaking.serving import Served, serving, twin

@@ -1,4 +1,4 @@
-"""Latency statistics: percentiles with their sample size and confidence interval, and a small histogram."""
+"""Latency statistics: percentiles with their sample size and confidence interval."""
 
 import math
 from statistics import NormalDist
@@ -6,22 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from policy_server.observe.histogram import nearest_rank
+
 PERCENTILES = (("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("p999", 0.999))
-BUCKETS_PER_OCTAVE = 8
-_N_BUCKETS = 32 * BUCKETS_PER_OCTAVE
-_N_TABLE = 4096  # latencies whose bucket is looked up [us]
-
-
-def _bucket(value_us: int) -> int:
-    """Returns the bucket of a latency [us]."""
-    return (
-        min(math.ceil(math.log2(value_us) * BUCKETS_PER_OCTAVE), _N_BUCKETS - 1)
-        if value_us > 1
-        else 0
-    )
-
-
-_BUCKETS = bytes(_bucket(value_us) for value_us in range(_N_TABLE))
 
 
 def percentile(sorted_samples: np.ndarray, p: float) -> float:
@@ -32,7 +19,7 @@ def percentile(sorted_samples: np.ndarray, p: float) -> float:
         p: In (0, 1].
     """
     n = len(sorted_samples)
-    return float(sorted_samples[max(math.ceil(p * n - 1e-9), 1) - 1])
+    return float(sorted_samples[nearest_rank(n, p) - 1])
 
 
 def confidence_ranks(n: int, p: float, confidence: float = 0.95) -> tuple[int | None, int | None]:
@@ -113,50 +100,3 @@ def summary(samples_us: np.ndarray, n_missing: int = 0) -> dict[str, Any]:
 
 def _finite(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
-
-
-class Histogram:
-    """Counts of latencies in buckets that grow by 2^(1/8) (9 %) each, from 1 us to over an hour.
-
-    Bucket i holds what is at most 2^(i/8) us and more than the bucket before may hold.
-    """
-
-    def __init__(self):
-        self._counts = [0] * _N_BUCKETS
-        self.max_us = 0
-        self.sum_us = 0
-
-    @property
-    def n(self) -> int:
-        """How many were counted."""
-        return sum(self._counts)
-
-    def add(self, value_us: int) -> None:
-        """Counts one latency, whole and not negative [us], in a few hundred ns: a server does it thrice a request."""
-        self._counts[_BUCKETS[value_us] if value_us < _N_TABLE else _bucket(value_us)] += 1
-        self.sum_us += value_us
-        if value_us > self.max_us:
-            self.max_us = value_us
-
-    def counts(self) -> list[int]:
-        """Returns how many were counted in each bucket."""
-        return list(self._counts)
-
-    def percentile_us(self, p: float) -> float:
-        """Returns an upper bound of the p-quantile, at most 9 % too high [us]; 0 where nothing was counted."""
-        rank, seen = math.ceil(p * self.n - 1e-9), 0
-        for index, count in enumerate(self._counts):
-            seen += count
-            if count and seen >= rank:
-                return min(2 ** (index / BUCKETS_PER_OCTAVE), self.max_us)
-        return 0.0
-
-    def to_json(self) -> dict[str, Any]:
-        """Returns n, mean_us, max_us, p50_us, p99_us, p999_us."""
-        n = self.n
-        mean_us = self.sum_us / n if n else 0.0
-        quantiles = {
-            f"{name}_us": self.percentile_us(p)
-            for name, p in (("p50", 0.5), ("p99", 0.99), ("p999", 0.999))
-        }
-        return {"n": n, "mean_us": mean_us, "max_us": self.max_us, **quantiles}

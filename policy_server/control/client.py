@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 
 from policy_server.contract import wire
-from policy_server.contract.bundle import Manifest
 from policy_server.contract.errors import PolicyError, PolicyTimeout
+from policy_server.contract.manifest import Manifest
 from policy_server.contract.wire import Header, Kind, Status, WireError
-from policy_server.transport import curve_client as links
 from policy_server.transport.keys import ClientKeys
+from policy_server.transport.link import connect, unconnected_hint
 
 __all__ = ["PolicyClient", "PolicyError", "PolicyTimeout"]
 
@@ -49,8 +49,8 @@ class PolicyClient:
         self._oldest = 1  # replies below this sequence are of requests that were given up
         self._manifest: Manifest | None = None
         self._shape: tuple[int, int] = (0, 0)
-        self._link = links.connect(endpoint, keys)
-        self._unconnected_hint = links.unconnected_hint(keys)
+        self._link = connect(endpoint, keys)
+        self._unconnected_hint = unconnected_hint(keys)
 
     @property
     def manifest(self) -> Manifest:

@@ -5,41 +5,55 @@ from pathlib import Path
 
 import numpy as np
 
-from policy_server.contract.bundle import Bundle
-from policy_server.contract.errors import PolicyError
+from policy_server.contract.choices import Provider
+from policy_server.contract.errors import BackendError, PolicyError
+from policy_server.contract.noise import NoiseStream
 from policy_server.contract.wire import Status, all_finite
-from policy_server.runtime.base import BackendError, Provider, load
-from policy_server.serving.noise import NoiseStream
+from policy_server.runtime.base import load_backend
 
 
 class LocalPolicy:
-    """A policy without a server: the same actions, bit for bit, as the first session of a server with this seed.
+    """A policy without a server.
+
+    It gives the same actions, bit for bit, as a server with this seed gives its first session.
 
     Attributes:
-        manifest: Of the bundle.
-        provider: Provider in use.
-        last_times: Of the last act: inference_us, roundtrip_us [us].
+        manifest: The bundle's manifest.
+        provider: The provider in use.
+        last_times: Times of the last act: inference_us and roundtrip_us [us].
 
     Args:
         bundle_path: Folder of the bundle.
         provider: auto, cpu, cuda or tensorrt.
-        seed: Seed of the noise.
+        seed: Seeds the noise.
+        backend: Inference backend: a registered name, or `package.module:attribute`.
 
     Raises:
-        BundleError: The bundle is refused.
+        BundleError: The bundle is damaged or inconsistent.
         BackendError: The provider is missing, or the golden vectors come out differently.
     """
 
-    def __init__(self, bundle_path: str | Path, provider: Provider = "auto", seed: int = 0):
-        self._backend = load(Bundle.load(bundle_path), provider)
+    def __init__(
+        self,
+        bundle_path: str | Path,
+        provider: Provider = "auto",
+        seed: int = 0,
+        backend: str = "onnxruntime",
+    ):
+        self._backend = load_backend(bundle_path, provider, backend=backend)
         self._backend.self_test()
-        self.manifest, self.provider = self._backend.manifest, self._backend.provider
+        self.manifest = self._backend.manifest
+        self.provider = self._backend.provider
         self.last_times: dict[str, float] = {}
         self._noise = NoiseStream(seed)
         self._latent = np.zeros((1, self.manifest.latent_dim), np.float32)
 
     def reset(self, seed: int | None = None) -> None:
-        """Restarts the noise at `seed`; None goes on with fresh noise. Raises PolicyError for a bad seed."""
+        """Restarts the noise at `seed`; None goes on with fresh noise.
+
+        Raises:
+            PolicyError: The seed is not a whole number in [0, 2^63).
+        """
         try:
             self._noise.reset(seed)
         except ValueError as error:
@@ -50,17 +64,16 @@ class LocalPolicy:
 
         Args:
             obs: (obs_dim,).
-            deadline_s: Ignored; a computation in this process cannot be given up.
+            deadline_s: Ignored. A computation in this process cannot be stopped.
 
         Raises:
-            PolicyError: BAD_LENGTH or NOT_FINITE obs, INTERNAL where the policy fails or answers NaN.
+            PolicyError: BAD_LENGTH or NOT_FINITE obs; INTERNAL where the policy fails or answers NaN.
         """
         start_ns = time.monotonic_ns()
         obs = np.asarray(obs, dtype=np.float32)
         if obs.shape != (self.manifest.obs_dim,):
-            raise PolicyError(
-                Status.BAD_LENGTH, f"obs {obs.shape}, expected ({self.manifest.obs_dim},)"
-            )
+            expected = f"expected ({self.manifest.obs_dim},)"
+            raise PolicyError(Status.BAD_LENGTH, f"obs {obs.shape}, {expected}")
         if not all_finite(obs):
             raise PolicyError(Status.NOT_FINITE, f"obs holds NaN or infinity: {obs.tolist()}")
         try:
@@ -68,20 +81,19 @@ class LocalPolicy:
         except BackendError as error:
             raise PolicyError(Status.INTERNAL, str(error)) from error
         if not all_finite(action):
-            raise PolicyError(
-                Status.INTERNAL, "the policy answered NaN or infinity to a finite obs"
-            )
+            message = "the policy answered NaN or infinity to a finite obs"
+            raise PolicyError(Status.INTERNAL, message)
         elapsed_us = (time.monotonic_ns() - start_ns) / 1000
         self.last_times = {"inference_us": elapsed_us, "roundtrip_us": elapsed_us}
         return action
 
     def close(self) -> None:
-        """Does nothing; here for the client's interface."""
+        """Does nothing. `PolicyClient` has it too."""
 
     def __enter__(self) -> "LocalPolicy":
         """Returns itself."""
         return self
 
-    def __exit__(self, *exc: object) -> None:
-        """Closes."""
+    def __exit__(self, *_: object) -> None:
+        """Closes the policy."""
         self.close()

@@ -1,1 +1,1 @@
-"""Shows what a server does: counters, metrics, logs, and a live view."""
+"""Shows what a server does: counts, metrics, logs, and a live view in the terminal."""

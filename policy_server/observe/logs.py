@@ -1,7 +1,7 @@
-"""Structured logs: one line an event on stderr, JSON or text.
+"""Structured logs: one line an event on stderr, as JSON or text.
 
-`log("reloaded", hash="0f1e")` never makes the caller wait for whoever reads stderr: a thread writes the lines, and
-when nobody reads them the newest are dropped and counted.
+`log("reloaded", bundle_hash="0f1e")` never waits for the reader of stderr. A thread writes the
+lines. Where they are not read, the newest events are dropped and counted.
 """
 
 import atexit
@@ -11,10 +11,11 @@ import logging
 import math
 import queue
 import sys
-import threading
 import time
 import traceback
 from collections import OrderedDict
+from collections.abc import Hashable
+from logging.handlers import QueueHandler, QueueListener
 from numbers import Integral, Real
 from typing import Any, Literal, TextIO
 
@@ -26,12 +27,12 @@ _logger = logging.getLogger("edp")
 
 
 def setup(form: Format = "text", level: str = "info", stream: TextIO | None = None) -> "LogWriter":
-    """Sends this process's events to stderr from now on; returns the writer, which is closed at exit.
+    """Returns a writer that writes this process's events from now on. It is closed at exit.
 
     Args:
         form: text or json, one object a line.
-        level: debug, info, warning or error.
-        stream: Where instead of stderr.
+        level: Lowest level that is written: debug, info, warning or error.
+        stream: Where to write; None for stderr.
     """
     return LogWriter(form, level, stream or sys.stderr)
 
@@ -39,93 +40,103 @@ def setup(form: Format = "text", level: str = "info", stream: TextIO | None = No
 def log(
     event: str, *, level: str = "info", error: BaseException | None = None, **fields: Any
 ) -> None:
-    """Writes one event, or nothing where the process has no `setup` and it is less than a warning.
+    """Writes one event. Before `setup`, Python's own logging writes warnings and errors only.
 
     Args:
-        event: What happened, a name in snake_case that does not change from one time to the next.
+        event: What happened, a fixed name in snake_case.
         level: debug, info, warning or error.
-        error: An exception, which becomes the fields error and traceback.
-        **fields: What belongs to it, with units in the names; numbers, strings, lists and dictionaries.
+        error: An exception. It becomes the fields error and traceback.
+        **fields: Numbers, strings, lists and dictionaries, with units in their names.
     """
     number = logging.getLevelNamesMapping()[level.upper()]
-    if _logger.isEnabledFor(number):
-        if error is not None:
-            fields = {**fields, "error": f"{type(error).__name__}: {error}"}
-            fields["traceback"] = "".join(traceback.format_exception(error))[-_MAX_CHARS:]
-        _logger.log(
-            number,
-            "%s",
-            event,
-            extra={"edp_fields": _plain(fields), "edp_monotonic_ns": time.monotonic_ns()},
-        )
+    if not _logger.isEnabledFor(number):
+        return
+    if error is not None:
+        fields["error"] = f"{type(error).__name__}: {error}"
+        fields["traceback"] = "".join(traceback.format_exception(error))[-_MAX_CHARS:]
+    extra = {"edp_fields": _plain(fields), "edp_monotonic_ns": time.monotonic_ns()}
+    _logger.log(number, "%s", event, extra=extra)
 
 
-class LogWriter(logging.Handler):
-    """Writes events from a thread of its own until `close`; what the queue has no room for is counted and lost.
+class LogWriter(QueueHandler):
+    """Queues events for a thread that writes them, until `close`.
 
     Attributes:
-        n_dropped: How many events were lost: too many waited, or the stream is broken.
+        n_dropped: Number of lost events: the queue was full, or the stream is broken.
     """
 
     def __init__(self, form: Format, level: str, stream: TextIO):
-        super().__init__()
-        self.n_dropped = 0
         self._waiting: queue.Queue[logging.LogRecord | None] = queue.Queue(_MAX_WAITING)
-        self._stream = stream
-        self.setFormatter(_Json() if form == "json" else _Text())
-        self._thread = threading.Thread(target=self._write, name="logs", daemon=True)
-        self._thread.start()
+        super().__init__(self._waiting)
+        self.n_dropped = 0
+        self._lines = _Lines(self, stream, _Json() if form == "json" else _Text())
+        self._lines.start()
         _logger.propagate = False
         _logger.setLevel(level.upper())
         _logger.addHandler(self)
         atexit.register(self.close)
 
-    def emit(self, record: logging.LogRecord) -> None:
-        """Queues one event."""
-        try:
-            self._waiting.put_nowait(record)
-        except queue.Full:
-            self.n_dropped += 1
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Counts an event that was lost."""
+        self.n_dropped += 1
 
     def close(self) -> None:
-        """Writes what waits, for CLOSE_S at most, and ends the thread; may be called twice."""
+        """Writes the waiting events, for CLOSE_S at most. May be called twice."""
         if self in _logger.handlers:
             atexit.unregister(self.close)
             _logger.removeHandler(self)
             _logger.setLevel(logging.NOTSET)
             _logger.propagate = True
             with contextlib.suppress(queue.Full):
-                self._waiting.put(None, timeout=CLOSE_S)
-            self._thread.join(CLOSE_S)
+                self._waiting.put(None, timeout=CLOSE_S)  # Ends the thread.
+            with self._waiting.all_tasks_done:
+                self._waiting.all_tasks_done.wait_for(self._is_written, CLOSE_S)
         super().close()
 
-    def _write(self) -> None:
-        while (record := self._waiting.get()) is not None:
-            try:
-                self._stream.write(self.format(record) + "\n")
-                self._stream.flush()
-            except (OSError, ValueError):  # the reader has gone, or the stream was closed
-                self.n_dropped += 1
+    def _is_written(self) -> bool:
+        return self._waiting.unfinished_tasks == 0
+
+
+class _Lines(QueueListener):
+    """Writes the queued events.
+
+    No other thread takes part, so a blocked stream blocks no one else.
+    """
+
+    def __init__(self, writer: LogWriter, stream: TextIO, formatter: logging.Formatter):
+        super().__init__(writer.queue)
+        self._writer = writer
+        self._stream = stream
+        self._formatter = formatter
+
+    def handle(self, record: logging.LogRecord) -> None:
+        """Writes one line."""
+        try:
+            self._stream.write(self._formatter.format(record) + "\n")
+            self._stream.flush()
+        except (OSError, ValueError):  # The reader has gone, or the stream was closed.
+            self._writer.handleError(record)
 
 
 class Occasional:
-    """Says when a repeated event is worth a line: once a period for each key.
+    """Decides when a repeated event is worth a line: once a period for each key.
 
     Args:
         period_s: Least time between two lines of a key [s].
-        max_keys: Keys that are remembered; the oldest makes room.
+        max_keys: Number of keys that are remembered. The oldest makes room.
     """
 
     def __init__(self, period_s: float, max_keys: int = 1024):
-        self._period_ns, self._max_keys = int(period_s * 1e9), max_keys
-        self._seen: OrderedDict[Any, tuple[int, int]] = OrderedDict()
+        self._period_ns = int(period_s * 1e9)
+        self._max_keys = max_keys
+        self._seen: OrderedDict[Hashable, tuple[int, int]] = OrderedDict()
 
-    def due(self, key: Any, now_ns: int | None = None) -> int | None:
-        """Returns how many events of this key got no line since its last one, or None where this one gets none either.
+    def due(self, key: Hashable, now_ns: int | None = None) -> int | None:
+        """Returns the number of suppressed events since the key's last line, or None: no line now.
 
         Args:
-            key: Which event, and of whom; hashable.
-            now_ns: Monotonic time [ns]; None for now.
+            key: Names the event and its origin.
+            now_ns: Monotonic time [ns]. None reads the clock.
         """
         now_ns = time.monotonic_ns() if now_ns is None else now_ns
         last_ns, n_suppressed = self._seen.get(key, (None, 0))
@@ -147,33 +158,35 @@ class _Json(logging.Formatter):
 
 class _Text(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        head, fields = _head(record), dict(_fields(record))
+        head = _head(record)
+        fields = dict(_fields(record))
         trace = fields.pop("traceback", "")
-        words = [
-            f"{head['time']} {head['level']:7} {head['event']}",
-            *(f"{k}={_word(v)}" for k, v in fields.items()),
-        ]
+        words = [f"{head['time']} {head['level']:7} {head['event']}"]
+        words += [f"{name}={_word(value)}" for name, value in fields.items()]
         return "\n    | ".join([" ".join(words), *str(trace).splitlines()])
 
 
 def _fields(record: logging.LogRecord) -> dict[str, Any]:
-    return getattr(record, "edp_fields", {})
+    """Returns the fields of an event; none for a record that `log` did not make."""
+    return vars(record).get("edp_fields", {})
 
 
 def _head(record: logging.LogRecord) -> dict[str, Any]:
-    """Returns event, level, time (wall clock, UTC) and monotonic_s of a record; fields cannot replace them."""
+    """Returns event, level, time (wall clock, UTC) and monotonic_s. Fields cannot replace them."""
     seconds = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
-    monotonic_ns = getattr(record, "edp_monotonic_ns", 0)
     return {
         "event": record.getMessage(),
         "level": record.levelname.lower(),
         "time": f"{seconds}.{int(record.created % 1 * 1e6):06d}Z",
-        "monotonic_s": monotonic_ns / 1e9,
+        "monotonic_s": vars(record).get("edp_monotonic_ns", 0) / 1e9,
     }
 
 
 def _plain(value: Any) -> Any:
-    """Returns the value as strict JSON can hold it: NaN as None, bytes in hexadecimal, the rest as text, cut short."""
+    """Returns the value as strict JSON holds it.
+
+    NaN becomes None, bytes become hexadecimal, other objects become text. Long text is cut.
+    """
     if isinstance(value, dict):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -189,10 +202,7 @@ def _plain(value: Any) -> Any:
 
 
 def _word(value: Any) -> str:
-    """Returns a value without spaces and control characters as it is, else in quotes as JSON: a line stays a line."""
+    """Returns a value as one printable word, or in quotes as JSON where it is none."""
     text = value if isinstance(value, str) else json.dumps(value)
-    return (
-        text
-        if text.isascii() and text.isprintable() and " " not in text and text
-        else json.dumps(value)
-    )
+    is_word = text and text.isascii() and text.isprintable() and " " not in text
+    return text if is_word else json.dumps(value)

@@ -1,78 +1,263 @@
-"""What a server tells Prometheus: read by its own loop, when somebody asks, so that no count is read half-way."""
+"""Serves a server's metrics, liveness and readiness over HTTP.
 
+    /metrics    the metrics of `policy_server.observe.metrics`
+    /healthz    200 while the serving loop turns or the policy is being loaded, else 503
+    /readyz     200 while robots are served, 503 while loading and draining
+
+A snapshot is made by the serving loop itself when a scrape asks for it, so that no count is read
+half-way. There is
+no authentication: listen on loopback, or in a network that you trust.
+"""
+
+import threading
 import time
-from importlib import metadata
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from http import HTTPStatus
+from socketserver import ThreadingMixIn
+from typing import Any, Literal, Protocol
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
-from policy_server.observe.metrics import Health, Latency, OnLoop, Snapshot, serve_metrics
+from policy_server.contract.errors import ServerError
+from policy_server.observe.metrics import Snapshot, metrics_app
 
-if TYPE_CHECKING:
-    from policy_server.serving.server import PolicyServer
+TICK_LIMIT_S = 5.0
+_MAX_CONNECTIONS = 8
 
 
-def snapshot(server: "PolicyServer") -> Snapshot:
-    """Returns what the server has done; for its own thread."""
-    counters, policy = server.counters, server.policy
-    bad = getattr(server, "bad_messages", None)
-    return Snapshot(
-        policy=policy.manifest.name,
-        bundle_hash=policy.bundle.hash,
-        provider=policy.provider,
-        version=_version(),
-        statuses=dict(counters.statuses),
-        latencies={name: Latency.of(histogram) for name, histogram in counters.histograms.items()},
-        n_sessions=len(server.sessions),
-        n_queued=len(server.scheduler),
-        n_blocked=bad.n_blocked(time.monotonic_ns()) if bad else 0,
-        batches=dict(counters.batches),
-        reloads=dict(counters.reloads),
-        n_missed_budgets=counters.statuses["LATE"],
-        uptime_s=(time.monotonic_ns() - server.started_ns) * 1e-9,
-    )
+@dataclass(frozen=True)
+class Health:
+    """Whether a server lives and serves.
+
+    Attributes:
+        state: loading, serving or draining.
+        ticked_ns: When its loop last turned, monotonic [ns].
+    """
+
+    state: Literal["loading", "serving", "draining"]
+    ticked_ns: int
+
+    def alive(self, now_ns: int) -> bool:
+        """Returns whether the loop turned in the last TICK_LIMIT_S.
+
+        Loading a policy may take longer.
+        """
+        return self.state == "loading" or now_ns - self.ticked_ns < TICK_LIMIT_S * 1e9
+
+
+class Source(Protocol):
+    """A server that a `Monitor` shows."""
+
+    def snapshot(self) -> Snapshot:
+        """Returns what the server has done. Only the serving thread may call it."""
+        ...
+
+    def health(self) -> Health:
+        """Returns the server's state. Any thread may call it."""
+        ...
+
+
+class OnLoop:
+    """Lets other threads ask the serving thread for a value. `poll` is cheap while no thread asks.
+
+    Args:
+        make: Makes the value. `poll` calls it, in the thread that owns the data.
+    """
+
+    def __init__(self, make: Callable[[], Any]):
+        self._make = make
+        self._lock = threading.Lock()
+        self._wanted = False
+        self._made = threading.Event()
+        self._value: Any = None
+
+    def poll(self) -> None:
+        """Makes the value if another thread has asked for it.
+
+        The serving thread calls it every turn.
+        """
+        if self._wanted:
+            self._wanted = False
+            self._value = self._make()
+            self._made.set()
+
+    def ask(self, timeout_s: float = 2.0) -> Any:
+        """Returns what `make` returns at the next `poll`.
+
+        Raises:
+            TimeoutError: There was no `poll` within `timeout_s`.
+        """
+        with self._lock:
+            self._made.clear()
+            self._wanted = True
+            if not self._made.wait(timeout_s):
+                raise TimeoutError(f"the serving loop did not turn for {timeout_s} s")
+            return self._value
 
 
 class Monitor:
-    """The HTTP pages of `policy_server.observe.metrics`, which are there while the policy is still being loaded.
+    """The pages of one server. They are up while the policy is still being loaded.
+
+    Attributes:
+        address: HOST:PORT where they are.
 
     Args:
-        address: HOST:PORT.
+        address: HOST:PORT. PORT alone means 127.0.0.1:PORT, and port 0 picks a free one.
 
     Raises:
         ServerError: The address is malformed or in use, or prometheus-client is not installed.
     """
 
     def __init__(self, address: str):
-        self._server: PolicyServer | None = None
+        self._source: Source | None = None
         self._on_loop = OnLoop(self._snapshot)
-        self._http = serve_metrics(address, self._on_loop.ask, self.health)
+        self._http = serve_pages(address, self._on_loop.ask, self.health)
         self.address = self._http.address
 
-    def attach(self, server: "PolicyServer") -> None:
-        """Tells of this server from now on, which is about to serve."""
-        self._server = server
+    def attach(self, source: Source) -> None:
+        """Shows this server from now on. It must call `poll` every turn of its loop."""
+        self._source = source
 
     def poll(self) -> None:
-        """Answers a scrape, if there is one; called once a turn of the server's loop."""
+        """Makes a snapshot if a scrape waits for one."""
         self._on_loop.poll()
 
     def health(self) -> Health:
         """Returns the server's state."""
-        server = self._server
-        if server is None:
+        if self._source is None:
             return Health("loading", time.monotonic_ns())
-        return Health("draining" if server.draining else "serving", server.ticked_ns)
+        return self._source.health()
 
     def close(self) -> None:
         """Stops listening."""
         self._http.close()
 
     def _snapshot(self) -> Snapshot:
-        assert self._server is not None
-        return snapshot(self._server)
+        assert self._source is not None
+        return self._source.snapshot()
 
 
-def _version() -> str:
+def serve_pages(
+    address: str, snapshot: Callable[[], Snapshot], health: Callable[[], Health]
+) -> "PageServer":
+    """Returns a running HTTP server with /metrics, /healthz and /readyz.
+
+    Args:
+        address: See `Monitor`.
+        snapshot: Returns the snapshot of a scrape. It is called in another thread and may raise
+            TimeoutError.
+        health: Returns the state for the other two pages. It is called in another thread.
+
+    Raises:
+        ServerError: The address is malformed or in use, or prometheus-client is not installed.
+    """
+    host, _, port = address.rpartition(":")
+    if not port.isdecimal() or int(port) > 65535:
+        raise ServerError(f"metrics address {address!r}: expected HOST:PORT, like 127.0.0.1:9464")
+    app = _pages(metrics_app(snapshot), health)
     try:
-        return metadata.version("edp-robot")
-    except metadata.PackageNotFoundError:
-        return "unknown"
+        return PageServer(host or "127.0.0.1", int(port), app)
+    except (OSError, OverflowError) as error:
+        raise ServerError(
+            f"cannot serve metrics on {address}: {error}; choose another --metrics"
+        ) from error
+
+
+def _pages(
+    metrics: Callable[..., Iterable[bytes]], health: Callable[[], Health]
+) -> Callable[..., Iterable[bytes]]:
+    """Returns a WSGI application with the three pages."""
+
+    def healthz() -> tuple[HTTPStatus, str]:
+        now = health()
+        now_ns = time.monotonic_ns()
+        if now.alive(now_ns):
+            return HTTPStatus.OK, "ok"
+        stood_s = (now_ns - now.ticked_ns) * 1e-9
+        return HTTPStatus.SERVICE_UNAVAILABLE, f"the serving loop stands still for {stood_s:.0f} s"
+
+    def readyz() -> tuple[HTTPStatus, str]:
+        state = health().state
+        ready = state == "serving"
+        return HTTPStatus.OK if ready else HTTPStatus.SERVICE_UNAVAILABLE, state
+
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        path = environ["PATH_INFO"]
+        if path == "/metrics":
+            try:
+                return metrics(environ, start_response)
+            except TimeoutError as error:
+                status, text = HTTPStatus.SERVICE_UNAVAILABLE, str(error)
+        elif path in ("/healthz", "/readyz"):
+            status, text = healthz() if path == "/healthz" else readyz()
+        else:
+            status, text = HTTPStatus.NOT_FOUND, "expected /metrics, /healthz or /readyz"
+        body = f"{text}\n".encode()
+        headers = [
+            ("Content-Type", "text/plain; charset=utf-8"),
+            ("Content-Length", str(len(body))),
+        ]
+        start_response(f"{status.value} {status.phrase}", headers)
+        return [body]
+
+    return app
+
+
+class PageServer(ThreadingMixIn, WSGIServer):
+    """Answers in its own threads until `close`, on a bounded number of connections.
+
+    Args:
+        host: Address to listen on.
+        port: Port to listen on; 0 picks a free one.
+        app: WSGI application.
+
+    Raises:
+        OSError: It cannot listen there.
+    """
+
+    daemon_threads = True
+    request_queue_size = 32
+
+    def __init__(self, host: str, port: int, app: Callable[..., Iterable[bytes]]):
+        self._slots = threading.Semaphore(_MAX_CONNECTIONS)
+        super().__init__((host, port), _Handler)
+        self.set_app(app)
+        self._thread = threading.Thread(
+            target=self.serve_forever, args=(0.1,), name="metrics", daemon=True
+        )
+        self._thread.start()
+
+    @property
+    def address(self) -> str:
+        """HOST:PORT where it listens."""
+        host, port = self.server_address[:2]
+        return f"{host}:{port}"
+
+    def close(self) -> None:
+        """Stops listening."""
+        self.shutdown()
+        self._thread.join()
+        self.server_close()
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Answers in a thread, or closes the connection where too many are open."""
+        if not self._slots.acquire(blocking=False):
+            return self.shutdown_request(request)
+        super().process_request(request, client_address)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """Answers one request and frees its slot."""
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._slots.release()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Ignores a client that closed its connection."""
+
+
+class _Handler(WSGIRequestHandler):
+    timeout = 2.0  # Between two bytes of a request [s].
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Logs nothing."""

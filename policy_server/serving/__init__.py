@@ -1,1 +1,1 @@
-"""Answers robots with a bundle's policy: sessions, scheduling, reload."""
+"""Answers robots with a bundle's policy: sessions, scheduling, control requests, reload."""

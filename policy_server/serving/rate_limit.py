@@ -1,18 +1,19 @@
-"""A peer that sends bad messages faster than a token bucket allows is not listened to for a while."""
+"""Ignores a peer for a while that sends bad messages faster than a token bucket allows."""
 
 from collections import OrderedDict
 
 
 class _Bucket:
-    """Tokens that come back at a rate; bad messages take them."""
+    """Tokens that come back at a rate. Bad messages take them."""
 
     __slots__ = ("last_ns", "tokens")
 
     def __init__(self, tokens: float, now_ns: int):
-        self.tokens, self.last_ns = tokens, now_ns
+        self.tokens = tokens
+        self.last_ns = now_ns
 
     def take(self, now_ns: int, limit_per_s: float, burst: int) -> bool:
-        """Takes one token; returns False where there is none."""
+        """Takes one token. Returns False where there is none."""
         self.tokens = min(self.tokens + max(now_ns - self.last_ns, 0) * 1e-9 * limit_per_s, burst)
         self.last_ns = now_ns
         if self.tokens < 1:
@@ -22,23 +23,26 @@ class _Bucket:
 
 
 class BadMessageLimit:
-    """Which peers are not listened to, because their bad messages came too fast.
+    """Decides which peers are ignored because their bad messages came too fast.
 
-    Each routing id has a bucket. A peer may take a new routing id with every connection, so all ids that are not
-    `known` also share one bucket: while it is empty, the first bad message of such an id blocks it. A good message is
-    never held against anybody, so that a robot can connect while somebody else sends rubbish.
+    Each routing id has a bucket. A peer may take a new routing id with every connection, so all ids
+    that are not `known` also share one bucket. While that one is empty, the first bad message of
+    such an id blocks it. Good messages never count, so that a robot can connect while another peer
+    sends rubbish.
 
     Args:
-        limit_per_s: Bad messages a second that a peer may send for ever [1/s].
+        limit_per_s: Bad messages a second that a peer may keep sending [1/s].
         burst: Bad messages that it may send at once.
         block_s: How long it is ignored after that [s].
-        max_peers: Routing ids that are remembered; the one that misbehaved longest ago makes room.
+        max_peers: Routing ids that are remembered. The one whose fault is oldest makes room.
     """
 
     def __init__(
         self, limit_per_s: float = 20, burst: int = 50, block_s: float = 10, max_peers: int = 1024
     ):
-        self._limit_per_s, self._burst, self._max_peers = limit_per_s, burst, max_peers
+        self._limit_per_s = limit_per_s
+        self._burst = burst
+        self._max_peers = max_peers
         self._block_ns = int(block_s * 1e9)
         self._buckets: OrderedDict[bytes, _Bucket] = OrderedDict()
         self._blocked_until_ns: OrderedDict[bytes, int] = OrderedDict()
@@ -46,10 +50,10 @@ class BadMessageLimit:
         self._strangers_logged_ns: int | None = None
 
     def allow(self, identity: bytes, now_ns: int) -> bool:
-        """Returns whether a message of this peer is to be looked at.
+        """Returns whether a message of this peer is to be read.
 
         Args:
-            identity: Its routing id.
+            identity: The peer's routing id.
             now_ns: Monotonic time [ns].
         """
         if not self._blocked_until_ns:
@@ -63,14 +67,15 @@ class BadMessageLimit:
         return True
 
     def bad(self, identity: bytes, now_ns: int, known: bool = False) -> bool:
-        """Counts a bad message of a peer; returns whether to log now that it is blocked, which is once a block.
+        """Counts a bad message. Returns whether to log that the peer is blocked, once a block.
 
-        Ids that are blocked since the shared bucket is empty are logged once in `block_s`, all together.
+        Ids that the shared bucket blocks are logged together, once in `block_s`.
 
         Args:
-            identity: Its routing id.
+            identity: The peer's routing id.
             now_ns: Monotonic time [ns].
-            known: Whether it has sent good messages, so that it does not share the strangers' bucket.
+            known: Whether it has sent good messages, so that it does not share the strangers'
+                bucket.
         """
         if not self.allow(identity, now_ns):
             return False
@@ -87,11 +92,11 @@ class BadMessageLimit:
         return self._first_stranger(now_ns) if within else True
 
     def n_blocked(self, now_ns: int) -> int:
-        """Returns how many peers are blocked."""
+        """Returns the number of blocked peers."""
         return sum(until_ns > now_ns for until_ns in self._blocked_until_ns.values())
 
     def _first_stranger(self, now_ns: int) -> bool:
-        """Returns whether strangers were not logged in the last `block_s`."""
+        """Returns whether no stranger was logged in the last `block_s`."""
         last_ns = self._strangers_logged_ns
         if last_ns is not None and now_ns - last_ns < self._block_ns:
             return False

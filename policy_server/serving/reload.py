@@ -1,41 +1,44 @@
-"""Another policy without a stop: loaded and tested beside the one that serves, swapped in between two batches."""
+"""Loads another policy beside the one that serves, so that the swap needs no stop."""
 
 import contextlib
 import os
 import queue
 import threading
 from collections.abc import Callable
-from typing import Any
 
-from policy_server.contract.errors import BackendError, BundleError
+from policy_server.contract.errors import BackendError, BundleError, ServerError
 from policy_server.serving.served_policy import ServedPolicy
-from policy_server.transport.address import ServerError
 
 Done = Callable[["ServedPolicy | None", "str | None"], None]
-_NICE = 10  # of the loading thread: the serving one comes first
-_END_S = 10.0  # that the process waits in the end for a policy that is being loaded
+_NICE = 10  # Niceness of the loading thread: the serving thread comes first.
+_END_S = 10.0  # Longest time that the process waits at its end for a load.
 
 
 class Reloader:
-    """Loads policies in a thread of its own, one at a time.
+    """Loads policies in its own thread, one at a time.
+
+    Attributes:
+        busy: Whether a load is under way.
 
     Args:
-        load: Returns a policy that passed its self-test; raises like `ServedPolicy`.
+        load: Returns a policy that passed its self-test. It raises what `ServedPolicy` raises.
     """
 
     def __init__(self, load: Callable[[], ServedPolicy]):
         self._load = load
-        self._results: queue.SimpleQueue[tuple[Done, ServedPolicy | None, str | None]] = (
-            queue.SimpleQueue()
-        )
+        self._results: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self.busy = False
 
     def start(self, current: ServedPolicy, done: Done) -> None:
-        """Begins to load; `poll` calls `done(policy, None)` or `done(None, why it failed)` when it ended.
+        """Begins to load. When the load has ended, `poll` calls `done`.
+
+        Args:
+            current: The policy that serves. The new one must fit the same robots.
+            done: Takes (policy, None), or (None, reason) where loading failed.
 
         Raises:
-            ServerError: Another one is under way.
+            ServerError: A load is under way.
         """
         if self.busy:
             raise ServerError("a reload is under way already; wait for it to end")
@@ -46,29 +49,29 @@ class Reloader:
         self._thread.start()
 
     def poll(self) -> None:
-        """Hands over the result of a load that has ended, if there is one."""
+        """Calls `done` if a load has ended."""
         with contextlib.suppress(queue.Empty):
-            done, policy, error = self._results.get_nowait()
+            finish = self._results.get_nowait()
             self.busy = False
-            done(policy, error)
+            finish()
 
     def close(self) -> None:
-        """Waits for a load that is under way: a runtime whose thread the interpreter cuts off aborts the process."""
+        """Waits for a load that is under way: cutting off a runtime's thread aborts the process."""
         if self._thread is not None:
             self._thread.join(_END_S)
 
     def _work(self, current: ServedPolicy, done: Done) -> None:
-        with contextlib.suppress(
-            OSError, AttributeError
-        ):  # Linux: a thread has a priority of its own
+        # On Linux a thread has its own priority.
+        with contextlib.suppress(OSError, AttributeError):
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
-        result: tuple[Any, Any]
+        policy = None
+        reason = None
         try:
-            policy = self._load()
-            policy.check_replaces(current)
-            result = policy, None
+            loaded = self._load()
+            loaded.check_replaces(current)
+            policy = loaded
         except (BundleError, BackendError, ServerError, OSError) as error:
-            result = None, str(error)
-        except Exception as error:  # the old policy goes on, whatever the new one is
-            result = None, f"{type(error).__name__}: {error}"
-        self._results.put((done, *result))
+            reason = str(error)
+        except Exception as error:  # The old policy serves on, whatever the new one is.
+            reason = f"{type(error).__name__}: {error}"
+        self._results.put(lambda: done(policy, reason))

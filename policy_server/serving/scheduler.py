@@ -1,34 +1,40 @@
-"""Which observations are computed next: those that waited longest, one a session, as many as a batch takes."""
+"""Decides which observations are computed next: one a session, the longest waiting first."""
 
 from collections import deque
 
 from policy_server.serving.sessions import Request, Session
 
 MAX_WAITING = 256
+Waiting = tuple[Session, Request]
 
 
 class Scheduler:
-    """A bounded queue of sessions with an observation that waits.
+    """A bounded queue of sessions with a waiting observation.
 
-    Each session is in it once at most and moves behind the others when it was served, so that one that asks without
-    pause takes no more turns than any other.
+    Each session is in it once at most. A served session moves behind the others, so that one that
+    asks without pause takes no more turns than another.
+
+    Attributes:
+        batch: Most observations that are computed at once.
 
     Args:
-        batch: Most observations that are computed at once.
+        batch: See above.
         limit: Most sessions that wait.
     """
 
     def __init__(self, batch: int, limit: int = MAX_WAITING):
-        self.batch, self._limit = batch, limit
+        self.batch = batch
+        self._limit = limit
         self._queue: deque[Session] = deque()
 
     def __len__(self) -> int:
         return len(self._queue)
 
     def put(self, session: Session, request: Request) -> tuple[bool, Request | None]:
-        """Returns whether the request was taken in, and the older one of its session that it replaced.
+        """Returns whether the request was queued, and the session's older request that it replaced.
 
-        The newer observation keeps the session's place in the queue. It is not taken in where the queue is full.
+        The newer one keeps the session's place in the queue. A request is not queued where the
+        queue is full.
         """
         replaced = session.waiting
         if replaced is None:
@@ -39,22 +45,23 @@ class Scheduler:
         return True, replaced
 
     def drop(self, session: Session) -> Request | None:
-        """Returns the session's waiting request, which is not computed any more."""
-        dropped, session.waiting = session.waiting, None
+        """Returns the session's waiting request, and takes it out of the queue."""
+        dropped = session.waiting
         if dropped is not None:
+            session.waiting = None
             self._queue.remove(session)
         return dropped
 
-    def take(
-        self, now_ns: int
-    ) -> tuple[list[tuple[Session, Request]], list[tuple[Session, Request]]]:
-        """Returns the next batch, and every request that has waited longer than its budget; both leave the queue.
+    def take(self, now_ns: int) -> tuple[list[Waiting], list[Waiting]]:
+        """Returns the next batch, and all requests that have waited longer than their budget.
+
+        Both leave the queue.
 
         Args:
             now_ns: Monotonic time [ns].
         """
-        batch: list[tuple[Session, Request]] = []
-        late: list[tuple[Session, Request]] = []
+        batch: list[Waiting] = []
+        late: list[Waiting] = []
         for _ in range(len(self._queue)):
             session = self._queue.popleft()
             request = session.waiting
@@ -64,7 +71,7 @@ class Scheduler:
             elif len(batch) < self.batch:
                 batch.append((session, request))
             else:
-                self._queue.append(session)  # once around the queue: the order stays
+                self._queue.append(session)  # Once around the queue: the order stays.
                 continue
             session.waiting = None
         return batch, late

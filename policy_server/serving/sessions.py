@@ -1,23 +1,26 @@
-"""Who talks to the server: one session a client, with noise of its own and room for one waiting observation."""
+"""The clients of a server. A session has its own noise and room for one waiting observation."""
 
 from collections import OrderedDict, deque
-from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from policy_server.serving.noise import NoiseStream
+from policy_server.contract.noise import NoiseStream
+from policy_server.observe.histogram import nearest_rank
 
 MAX_SESSIONS = 1024
-N_RECENT = 256  # answered requests whose times a session remembers
+N_RECENT = 256  # Answered requests whose times a session remembers.
 
 
 class Request(NamedTuple):
     """An observation that waits.
 
     Attributes:
-        sequence, client_time_ns, budget_us: Of its header.
+        sequence: The message's sequence number.
+        client_time_ns: The client's clock, which the reply repeats [ns].
+        budget_us: How long an answer is wanted after the arrival [us]. 0: no limit.
         obs: (obs_dim,) float32, finite.
         arrival_ns: When the server took it from its socket, monotonic [ns].
     """
@@ -36,10 +39,12 @@ class Session:
     Attributes:
         identity: ZeroMQ's routing id.
         ordinal: Number on this server, from 0.
-        noise: Its stream.
-        waiting: Its observation that was not computed yet.
+        noise: Its noise.
+        waiting: Its observation that waits.
         last_ns: When it last sent something valid, monotonic [ns].
-        n_acts, n_late, n_errors: Answers by kind.
+        n_acts: Answered observations.
+        n_late: Observations that waited longer than their budget.
+        n_errors: Messages that broke the rules.
         recent: (arrival [ns], server time [us]) of the newest answered requests.
     """
 
@@ -54,47 +59,52 @@ class Session:
     recent: deque[tuple[int, int]] = field(default_factory=lambda: deque(maxlen=N_RECENT))
 
     def to_json(self, now_ns: int) -> dict[str, Any]:
-        """Returns session (its ordinal), n_acts, n_late, n_errors, idle_s, hz, p50_us and p99_us (server time)."""
-        arrivals, times = zip(*self.recent, strict=True) if self.recent else ((), ())
-        span_s = (arrivals[-1] - arrivals[0]) * 1e-9 if arrivals else 0.0
-        ordered = sorted(times)
+        """Returns the session's row of `stats`: ordinal, counts, rate, percentiles of server time."""
+        span_s = (self.recent[-1][0] - self.recent[0][0]) * 1e-9 if self.recent else 0.0
+        ordered_us = sorted(server_us for _, server_us in self.recent)
         return {
             "session": self.ordinal,
-            **{name: getattr(self, name) for name in ("n_acts", "n_late", "n_errors")},
+            "n_acts": self.n_acts,
+            "n_late": self.n_late,
+            "n_errors": self.n_errors,
             "idle_s": (now_ns - self.last_ns) * 1e-9,
-            "hz": (len(arrivals) - 1) / span_s if span_s else 0.0,
-            "p50_us": float(_nearest_rank(ordered, 50)),
-            "p99_us": float(_nearest_rank(ordered, 99)),
+            "hz": (len(ordered_us) - 1) / span_s if span_s else 0.0,
+            "p50_us": _quantile(ordered_us, 0.5),
+            "p99_us": _quantile(ordered_us, 0.99),
         }
 
 
-def _nearest_rank(times: Sequence[int], percent: int) -> int:
-    """Returns a percentile of a list in rising order, 0 of none; for many sessions NumPy's would hold up the robots."""
-    return times[(len(times) * percent + 99) // 100 - 1] if times else 0
+def _quantile(ordered_us: list[int], p: float) -> float:
+    """Returns the p-quantile, 0 of none.
+
+    NumPy's would delay the robots where there are many sessions.
+    """
+    return float(ordered_us[nearest_rank(len(ordered_us), p) - 1]) if ordered_us else 0.0
 
 
 class Sessions:
-    """The sessions by routing id; the longest silent one without a waiting observation makes room for a new one.
+    """The sessions by routing id. The longest silent one that does not wait makes room for a new one.
 
     Args:
-        seed: Of the server.
+        seed: Seeds the noise of all sessions.
         limit: Most sessions that are kept.
     """
 
     def __init__(self, seed: int, limit: int = MAX_SESSIONS):
-        self._seed, self._limit = seed, limit
+        self._seed = seed
+        self._limit = limit
         self._by_identity: OrderedDict[bytes, Session] = OrderedDict()
-        self._n_ever = 0
+        self._n_made = 0
 
     def __len__(self) -> int:
         return len(self._by_identity)
 
     def get(self, identity: bytes, now_ns: int) -> Session:
-        """Returns the client's session, a new one for a new client."""
+        """Returns the client's session. Makes one for a new client."""
         session = self._by_identity.get(identity)
         if session is None:
-            session = Session(identity, self._n_ever, NoiseStream(self._seed, self._n_ever))
-            self._n_ever += 1
+            session = Session(identity, self._n_made, NoiseStream(self._seed, self._n_made))
+            self._n_made += 1
             self._make_room()
             self._by_identity[identity] = session
         else:
@@ -108,15 +118,12 @@ class Sessions:
 
     def recent(self, n: int) -> list[Session]:
         """Returns the `n` sessions that were heard of last, newest first."""
-        return [
-            session
-            for session, _ in zip(reversed(self._by_identity.values()), range(n), strict=False)
-        ]
+        return list(islice(reversed(self._by_identity.values()), n))
 
     def _make_room(self) -> None:
-        if len(self._by_identity) >= self._limit:
-            silent = next(
-                (key for key, session in self._by_identity.items() if session.waiting is None), None
-            )
-            if silent is not None:
-                del self._by_identity[silent]
+        if len(self._by_identity) < self._limit:
+            return
+        silent = (key for key, session in self._by_identity.items() if session.waiting is None)
+        key = next(silent, None)
+        if key is not None:
+            del self._by_identity[key]

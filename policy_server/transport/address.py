@@ -1,31 +1,60 @@
-"""Where a server may listen: on this machine, and elsewhere only with keys."""
+"""Endpoints: parses them, checks where a server may listen, and opens its listening socket."""
 
+import errno
 import ipaddress
 import socket
 import stat
 from pathlib import Path
 
+from policy_server.contract.errors import ServerError
 
-class ServerError(RuntimeError):
-    """The server cannot start; the message says why, and what to do."""
+AF_UNIX = getattr(socket, "AF_UNIX", -1)
+_BACKLOG = 256
+_KEEPALIVE = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 25_000}
+
+
+def address_of(endpoint: str) -> tuple[int, str | tuple[str, int]]:
+    """Returns the socket family and the address of an endpoint.
+
+    Args:
+        endpoint: tcp://HOST:PORT, ipc://PATH, or ipc://@NAME (Linux: a name without a file).
+
+    Raises:
+        ValueError: The endpoint is none of these.
+    """
+    scheme, separator, rest = endpoint.partition("://")
+    host, _, port = rest.rpartition(":")
+    if separator and scheme == "ipc" and rest:
+        return AF_UNIX, "\0" + rest[1:] if rest.startswith("@") else rest
+    if separator and scheme == "tcp" and host and port.isdigit() and int(port) < 65536:
+        family = socket.AF_INET6 if host.startswith("[") else socket.AF_INET
+        return family, (host.strip("[]"), int(port))
+    raise ValueError(f"endpoint {endpoint!r}: expected tcp://HOST:PORT or ipc://PATH")
+
+
+def socket_file(endpoint: str) -> Path | None:
+    """Returns the file of an ipc endpoint, None for tcp and for names without a file."""
+    scheme, _, path = endpoint.partition("://")
+    return Path(path) if scheme == "ipc" and not path.startswith("@") else None
 
 
 def check_bind(endpoint: str, has_keys: bool = False) -> None:
-    """Checks that a server may bind `endpoint`.
+    """Checks that a server may listen on `endpoint`.
 
     Args:
         endpoint: tcp://ADDRESS:PORT or ipc://PATH.
-        has_keys: Whether clients must prove who they are (`policy_server.transport.keys`).
+        has_keys: Whether clients must prove their identity with keys
+            (`policy_server.transport.keys`).
 
     Raises:
-        ServerError: It is neither tcp:// nor ipc://, it is not loopback and there are no keys, or an ipc path is in
-            use.
+        ServerError: The endpoint is neither tcp nor ipc. It is not loopback and there are no keys.
+            Another process listens on the ipc path, or an ordinary file has that path.
     """
     scheme, separator, address = endpoint.partition("://")
     if not separator or scheme not in ("tcp", "ipc") or not address:
         raise ServerError(f"endpoint {endpoint!r}: expected tcp://127.0.0.1:PORT or ipc://PATH")
     if scheme == "ipc":
-        _check_ipc(address)
+        _check_ipc(endpoint)
         return
     host = address.rpartition(":")[0].strip("[]")
     if not has_keys and not is_loopback(host):
@@ -36,32 +65,90 @@ def check_bind(endpoint: str, has_keys: bool = False) -> None:
 
 
 def is_loopback(host: str) -> bool:
-    """Returns whether the host is this machine's loopback; a name other than localhost, "" and * are not."""
+    """Returns whether the host is localhost or a loopback address.
+
+    Other names, "" and * are not.
+    """
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
 
 
-def _check_ipc(path: str) -> None:
-    """Raises ServerError where someone listens on `path`, or a file is there that is no socket.
+def _check_ipc(endpoint: str) -> None:
+    """Checks that a path is free, since ZeroMQ would silently replace what lies there.
 
-    ZeroMQ would remove whatever lies at the path and take it over in silence.
+    Raises:
+        ServerError: Another process listens there, or the path is an ordinary file.
     """
-    if path == "*":
+    file = socket_file(endpoint)
+    if endpoint == "ipc://*":
         raise ServerError(
-            "endpoint ipc://*: expected a path, which clients must know, like ipc:///run/policy"
+            "endpoint ipc://*: expected a path that clients know, like ipc:///run/policy"
         )
-    file = Path(path)
-    if path.startswith("@") or not file.exists():
+    if file is None or not file.exists():
         return
     if not stat.S_ISSOCK(file.stat().st_mode):
-        raise ServerError(f"ipc path {path} is an existing file, not a socket; choose another path")
+        raise ServerError(f"ipc path {file} is an existing file, not a socket; choose another path")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         try:
-            probe.connect(path)
+            probe.connect(str(file))
         except OSError:
-            return  # left behind by a server that was killed
+            return  # A server that was killed left the file.
     raise ServerError(
-        f"endpoint ipc://{path} is in use by another process; stop it or choose another path"
+        f"endpoint {endpoint} is in use by another process; stop it or choose another path"
     )
+
+
+def open_listener(endpoint: str) -> socket.socket:
+    """Returns a non-blocking socket that listens on `endpoint`. Port * picks a free port.
+
+    Raises:
+        ServerError: The endpoint is malformed, in use, or not an address of this machine.
+    """
+    try:
+        family, address = address_of(f"{endpoint[:-1]}0" if endpoint.endswith(":*") else endpoint)
+    except ValueError as error:
+        raise ServerError(f"cannot listen on {error}") from error
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    file = socket_file(endpoint)
+    try:
+        if file is not None:
+            file.unlink(missing_ok=True)  # `check_bind` has found that no process uses it.
+        if family != AF_UNIX:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(_BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise bind_error(endpoint, error.errno, str(error.strerror or error)) from error
+    listener.setblocking(False)
+    return listener
+
+
+def bind_error(endpoint: str, code: int | None, reason: str) -> ServerError:
+    """Returns the error for an endpoint that cannot be bound.
+
+    Args:
+        endpoint: The endpoint.
+        code: The system's error number.
+        reason: The system's message.
+    """
+    in_use = code == errno.EADDRINUSE
+    hint = "; stop the other process or choose another --bind" if in_use else ""
+    return ServerError(f"cannot listen on {endpoint}: {reason}{hint}")
+
+
+def tcp_endpoint(listener: socket.socket) -> str:
+    """Returns tcp://HOST:PORT of a listening TCP socket."""
+    host, port = listener.getsockname()[:2]
+    return f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
+
+
+def tune_tcp(connection: socket.socket) -> None:
+    """Makes a TCP connection send at once, and end when its peer has lost power."""
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in _KEEPALIVE.items():
+        if hasattr(socket, name):
+            connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)

@@ -1,62 +1,44 @@
-"""Where a server's messages come from and go to: plain sockets on this machine, a ROUTER where there are keys."""
+"""The server's end of the wire through libzmq, which encrypts it and admits known keys only."""
 
 import contextlib
-import select
+import threading
 import time
-from typing import Protocol
+from typing import NamedTuple
 
 import zmq
+from zmq.auth.thread import ThreadAuthenticator
 
 from policy_server.contract import wire
-from policy_server.observe.logs import log
-from policy_server.transport.address import ServerError
-from policy_server.transport.keys import Guard, ServerKeys, apply_server
-from policy_server.transport.plain_server import PlainFront
+from policy_server.contract.errors import ServerError
+from policy_server.observe.logs import Occasional, log
+from policy_server.transport.address import bind_error
+from policy_server.transport.keys import KeysError, ServerKeys, read_clients
 
-_QUEUE = 64  # messages in each direction and connection: a peer that floods, or does not read, costs no more memory
-_TAKE = 64  # messages taken at once
+DOMAIN = "edp"
+HANDSHAKE_MS = 3000  # A connection that has not proved its identity by then is closed.
+_QUEUE = 64  # Messages in each direction and connection, so that a peer's memory is bounded.
+_TAKE = 64  # Messages taken at once.
 _REBIND_S = 5.0
+_LOG_PERIOD_S = 10.0
 
 
-class Front(Protocol):
-    """Receives requests and sends replies.
+class CurveFront:
+    """A `Front` on a ROUTER of libzmq, with CURVE. Without keys it does not encrypt.
 
     Attributes:
-        endpoint: Where it listens, the real port included.
-    """
-
-    endpoint: str
-
-    def receive(self, wait_s: float) -> list[tuple[bytes, list[bytes]]]:
-        """Returns messages that have come, (routing id, frames); waits `wait_s` for a first one."""
-        ...
-
-    def send(self, identity: bytes, data: bytes) -> bool:
-        """Returns whether the message is on its way; False where the peer is gone or does not read."""
-        ...
-
-    def refresh(self) -> None:
-        """Reads the keys of the clients again, where there are some."""
-        ...
-
-    def close(self, linger_s: float = 0.0) -> None:
-        """Ends all connections; replies that wait have `linger_s` to leave [s]."""
-        ...
-
-
-class KeyedFront:
-    """A ROUTER of libzmq: with CURVE, or without keys where there is no epoll.
+        endpoint: The endpoint it listens on, with the real port.
 
     Args:
-        endpoint: tcp://ADDRESS:PORT (* for a free port) or ipc://PATH.
-        keys: Of the server and its clients; None for none.
+        endpoint: tcp://ADDRESS:PORT (port * picks a free one) or ipc://PATH.
+        keys: The server's keys, or None.
 
     Raises:
-        ServerError: It cannot listen there.
+        ServerError: It cannot listen there, or a client's key cannot be read.
     """
 
     def __init__(self, endpoint: str, keys: ServerKeys | None):
-        self._context, self._keys = zmq.Context(), keys
+        self._context = zmq.Context()
+        self._keys = keys
         self._guard = None if keys is None else Guard(self._context, keys)
         try:
             self._socket = self._bind(endpoint)
@@ -64,35 +46,6 @@ class KeyedFront:
             self._end()
             raise
         self.endpoint = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
-
-    def _bind(self, endpoint: str) -> zmq.Socket:
-        own = self._context.socket(zmq.ROUTER)
-        own.rcvhwm = own.sndhwm = _QUEUE
-        options = {zmq.MAXMSGSIZE: wire.MAX_FRAME_BYTES, zmq.LINGER: 0, zmq.IPV6: "[" in endpoint}
-        options[zmq.ROUTER_MANDATORY] = (
-            1  # an undeliverable reply is an error to count, not lost in silence
-        )
-        options[zmq.ROUTER_HANDOVER] = (
-            1  # a client that reconnects before its old connection is seen dead
-        )
-        options |= {zmq.HEARTBEAT_IVL: 1000, zmq.HEARTBEAT_TIMEOUT: 3000}
-        for option, value in options.items():
-            own.setsockopt(option, value)
-        if self._keys is not None:
-            apply_server(own, self._keys)
-        try:
-            own.bind(endpoint)
-        except zmq.ZMQError as error:
-            own.close()
-            hint = (
-                "; stop the other process or choose another --bind"
-                if error.errno == zmq.EADDRINUSE
-                else ""
-            )
-            raise ServerError(
-                f"cannot listen on {endpoint}: {zmq.strerror(error.errno or 0)}{hint}"
-            ) from error
-        return own
 
     def receive(self, wait_s: float) -> list[tuple[bytes, list[bytes]]]:
         """See `Front`."""
@@ -114,9 +67,10 @@ class KeyedFront:
             return False
 
     def refresh(self) -> None:
-        """Reads the clients' keys again; where one was removed, every connection ends, and who may comes back.
+        """Reads the clients' keys again. Where one was removed, ends all connections.
 
-        ZeroMQ asks for a key once a connection, and cannot end a single one.
+        libzmq checks a key once a connection and cannot end a single connection. Admitted clients
+        reconnect by themselves.
         """
         if self._guard is None:
             return
@@ -132,8 +86,32 @@ class KeyedFront:
             self._socket.close(linger=int(linger_s * 1000))
         self._end()
 
+    def _bind(self, endpoint: str) -> zmq.Socket:
+        own = self._context.socket(zmq.ROUTER)
+        options = {
+            zmq.RCVHWM: _QUEUE,
+            zmq.SNDHWM: _QUEUE,
+            zmq.MAXMSGSIZE: wire.MAX_FRAME_BYTES,
+            zmq.LINGER: 0,
+            zmq.IPV6: "[" in endpoint,
+            zmq.ROUTER_MANDATORY: 1,  # Reports a reply that cannot be delivered.
+            zmq.ROUTER_HANDOVER: 1,  # A client may reconnect before its old connection ends.
+            zmq.HEARTBEAT_IVL: 1000,
+            zmq.HEARTBEAT_TIMEOUT: 3000,
+        }
+        for option, value in options.items():
+            own.setsockopt(option, value)
+        if self._keys is not None:
+            apply_server(own, self._keys)
+        try:
+            own.bind(endpoint)
+        except zmq.ZMQError as error:
+            own.close()
+            raise bind_error(endpoint, error.errno, zmq.strerror(error.errno or 0)) from error
+        return own
+
     def _bind_again(self) -> zmq.Socket:
-        """Binds as soon as ZeroMQ's thread has let go of the address, which takes it a moment."""
+        """Binds as soon as libzmq's thread has released the address, which takes a moment."""
         until_ns = time.monotonic_ns() + int(_REBIND_S * 1e9)
         while True:
             try:
@@ -150,10 +128,77 @@ class KeyedFront:
         self._context.term()
 
 
-def listen(endpoint: str, keys: ServerKeys | None = None) -> PlainFront | KeyedFront:
-    """Returns a front that listens on `endpoint`. Raises ServerError where that fails."""
-    return (
-        PlainFront(endpoint)
-        if keys is None and hasattr(select, "epoll")
-        else KeyedFront(endpoint, keys)
-    )
+class Changes(NamedTuple):
+    """The names of clients that a refresh added and removed, and the faults of their files."""
+
+    added: list[str]
+    removed: list[str]
+    faults: list[str]
+
+
+class Guard:
+    """Decides in its own thread which client keys may connect.
+
+    Make it before the server's socket binds. libzmq asks once a connection. A key that `refresh` no
+    longer finds is refused from then on, but its connection stays until the server's socket is
+    closed.
+
+    Args:
+        context: The context of the server's socket. It takes one Guard at a time.
+        keys: The server's keys, which name the folder of its clients.
+
+    Raises:
+        KeysError: A client's key cannot be read.
+        ServerError: The context has a Guard already.
+    """
+
+    def __init__(self, context: zmq.Context, keys: ServerKeys):
+        self._folder = keys.clients
+        self._names, faults = read_clients(self._folder)
+        if faults:
+            raise KeysError("; ".join(faults))
+        self._refusals = Occasional(_LOG_PERIOD_S)
+        self._lock = threading.Lock()
+        self._authenticator = ThreadAuthenticator(context)
+        self._authenticator.configure_curve_callback(DOMAIN, self)
+        try:
+            self._authenticator.start()
+        except zmq.ZMQError as error:
+            self.close()
+            raise ServerError(
+                f"cannot check keys: {error}; use a zmq.Context for each server with keys"
+            ) from error
+
+    def callback(self, domain: str, key: bytes) -> bool:
+        """Returns whether the client with this public key may connect. pyzmq calls it."""
+        name = self._names.get(bytes(key))
+        if name is not None:
+            log("client_admitted", client=name)
+        elif (n_suppressed := self._refusals.due("key")) is not None:
+            text = bytes(key).decode("ascii", "replace")
+            log("client_refused", level="warning", key=text, n_suppressed=n_suppressed)
+        return name is not None
+
+    def refresh(self) -> Changes:
+        """Reads the clients' folder again. Clients whose files cannot be read count as removed."""
+        with self._lock:
+            old = self._names
+            self._names, faults = read_clients(self._folder)
+            added = sorted(self._names[key] for key in self._names.keys() - old.keys())
+            removed = sorted(old[key] for key in old.keys() - self._names.keys())
+        return Changes(added, removed, faults)
+
+    def close(self) -> None:
+        """Ends the thread. No client can connect from then on."""
+        self._authenticator.stop()
+
+
+def apply_server(socket: zmq.Socket, keys: ServerKeys) -> None:
+    """Makes a new socket admit only clients whose key the `Guard` of its context knows."""
+    socket.curve_server = True
+    socket.curve_publickey = keys.public
+    socket.curve_secretkey = keys.secret
+    socket.setsockopt_string(zmq.ZAP_DOMAIN, DOMAIN)
+    socket.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
+    # Without a Guard libzmq would admit every client. With this option it admits none.
+    socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)

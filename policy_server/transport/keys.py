@@ -1,10 +1,10 @@
-"""Who may talk to the server: CURVE keys in files, and a limit on bad messages.
+"""Makes, loads and checks the CURVE keys of a server and its clients.
 
-A folder of keys, made by `edp keys new DIR --name robot-1`:
+`edp keys new DIR --name robot-1` makes this folder:
 
     DIR/server.key                     the server's public key; every robot needs a copy
     DIR/server.key_secret              mode 0600, stays with the server
-    DIR/clients/robot-1.key            who may connect; removing the file revokes the key
+    DIR/clients/robot-1.key            a client that may connect; removing the file revokes its key
     DIR/private/robot-1.key_secret     mode 0600, goes to the robot (and can then be deleted here)
 """
 
@@ -14,48 +14,32 @@ import re
 import shutil
 import stat
 import tempfile
-import threading
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 
 import zmq
 import zmq.auth
-from zmq.auth.thread import ThreadAuthenticator
 
-from policy_server.observe.logs import Occasional, log
-from policy_server.serving.rate_limit import BadMessageLimit
-from policy_server.transport.address import ServerError
+from policy_server.contract.errors import ServerError
 
-__all__ = [
-    "BadMessageLimit",
-    "Changes",
-    "ClientKeys",
-    "Guard",
-    "KeysError",
-    "ServerKeys",
-    "apply_client",
-    "apply_server",
-]
-__all__ += ["client_keys", "make_keys", "read_clients"]
-
-DOMAIN = "edp"
-HANDSHAKE_MS = 3000  # a connection that has not proved who it is by then is closed
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _KEY = re.compile(rb"[0-9A-Za-z.:+=^!/*?&<>()\[\]{}@%$#-]{40}")
-_LOG_PERIOD_S = 10.0
 
 
 class KeysError(ServerError):
-    """Keys are missing, malformed or readable by others; the message says which file, and what to do."""
+    """A key is missing, malformed or readable by others.
+
+    The message names the file and what to do.
+    """
 
 
 @dataclass(frozen=True)
 class ServerKeys:
-    """What a server needs. The secret is not shown by repr.
+    """The keys of a server. repr does not show the secret.
 
     Attributes:
-        public, secret: The server's keys, Z85, 40 characters.
+        public: The server's public key, 40 characters of Z85.
+        secret: The server's secret key, likewise.
         clients: Folder of the public keys that may connect, NAME.key.
     """
 
@@ -65,7 +49,7 @@ class ServerKeys:
 
     @classmethod
     def load(cls, folder: str | Path) -> "ServerKeys":
-        """Returns the keys of a folder made by `edp keys new`.
+        """Returns the keys of a folder that `edp keys new` made.
 
         Raises:
             KeysError: A file is missing or malformed, or a secret is readable by others.
@@ -81,10 +65,11 @@ class ServerKeys:
 
 @dataclass(frozen=True)
 class ClientKeys:
-    """What a robot needs. The secret is not shown by repr.
+    """The keys of a robot. repr does not show the secret.
 
     Attributes:
-        public, secret: The client's keys, Z85, 40 characters.
+        public: The client's public key, 40 characters of Z85.
+        secret: The client's secret key, likewise.
         server: The server's public key.
     """
 
@@ -97,10 +82,12 @@ class ClientKeys:
         """Returns a client's keys.
 
         Args:
-            path: NAME.key_secret with server.key beside it or one folder up, or a folder with both.
+            path: NAME.key_secret with server.key beside it or one folder up, or a folder that holds
+                both.
 
         Raises:
-            KeysError: A file is missing or malformed, there are several secrets, or one is readable by others.
+            KeysError: A file is missing or malformed, there are several secrets, or one is readable
+                by others.
         """
         file = _the_secret(Path(path))
         places = [folder / "server.key" for folder in (file.parent, file.parent.parent)]
@@ -109,7 +96,9 @@ class ClientKeys:
             raise KeysError(
                 f"no server.key beside {file}; copy it from the server's folder of keys"
             )
-        return cls(*_read_secret(file), _read(server_file)[0])
+        public, secret = _read_secret(file)
+        server, _ = _read(server_file)
+        return cls(public, secret, server)
 
 
 def client_keys(path: str | Path | None, has_server: bool = True) -> ClientKeys | None:
@@ -120,7 +109,7 @@ def client_keys(path: str | Path | None, has_server: bool = True) -> ClientKeys 
         has_server: Whether the command talks to a server at all.
 
     Raises:
-        KeysError: As of `ClientKeys.load`, or there is no server to show them to.
+        KeysError: `ClientKeys.load` refuses the path, or the command talks to no server.
     """
     if path is None:
         return None
@@ -132,134 +121,53 @@ def client_keys(path: str | Path | None, has_server: bool = True) -> ClientKeys 
 
 
 def make_keys(folder: str | Path, name: str | None = None) -> list[Path]:
-    """Makes the server's keys where there are none, and one client's; returns the new files.
+    """Makes one client's keys, and the server's keys where there are none. Returns the new files.
 
     Args:
-        folder: Where; made if need be, readable by its owner only.
-        name: Of the client; None for the server's keys alone.
+        folder: Key folder. It is made where it is missing, readable by its owner only.
+        name: Name of the client. None makes the server's keys alone.
 
     Raises:
-        KeysError: The name is not a plain file name, or such a client has keys already: nothing is overwritten.
+        KeysError: The name is not a plain file name, or this client has keys already. No file is
+            overwritten.
     """
     folder = Path(folder)
+    clients = folder / "clients"
+    private = folder / "private"
     if name is not None and (not _NAME.fullmatch(name) or name == "server"):
         raise KeysError(
-            f"client name {name!r}: expected letters, digits, dot, dash, underscore, and not 'server'"
+            f"client name {name!r}: expected letters, digits, dot, dash, underscore; not 'server'"
         )
-    for place in (folder, folder / "clients", folder / "private"):
+    for place in (folder, clients, private):
         place.mkdir(mode=0o700, parents=True, exist_ok=True)
     made = []
     if not (folder / "server.key_secret").exists():
         made += _make_pair("server", folder / "server.key", folder / "server.key_secret")
     if name is not None:
-        made += _make_pair(
-            name, folder / "clients" / f"{name}.key", folder / "private" / f"{name}.key_secret"
-        )
+        made += _make_pair(name, clients / f"{name}.key", private / f"{name}.key_secret")
     return made
 
 
 def read_clients(folder: Path) -> tuple[dict[bytes, str], list[str]]:
-    """Returns the names of the clients by public key, and what is wrong with the files that cannot be read."""
+    """Returns the clients' names by public key, and the faults of files that cannot be read."""
     names: dict[bytes, str] = {}
     faults = []
     for file in sorted(folder.glob("*.key")):
         try:
-            names[_read(file)[0]] = file.stem
+            public, _ = _read(file)
         except KeysError as error:
             faults.append(str(error))
+        else:
+            names[public] = file.stem
     return names, faults
 
 
-def apply_server(socket: zmq.Socket, keys: ServerKeys) -> None:
-    """Makes a socket, before it binds, talk to clients whose key a `Guard` in its context knows, and to nobody else."""
-    socket.curve_server = True
-    socket.curve_publickey = keys.public
-    socket.curve_secretkey = keys.secret
-    socket.setsockopt_string(zmq.ZAP_DOMAIN, DOMAIN)
-    socket.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
-    socket.setsockopt(
-        zmq.ZAP_ENFORCE_DOMAIN, 1
-    )  # without a Guard nobody gets in; ZeroMQ would let everybody in
-
-
-def apply_client(socket: zmq.Socket, keys: ClientKeys) -> None:
-    """Makes a socket, before it connects, prove who it is and talk to this one server only."""
-    socket.curve_serverkey = keys.server
-    socket.curve_publickey = keys.public
-    socket.curve_secretkey = keys.secret
-
-
-class Changes(NamedTuple):
-    """What a refresh found: names of clients that came and went, and files that cannot be read."""
-
-    added: list[str]
-    removed: list[str]
-    faults: list[str]
-
-
-class Guard:
-    """Answers, in a thread of its own, which client keys may connect. Make it before the server's socket binds.
-
-    ZeroMQ asks once a connection: a key that `refresh` no longer finds is refused from then on, and what is connected
-    with it stays connected until the server's socket is closed.
-
-    Args:
-        context: Of the server's socket; it takes one Guard at a time.
-        keys: Whose clients to admit.
+def _make_pair(name: str, public_file: Path, secret_file: Path) -> list[Path]:
+    """Makes a pair of keys and returns its two files.
 
     Raises:
-        KeysError: A client's key cannot be read.
-        ServerError: The context has a Guard already.
+        KeysError: One of the files exists.
     """
-
-    def __init__(self, context: zmq.Context, keys: ServerKeys):
-        self._folder = keys.clients
-        self._names, faults = read_clients(self._folder)
-        if faults:
-            raise KeysError("; ".join(faults))
-        self._refusals = Occasional(_LOG_PERIOD_S)
-        self._lock = threading.Lock()
-        self._authenticator = ThreadAuthenticator(context)
-        self._authenticator.configure_curve_callback(DOMAIN, self)
-        try:
-            self._authenticator.start()
-        except zmq.ZMQError as error:
-            self.close()
-            raise ServerError(
-                f"cannot check keys: {error}; use a zmq.Context for each server with keys"
-            ) from error
-
-    def callback(self, domain: str, key: bytes) -> bool:
-        """Returns whether the client with this public key may connect (called by pyzmq)."""
-        name = self._names.get(bytes(key))
-        if name is not None:
-            log("client_admitted", client=name)
-        elif (n_suppressed := self._refusals.due("key")) is not None:
-            log(
-                "client_refused",
-                level="warning",
-                key=bytes(key).decode("ascii", "replace"),
-                n_suppressed=n_suppressed,
-            )
-        return name is not None
-
-    def refresh(self) -> Changes:
-        """Reads the clients' folder again; files that cannot be read, and their clients, do not count."""
-        with self._lock:
-            old = self._names
-            self._names, faults = read_clients(self._folder)
-            added, removed = self._names.keys() - old.keys(), old.keys() - self._names.keys()
-        return Changes(
-            sorted(self._names[k] for k in added), sorted(old[k] for k in removed), faults
-        )
-
-    def close(self) -> None:
-        """Ends the thread; nobody can connect from now on."""
-        self._authenticator.stop()
-
-
-def _make_pair(name: str, public_file: Path, secret_file: Path) -> list[Path]:
-    """Makes a pair of keys; returns its two files. Raises KeysError where one of them exists."""
     with tempfile.TemporaryDirectory(dir=secret_file.parent) as scratch:  # mode 0700
         public, secret = map(Path, zmq.auth.create_certificates(scratch, name))
         secret.chmod(0o600)
@@ -267,7 +175,7 @@ def _make_pair(name: str, public_file: Path, secret_file: Path) -> list[Path]:
         for target in (secret_file, public_file):
             if target.exists():
                 raise KeysError(
-                    f"{target} exists and is not overwritten; choose another name, or remove it first"
+                    f"{target} exists and is not overwritten; choose another name or remove it"
                 )
         shutil.move(secret, secret_file)
         shutil.move(public, public_file)
@@ -288,7 +196,11 @@ def _the_secret(path: Path) -> Path:
 
 
 def _read_secret(file: Path) -> tuple[bytes, bytes]:
-    """Returns the pair (public, secret) of a file that only its owner may read. Raises KeysError."""
+    """Returns the pair (public, secret) of a file that only its owner may read.
+
+    Raises:
+        KeysError: Others may read the file, or it holds no matching pair.
+    """
     with contextlib.suppress(OSError):
         mode = file.stat().st_mode
         if os.name == "posix" and mode & (stat.S_IRWXG | stat.S_IRWXO):
@@ -304,7 +216,11 @@ def _read_secret(file: Path) -> tuple[bytes, bytes]:
 
 
 def _read(file: Path) -> tuple[bytes, bytes | None]:
-    """Returns (public, secret or None) of a key file. Raises KeysError."""
+    """Returns (public, secret or None) of a key file.
+
+    Raises:
+        KeysError: The file is missing or malformed.
+    """
     try:
         public, secret = zmq.auth.load_certificate(file)
     except (OSError, ValueError) as error:

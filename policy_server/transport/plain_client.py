@@ -1,4 +1,4 @@
-"""A client's connection on a plain socket: no thread between the caller and the wire (see `policy_server.transport.zmtp`)."""
+"""A client's connection on a plain socket, without a thread between the caller and the wire."""
 
 import contextlib
 import errno
@@ -12,24 +12,24 @@ from collections.abc import Iterator
 
 from policy_server.contract import wire
 from policy_server.transport import zmtp
+from policy_server.transport.address import AF_UNIX, address_of
 
-BACK_OFF_S = (0.02, 0.5)  # before the second attempt to connect, and at most
+BACK_OFF_S = (0.02, 0.5)  # Before the second attempt to connect, and at most.
 HANDSHAKE_S = 2.0
-SILENCE_S = 3.0  # of a server that has something to answer, until it counts as gone
-IDLE_NS = 500_000_000  # after a pause of this length, a connection is looked at before it is used
-AF_UNIX = getattr(socket, "AF_UNIX", -1)
+SILENCE_S = 3.0  # A server that owes an answer and says nothing for so long counts as gone.
+IDLE_NS = 500_000_000  # A connection that paused for so long is checked before it is used.
 _CHUNK = 1 << 16
-_NAP_NS = 20_000_000  # the kernel rounds this up to its own ticks: deadlines nearer than twice that get a select
-_SELECT_FDS = 1024  # select() refuses descriptors from here on; poll() rounds the time up to whole milliseconds
+_NAP_NS = 20_000_000  # The kernel rounds it up to its own ticks, so nearer deadlines get a select.
+_SELECT_FDS = 1024  # select() refuses descriptors from here on; poll() rounds up to milliseconds.
 _DONTWAIT = socket.MSG_DONTWAIT
 
 
 class PlainLink:
-    """A DEALER on a plain socket: no thread between the caller and the wire, deadlines exact to microseconds.
+    """A `Link` that speaks as a DEALER on a plain socket. It keeps deadlines to microseconds.
 
     Args:
         endpoint: tcp://HOST:PORT or ipc://PATH.
-        identity: Routing id: the session on the server.
+        identity: Routing id, which names the session on the server.
 
     Raises:
         ValueError: The endpoint is neither.
@@ -41,13 +41,15 @@ class PlainLink:
         self._socket: socket.socket | None = None
         self._open = False
         self._handshake: Iterator[bool] | None = None
+        self._wants_write = True
+        self._handshake_until_ns = 0
         self._decoder = zmtp.Decoder(wire.MAX_FRAME_BYTES)
         self._frames: deque[bytes] = deque()
         self._part = b""
-        self._attempt_ns = self._handshake_until_ns = 0
+        self._attempt_ns = 0  # When the next attempt to connect may begin.
         self._back_off_s = BACK_OFF_S[0]
-        self._used_ns = self._asked_ns = 0
-        self._wants_write = True
+        self._used_ns = 0
+        self._asked_ns = 0  # When the oldest request without a sign of life was sent; 0: none.
 
     def send(self, frame: bytes, deadline_ns: int) -> bool:
         """See `Link`."""
@@ -61,18 +63,20 @@ class PlainLink:
         return self._write(zmtp.frame(frame), deadline_ns)
 
     def receive(self, deadline_ns: int) -> bytes | None:
-        """See `Link`; None also as soon as the connection is lost, since the answer is lost with it."""
+        """See `Link`.
+
+        Returns None at once when the connection is lost, since the answer is lost too.
+        """
         while not self._frames:
             if not self._open:
                 return None
             if deadline_ns - time.monotonic_ns() > 2 * _NAP_NS:
-                self._read(
-                    0
-                )  # sleeps in the kernel for _NAP_NS at most: one system call instead of two
+                # Sleeps in the kernel for _NAP_NS at most: one system call instead of two.
+                self._read(0)
                 continue
             if not self._wait(False, deadline_ns):
                 if self._asked_ns and time.monotonic_ns() - self._asked_ns > SILENCE_S * 1e9:
-                    self._lost()  # asked, and heard nothing since
+                    self._lost()
                 return None
             self._read()
         return self._frames.popleft()
@@ -81,11 +85,14 @@ class PlainLink:
         """See `Link`."""
         if self._socket is not None:
             self._socket.close()
-        self._socket, self._handshake, self._open = None, None, False
-        self._part, self._asked_ns = b"", 0
+        self._socket = None
+        self._handshake = None
+        self._open = False
+        self._part = b""
+        self._asked_ns = 0
 
     def _wait(self, writable: bool, deadline_ns: int) -> bool:
-        """Returns whether the socket can be read, or written, at the latest at `deadline_ns`."""
+        """Returns whether the socket can be written, or else read, before the deadline."""
         assert self._socket is not None
         left_s = max((deadline_ns - time.monotonic_ns()) * 1e-9, 0)
         if self._socket.fileno() >= _SELECT_FDS and hasattr(select, "poll"):
@@ -93,13 +100,15 @@ class PlainLink:
             poll.register(self._socket, select.POLLOUT if writable else select.POLLIN)
             return bool(poll.poll(left_s * 1e3))
         mine = (self._socket,)
-        ready = (
-            select.select((), mine, (), left_s) if writable else select.select(mine, (), (), left_s)
-        )
-        return any(ready)
+        if writable:
+            return any(select.select((), mine, (), left_s))
+        return any(select.select(mine, (), (), left_s))
 
     def _write(self, data: bytes, deadline_ns: int) -> bool:
-        """Returns whether all of it was sent; where it was not, the connection is closed: half a frame spoils it."""
+        """Returns whether all data was sent.
+
+        If not, closes the connection, since half a frame spoils it.
+        """
         assert self._socket is not None
         try:
             while True:
@@ -118,7 +127,7 @@ class PlainLink:
         return False
 
     def _read(self, flags: int = _DONTWAIT) -> None:
-        """Takes in what has come, or comes within _NAP_NS if `flags` is 0; a broken connection is closed."""
+        """Reads what has come, and closes a broken connection. `flags` 0 waits up to _NAP_NS."""
         assert self._socket is not None
         try:
             data = self._socket.recv(_CHUNK, flags)
@@ -132,16 +141,14 @@ class PlainLink:
             self._lost()
 
     def _sort(self, frames: list[zmtp.Frame]) -> None:
-        """Keeps messages, answers pings."""
+        """Keeps messages and answers pings.
+
+        Raises:
+            OSError: The connection must end.
+        """
         for flags, body in frames:
             if flags & zmtp.COMMAND:
-                answer = zmtp.pong(body)
-                if answer is not None and self._socket is not None:
-                    with contextlib.suppress(
-                        BlockingIOError
-                    ):  # it has enough to read; the messages must not be lost
-                        if self._socket.send(answer, _DONTWAIT) < len(answer):
-                            raise ConnectionAbortedError("half a frame was sent")
+                self._answer(body)
             elif flags & zmtp.MORE:
                 self._part += body
                 if len(self._part) > wire.MAX_FRAME_BYTES:
@@ -150,20 +157,36 @@ class PlainLink:
                 self._frames.append(self._part + body)
                 self._part = b""
 
+    def _answer(self, command: bytes) -> None:
+        """Answers a ping.
+
+        A server that does not read gets no answer, so that no message is lost.
+        """
+        pong = zmtp.pong(command)
+        if pong is None or self._socket is None:
+            return
+        with contextlib.suppress(BlockingIOError):
+            if self._socket.send(pong, _DONTWAIT) < len(pong):
+                raise ConnectionAbortedError("half a frame was sent")
+
     def _catch_up(self) -> None:
-        """After a pause: answers the pings that came, and notices a connection that the server has closed."""
-        self._used_ns = now_ns = time.monotonic_ns()
+        """After a pause, answers the pings that came, and notices that the server has closed."""
+        now_ns = time.monotonic_ns()
+        self._used_ns = now_ns
         while self._open and self._wait(False, now_ns):
             self._read()
 
     def _lost(self) -> None:
-        """Closes, and lets the next attempt wait a little longer than the one before."""
+        """Closes the connection, and doubles the time before the next attempt."""
         self.close()
         self._attempt_ns = time.monotonic_ns() + int(self._back_off_s * 1e9)
         self._back_off_s = min(2 * self._back_off_s, BACK_OFF_S[1])
 
     def _connect(self, deadline_ns: int) -> bool:
-        """Returns whether there is a connection at `deadline_ns`; an attempt under way goes on in the next call."""
+        """Returns whether there is a connection before the deadline.
+
+        The next call continues an attempt.
+        """
         while not self._open:
             now_ns = time.monotonic_ns()
             if self._handshake is None:
@@ -182,17 +205,23 @@ class PlainLink:
         return True
 
     def _step(self) -> None:
-        """Goes on with the handshake as far as it can."""
+        """Continues the handshake until it has to wait."""
         assert self._handshake is not None
         try:
             self._wants_write = next(self._handshake)
         except StopIteration:
-            self._open, self._handshake, self._back_off_s = True, None, BACK_OFF_S[0]
+            self._open = True
+            self._handshake = None
+            self._back_off_s = BACK_OFF_S[0]
         except OSError:
             self._lost()
 
     def _shake_hands(self) -> Iterator[bool]:
-        """Connects and greets; yields whether it waits to write (True) or to read. Raises OSError where that fails."""
+        """Connects and greets. Yields True while it waits to write, False while it waits to read.
+
+        Raises:
+            OSError: The connection or the handshake failed.
+        """
         self._socket = own = socket.socket(self._family, socket.SOCK_STREAM)
         own.setblocking(False)
         if self._family != AF_UNIX:
@@ -207,35 +236,26 @@ class PlainLink:
         greeting = b""
         while len(greeting) < zmtp.GREETING_BYTES:
             yield False
-            greeting += _more(own, zmtp.GREETING_BYTES - len(greeting))
+            greeting += _receive(own, zmtp.GREETING_BYTES - len(greeting))
             zmtp.check_greeting(greeting)
         own.send(zmtp.ready(b"DEALER", self._identity))
-        self._decoder, frames = zmtp.Decoder(wire.MAX_FRAME_BYTES), []
+        self._decoder = zmtp.Decoder(wire.MAX_FRAME_BYTES)
+        frames = []
         while not frames:
             yield False
-            frames = self._decoder.feed(_more(own, _CHUNK))
+            frames = self._decoder.feed(_receive(own, _CHUNK))
         zmtp.parse_ready(frames[0].body, frames[0].flags)
-        own.setblocking(True)  # for _NAP_NS at most
+        own.setblocking(True)  # For _NAP_NS at most.
         own.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", 0, _NAP_NS // 1000))
         self._sort(frames[1:])
 
 
-def address_of(endpoint: str) -> tuple[int, str | tuple[str, int]]:
-    """Returns socket family and address of tcp://HOST:PORT or ipc://PATH. Raises ValueError for others."""
-    scheme, separator, rest = endpoint.partition("://")
-    host, _, port = rest.rpartition(":")
-    if separator and scheme == "ipc" and rest:
-        return AF_UNIX, "\0" + rest[1:] if rest.startswith("@") else rest
-    if separator and scheme == "tcp" and host and port.isdigit() and int(port) < 65536:
-        return (socket.AF_INET6 if host.startswith("[") else socket.AF_INET), (
-            host.strip("[]"),
-            int(port),
-        )
-    raise ValueError(f"endpoint {endpoint!r}: expected tcp://HOST:PORT or ipc://PATH")
+def _receive(own: socket.socket, n_bytes: int) -> bytes:
+    """Returns up to `n_bytes` that have come.
 
-
-def _more(own: socket.socket, n_bytes: int) -> bytes:
-    """Returns some bytes that have come. Raises ConnectionResetError at the end of the stream."""
+    Raises:
+        ConnectionResetError: The stream has ended.
+    """
     data = own.recv(n_bytes)
     if not data:
         raise ConnectionResetError("closed by the server")

@@ -1,12 +1,12 @@
-"""The server's end of the wire on plain sockets and one epoll: no thread between a robot and the policy.
+"""The server's end of the wire on plain sockets, without a thread between robot and policy.
 
-It does what a ROUTER does for DEALERs (see `policy_server.transport.zmtp`), and what a server for strangers needs: everything
-that a peer can make it keep is bounded, no peer has more than a few messages taken before the next one's turn, and a
-connection that does not finish its greeting, or does not read its replies, ends.
+It does for DEALERs what a ROUTER does (see `policy_server.transport.zmtp`), and it is safe against
+hostile peers. Everything that a peer can make it store is bounded. A peer has only a few messages
+taken before the next peer's turn. A connection ends that does not finish its greeting, or does not
+read its replies.
 """
 
 import contextlib
-import os
 import resource
 import select
 import socket
@@ -14,83 +14,82 @@ import time
 from collections import deque
 
 from policy_server.contract import wire
-from policy_server.transport import listening, zmtp
-from policy_server.transport.plain_client import AF_UNIX
+from policy_server.transport import zmtp
+from policy_server.transport.address import (
+    AF_UNIX,
+    open_listener,
+    socket_file,
+    tcp_endpoint,
+    tune_tcp,
+)
 
 MAX_PEERS = 1100
-MAX_UNSENT = 1 << 18  # bytes that wait for a peer which does not read
-MAX_HALF = 1 << 26  # bytes of messages that have not ended, of all peers together
-_LARGE = 1 << 16  # bytes of one: below that it is not counted
+MAX_UNSENT = 1 << 18  # Bytes that wait for a peer that does not read.
+MAX_HALF = 1 << 26  # Bytes of incomplete messages, of all peers together.
 STUCK_S = (
-    10.0  # without a greeting, with half a message, or without reading: then the connection ends
+    10.0  # A connection without greeting, with half a message or unread replies may last so long.
 )
-_SPARE_FDS = 64  # of the process, that connections leave free: a reload opens files
-_TURN = 16  # messages of one peer before the next one's turn
+_LARGE = 1 << 16  # Bytes of an incomplete message from which MAX_HALF is enforced.
+_SPARE_FDS = 64  # The process's descriptors that connections leave free: a reload opens files.
+_TURN = 16  # Messages of one peer before the next peer's turn.
 _MAX_PARTS = 3
 _CHUNK = 1 << 14
 
+Messages = list[tuple[bytes, list[bytes]]]
+
 
 class _Peer:
-    """One connection."""
+    """The state of one connection."""
 
     def __init__(self, own: socket.socket, now_ns: int):
-        self.socket, self.fd = own, own.fileno()
-        self.identity: bytes | None = None  # until the handshake is done
+        self.socket = own
+        self.fd = own.fileno()
+        self.identity: bytes | None = None  # None until the handshake is done.
         self.greeting = b""
         self.decoder = zmtp.Decoder(wire.MAX_FRAME_BYTES)
         self.frames: deque[zmtp.Frame] = deque()
         self.parts: list[bytes] = []
         self.unsent = b""
-        self.progress_ns = now_ns
-        self.begun_ns = 0  # when the message began that is not complete
+        self.progress_ns = now_ns  # When the connection began, or last took waiting replies.
+        self.begun_ns = 0  # When the incomplete message began.
 
     @property
     def n_half(self) -> int:
-        """Bytes of the message that is not complete."""
+        """Bytes of the incomplete message."""
         return self.decoder.n_partial + sum(map(len, self.parts))
 
 
 class PlainFront:
-    """Listens for DEALERs of ZeroMQ without keys.
+    """A `Front` for ZeroMQ DEALERs without keys.
 
     Attributes:
-        endpoint: Where it listens, the real port included.
+        endpoint: The endpoint it listens on, with the real port.
 
     Args:
-        endpoint: tcp://HOST:PORT (* for a free port) or ipc://PATH.
+        endpoint: tcp://HOST:PORT (port * picks a free one) or ipc://PATH.
 
     Raises:
         ServerError: It cannot listen there.
     """
 
     def __init__(self, endpoint: str):
-        self._listener = listening.listen(endpoint)
-        self._path = (
-            endpoint[6:]
-            if endpoint.startswith("ipc://") and not endpoint.startswith("ipc://@")
-            else None
-        )
-        self.endpoint = (
-            endpoint if endpoint.startswith("ipc://") else listening.name_of(self._listener)
-        )
+        self._listener = open_listener(endpoint)
+        self._file = socket_file(endpoint)
+        is_ipc = self._listener.family == AF_UNIX
+        self.endpoint = endpoint if is_ipc else tcp_endpoint(self._listener)
         self._epoll = select.epoll()
         self._epoll.register(self._listener, select.EPOLLIN)
-        self._peers: dict[int, _Peer] = {}  # by file descriptor
-        self._routes: dict[bytes, _Peer] = {}  # by routing id
-        self._unread: dict[int, _Peer] = {}  # with messages that wait for their turn
-        self._n_ever = 0
+        self._peers: dict[int, _Peer] = {}  # By file descriptor.
+        self._routes: dict[bytes, _Peer] = {}  # By routing id.
+        self._unread: dict[int, _Peer] = {}  # Peers with messages that wait for their turn.
+        self._n_unnamed = 0
         self._swept_ns = 0
-        self._max_peers = min(
-            MAX_PEERS, max(resource.getrlimit(resource.RLIMIT_NOFILE)[0] - _SPARE_FDS, 1)
-        )
+        n_descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self._max_peers = min(MAX_PEERS, max(n_descriptors - _SPARE_FDS, 1))
 
-    def receive(self, wait_s: float) -> list[tuple[bytes, list[bytes]]]:
-        """Returns messages that have come, (routing id, frames), a few of each peer; waits for a first one.
-
-        Args:
-            wait_s: How long [s]; 0 looks what is here.
-        """
-        messages: list[tuple[bytes, list[bytes]]] = []
+    def receive(self, wait_s: float) -> Messages:
+        """See `Front`. Returns only a few messages of each peer."""
+        messages: Messages = []
         for fd, event in self._epoll.poll(0 if self._unread else wait_s):
             peer = self._peers.get(fd)
             if peer is None:
@@ -102,8 +101,8 @@ class PlainFront:
                 if event & ~select.EPOLLOUT and fd not in self._unread:
                     self._read(peer)
                     self._take(peer, messages)
-            except BlockingIOError:  # the event was of an older connection with this descriptor
-                pass
+            except BlockingIOError:
+                pass  # The event belongs to an older connection with this descriptor.
             except OSError:
                 self._drop(peer)
         if self._unread:
@@ -113,7 +112,7 @@ class PlainFront:
         return messages
 
     def send(self, identity: bytes, data: bytes) -> bool:
-        """Returns whether the message is on its way; False where the peer is gone or does not read."""
+        """See `Front`."""
         peer = self._routes.get(identity)
         if peer is None:
             return False
@@ -124,27 +123,25 @@ class PlainFront:
             return False
 
     def refresh(self) -> None:
-        """There are no keys that could be read again."""
+        """See `Front`."""
 
     def close(self, linger_s: float = 0.0) -> None:
-        """Ends all connections; replies that wait have `linger_s` to leave [s]."""
+        """See `Front`."""
         self._linger(time.monotonic_ns() + int(linger_s * 1e9))
         for peer in list(self._peers.values()):
             self._drop(peer)
         if self._listener.fileno() >= 0:
             self._listener.close()
             self._epoll.close()
-            if self._path is not None:
+            if self._file is not None:
                 with contextlib.suppress(OSError):
-                    os.unlink(self._path)
+                    self._file.unlink()
 
     def _linger(self, until_ns: int) -> None:
-        """Sends what waits, to every peer that reads."""
-        writable, waiting = (
-            select.poll(),
-            {fd: peer for fd, peer in self._peers.items() if peer.unsent},
-        )
-        for fd in waiting:  # poll, not select: that refuses descriptors from 1024 on
+        """Sends waiting replies to every peer that reads."""
+        writable = select.poll()  # select() refuses descriptors from 1024 on.
+        waiting = {fd: peer for fd, peer in self._peers.items() if peer.unsent}
+        for fd in waiting:
             writable.register(fd, select.POLLOUT)
         while waiting and (left_ns := until_ns - time.monotonic_ns()) > 0:
             for fd, _ in writable.poll(left_ns / 1e6):
@@ -163,13 +160,17 @@ class PlainFront:
                 return
             own.setblocking(False)
             if own.family != AF_UNIX:
-                listening.tune(own)
+                tune_tcp(own)
             self._peers[own.fileno()] = _Peer(own, time.monotonic_ns())
             self._epoll.register(own, select.EPOLLIN)
             own.send(zmtp.greeting())
 
     def _read(self, peer: _Peer) -> None:
-        """Takes in what has come from one peer. Raises OSError where its connection must end."""
+        """Reads what has come from one peer.
+
+        Raises:
+            OSError: The connection must end.
+        """
         data = peer.socket.recv(_CHUNK)
         if not data:
             raise ConnectionResetError("closed by the client")
@@ -184,29 +185,34 @@ class PlainFront:
             self._introduce(peer, zmtp.parse_ready(body, flags))
 
     def _introduce(self, peer: _Peer, properties: dict[bytes, bytes]) -> None:
-        """Finishes the handshake: a peer that says who it is takes over from its own older connection."""
-        if properties.get(b"socket-type") not in (b"DEALER", b"REQ"):
-            raise zmtp.ZmtpError(f"socket type {properties.get(b'socket-type')!r}, expected DEALER")
+        """Finishes the handshake.
+
+        A peer takes over from an older connection with its routing id.
+        """
+        socket_type = properties.get(b"socket-type")
+        if socket_type not in (b"DEALER", b"REQ"):
+            raise zmtp.ZmtpError(f"socket type {socket_type!r}, expected DEALER")
         identity = properties.get(b"identity", b"")
         if not identity or identity[0] == 0 or len(identity) > zmtp.MAX_IDENTITY:
-            self._n_ever += 1
-            identity = b"\0" + self._n_ever.to_bytes(8, "big")
+            self._n_unnamed += 1
+            identity = b"\0" + self._n_unnamed.to_bytes(8, "big")
         if identity in self._routes:
             self._drop(self._routes[identity])
         peer.identity = identity
         self._routes[identity] = peer
         self._write(peer, zmtp.ready(b"ROUTER"))
 
-    def _take(self, peer: _Peer, messages: list[tuple[bytes, list[bytes]]]) -> None:
-        """Moves a few of a peer's messages to the list; what is left waits for its next turn."""
-        n, frames = 0, peer.frames
+    def _take(self, peer: _Peer, messages: Messages) -> None:
+        """Moves a few of a peer's messages to the list. The rest waits for the peer's next turn."""
+        n = 0
+        frames = peer.frames
         while frames and n < _TURN and peer.identity is not None:
             flags, body = frames.popleft()
             n += 1
             if flags & zmtp.COMMAND:
-                answer = zmtp.pong(body)
-                if answer is not None:
-                    self._write(peer, answer)
+                pong = zmtp.pong(body)
+                if pong is not None:
+                    self._write(peer, pong)
             elif not flags & zmtp.MORE:
                 messages.append((peer.identity, [*peer.parts, body]))
                 peer.parts = []
@@ -214,28 +220,37 @@ class PlainFront:
                 peer.parts.append(body)
                 if len(peer.parts) > _MAX_PARTS or sum(map(len, peer.parts)) > wire.MAX_FRAME_BYTES:
                     raise zmtp.ZmtpError("message of too many frames")
-            if not peer.parts:  # a ping does not make half a message younger
+            if not peer.parts:  # A ping does not make half a message younger.
                 peer.begun_ns = 0
         if frames:
             self._unread[peer.fd] = peer
         if peer.parts or peer.decoder.n_partial:
-            peer.begun_ns = peer.begun_ns or time.monotonic_ns()
-            if (
-                peer.n_half > _LARGE
-                and sum(each.n_half for each in self._peers.values()) > MAX_HALF
-            ):
-                raise zmtp.ZmtpError("too many large messages that do not end")
+            self._check_half(peer)
 
-    def _take_turns(self, messages: list[tuple[bytes, list[bytes]]]) -> None:
-        unread, self._unread = self._unread, {}
-        for peer in unread.values():
+    def _check_half(self, peer: _Peer) -> None:
+        """Notes when an incomplete message began.
+
+        Raises ZmtpError where all of them are too large.
+        """
+        peer.begun_ns = peer.begun_ns or time.monotonic_ns()
+        if peer.n_half > _LARGE and sum(each.n_half for each in self._peers.values()) > MAX_HALF:
+            raise zmtp.ZmtpError("too many large messages that do not end")
+
+    def _take_turns(self, messages: Messages) -> None:
+        waiting = list(self._unread.values())
+        self._unread = {}
+        for peer in waiting:
             try:
                 self._take(peer, messages)
             except OSError:
                 self._drop(peer)
 
     def _write(self, peer: _Peer, data: bytes) -> bool:
-        """Returns whether all was sent or waits to be. Raises OSError where the connection is broken."""
+        """Returns whether the data was sent or waits; False where too much waits already.
+
+        Raises:
+            OSError: The connection is broken.
+        """
         if peer.unsent:
             if len(peer.unsent) + len(data) > MAX_UNSENT:
                 return False
@@ -246,12 +261,13 @@ class PlainFront:
         except BlockingIOError:
             n = 0
         if n < len(data):
-            peer.unsent, peer.progress_ns = data[n:], time.monotonic_ns()
+            peer.unsent = data[n:]
+            peer.progress_ns = time.monotonic_ns()
             self._epoll.modify(peer.fd, select.EPOLLIN | select.EPOLLOUT)
         return True
 
     def _flush(self, peer: _Peer) -> None:
-        """Sends on what could not be sent at once."""
+        """Sends waiting replies."""
         if peer.unsent:
             peer.unsent = peer.unsent[peer.socket.send(peer.unsent) :]
             peer.progress_ns = time.monotonic_ns()
@@ -259,8 +275,9 @@ class PlainFront:
             self._epoll.modify(peer.fd, select.EPOLLIN)
 
     def _sweep(self) -> None:
-        """Ends connections that stand still: no greeting, half a message, or replies that nobody reads."""
-        self._swept_ns = now_ns = time.monotonic_ns()
+        """Ends connections that stand still: no greeting, half a message, or unread replies."""
+        now_ns = time.monotonic_ns()
+        self._swept_ns = now_ns
         oldest_ns = now_ns - int(STUCK_S * 1e9)
         for peer in list(self._peers.values()):
             waits = peer.identity is None or peer.unsent

@@ -1,21 +1,28 @@
-"""ZeroMQ's protocol, ZMTP 3.0 with the NULL mechanism, on plain sockets: what libzmq needs two more threads for.
+"""Encodes and decodes ZeroMQ's protocol, ZMTP 3.0 with the NULL mechanism, for plain sockets.
 
-Each hand-over between a thread that computes and one that talks costs a wake-up, which is longer than a small policy
-takes. Both ends speak to libzmq's sockets as well. CURVE, which is needed off loopback, is left to libzmq.
+libzmq talks in threads of its own. Each hand-over to such a thread costs a wake-up, which takes
+longer than a small policy. Both of our ends also talk to libzmq's sockets. CURVE, which is needed
+off loopback, is left to libzmq.
 Source: RFC 23/ZMTP (rfc.zeromq.org/spec/23).
 """
 
 import struct
 from typing import NamedTuple
 
-_SIGNATURE, _SIZE = b"\xff" + bytes(8) + b"\x7f", struct.Struct(">Q")
 GREETING_BYTES = 64
-MORE, LONG, COMMAND = 1, 2, 4
+MORE = 1
+LONG = 2
+COMMAND = 4
 MAX_IDENTITY = 255
+_SIGNATURE = b"\xff" + bytes(8) + b"\x7f"
+_SIZE = struct.Struct(">Q")
 
 
 class ZmtpError(ConnectionError):
-    """The other end breaks the protocol, or wants a mechanism that is not NULL; the connection must be closed."""
+    """The peer breaks the protocol, or wants another mechanism than NULL.
+
+    The connection must be closed.
+    """
 
 
 class Frame(NamedTuple):
@@ -26,14 +33,15 @@ class Frame(NamedTuple):
 
 
 def greeting() -> bytes:
-    """Returns the first 64 bytes of a connection, the same at both ends: signature, version 3.0, mechanism NULL."""
+    """Returns the first 64 bytes of a connection: signature, version 3.0, mechanism NULL."""
     return _SIGNATURE + b"\x03\x00" + b"NULL".ljust(52, b"\0")
 
 
 def check_greeting(data: bytes) -> None:
-    """Raises ZmtpError unless the 64 bytes are a greeting of ZMTP 3 with the mechanism NULL.
+    """Checks a greeting, or the start of one.
 
-    The start alone may be given too: what is there is checked.
+    Raises:
+        ZmtpError: The bytes are no greeting of ZMTP 3 with the mechanism NULL.
     """
     if data[:1] != b"\xff"[: len(data)] or (len(data) > 9 and data[9] & 1 == 0):
         raise ZmtpError(f"first bytes {data[:10]!r}: not ZeroMQ")
@@ -41,15 +49,16 @@ def check_greeting(data: bytes) -> None:
         raise ZmtpError(f"ZMTP version {data[10]}, expected 3: update its ZeroMQ to 4.0 or later")
     mechanism = data[12:32].rstrip(b"\0")
     if len(data) >= 32 and mechanism != b"NULL":
-        raise ZmtpError(
-            f"mechanism {mechanism.decode('ascii', 'replace')}, expected NULL: only one end has keys"
-        )
+        name = mechanism.decode("ascii", "replace")
+        raise ZmtpError(f"mechanism {name}, expected NULL: only one end has keys")
 
 
 def frame(body: bytes, flags: int = 0) -> bytes:
     """Returns a frame as bytes."""
     n = len(body)
-    return bytes((flags, n)) + body if n < 256 else bytes((flags | LONG,)) + _SIZE.pack(n) + body
+    if n < 256:
+        return bytes((flags, n)) + body
+    return bytes((flags | LONG,)) + _SIZE.pack(n) + body
 
 
 def command(name: bytes, data: bytes) -> bytes:
@@ -58,21 +67,27 @@ def command(name: bytes, data: bytes) -> bytes:
 
 
 def ready(socket_type: bytes, identity: bytes = b"") -> bytes:
-    """Returns the READY command: what kind of socket this is, and its routing id."""
-    properties = [(b"Socket-Type", socket_type), (b"Identity", identity)]
-    return command(
-        b"READY",
-        b"".join(bytes([len(k)]) + k + struct.pack(">I", len(v)) + v for k, v in properties),
+    """Returns the READY command, which tells the kind of socket and its routing id."""
+    properties = ((b"Socket-Type", socket_type), (b"Identity", identity))
+    data = b"".join(
+        bytes([len(name)]) + name + struct.pack(">I", len(value)) + value
+        for name, value in properties
     )
+    return command(b"READY", data)
 
 
 def parse_ready(body: bytes, flags: int = COMMAND) -> dict[bytes, bytes]:
-    """Returns the properties that a READY command tells, names in lower case. Raises ZmtpError for anything else."""
+    """Returns the properties of a READY command, with their names in lower case.
+
+    Raises:
+        ZmtpError: The frame is no READY command, or a property is cut off.
+    """
     if not flags & COMMAND:
         raise ZmtpError(f"message of {len(body)} bytes, expected the command READY first")
     if not body.startswith(b"\x05READY"):
         raise ZmtpError(f"command {body[1:16]!r}, expected READY")
-    properties, at = {}, 6
+    properties = {}
+    at = 6
     while at < len(body):
         name_end = at + 1 + body[at]
         value_at = name_end + 4
@@ -85,7 +100,7 @@ def parse_ready(body: bytes, flags: int = COMMAND) -> dict[bytes, bytes]:
 
 
 def pong(body: bytes) -> bytes | None:
-    """Returns the answer to a PING command (its context repeated), None for any other command."""
+    """Returns the answer to a PING command, None for any other command."""
     return command(b"PONG", body[7:23]) if body.startswith(b"\x04PING") else None
 
 
@@ -93,40 +108,48 @@ class Decoder:
     """Cuts a stream of bytes into frames.
 
     Args:
-        max_bytes: Longest content of a frame; a longer one is refused by its header, before it is received.
+        max_bytes: Longest content of a frame. The header of a longer one is refused before its
+            content arrives.
     """
 
     def __init__(self, max_bytes: int):
         self._max_bytes = max_bytes
-        self._rest, self._needed = (
-            bytearray(),
-            0,
-        )  # the start of a frame, and how long the frame is at least
+        self._rest = bytearray()  # The start of a frame.
+        self._needed = 0  # How long that frame is at least.
 
     @property
     def n_partial(self) -> int:
-        """How many bytes there are of a frame that has begun and is not complete."""
+        """Number of bytes received of an incomplete frame."""
         return len(self._rest)
 
     def feed(self, data: bytes) -> list[Frame]:
-        """Returns the frames that are complete. Raises ZmtpError for reserved flags and frames over the limit."""
+        """Returns the frames that `data` completes.
+
+        Raises:
+            ZmtpError: A frame has reserved flags, or is longer than the limit.
+        """
         if self._rest:
-            self._rest += data  # looked at only when there is enough: a frame in many pieces is not copied for each
+            self._rest += data  # A frame in many pieces must not be copied for each piece.
             if len(self._rest) < self._needed:
                 return []
             data = bytes(self._rest)
         elif len(data) > 1 and data[0] == 0 and data[1] == len(data) - 2 <= self._max_bytes:
-            return [Frame(0, data[2:])]  # one short message, nothing else
-        frames, at, n, self._needed = [], 0, len(data), 2
+            return [Frame(0, data[2:])]  # The usual case: one short message.
+        frames = []
+        at = 0
+        n = len(data)
+        self._needed = 2
         while n - at >= 2:
             flags = data[at]
+            start = at + 2
             if flags & LONG:
-                if n - at < 9:
+                start = at + 9
+                if n < start:
                     self._needed = 9
                     break
-                start, size = at + 9, _SIZE.unpack_from(data, at + 1)[0]
+                (size,) = _SIZE.unpack_from(data, at + 1)
             else:
-                start, size = at + 2, data[at + 1]
+                size = data[at + 1]
             if flags > (MORE | LONG | COMMAND) or size > self._max_bytes:
                 raise ZmtpError(
                     f"frame with flags {flags} of {size} bytes, expected at most {self._max_bytes}"

@@ -7,7 +7,7 @@ import threading
 import time
 
 from policy_server.transport import zmtp
-from policy_server.transport.plain_client import address_of
+from policy_server.transport.address import address_of
 
 GREETING = bytes.fromhex("ff 0000000000000000 7f 03 00 4e554c4c") + bytes(48)
 ROUTER_READY = b"\x04\x29\x05READY\x0bSocket-Type\x00\x00\x00\x06ROUTER\x08Identity\x00\x00\x00\x00"

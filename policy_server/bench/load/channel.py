@@ -11,8 +11,9 @@ import zmq
 from policy_server.contract import wire
 from policy_server.contract.errors import PolicyError, PolicyTimeout
 from policy_server.contract.wire import Header, Kind, WireError
-from policy_server.transport import curve_client as links
+from policy_server.transport.curve_client import dealer
 from policy_server.transport.keys import ClientKeys
+from policy_server.transport.link import new_identity, unconnected_hint
 
 _POLLIN, _NOBLOCK = int(zmq.POLLIN), int(zmq.NOBLOCK)  # an enum's operators would cost microseconds
 BAD_REPLY = -3  # an answer that is no action of the policy's size
@@ -82,15 +83,11 @@ class SocketChannel:
         keys: ClientKeys | None = None,
     ):
         self._payload, self._reply_bytes = payload, reply_bytes
-        self._sockets = [
-            links.dealer(endpoint, links.new_identity(), keys) for _ in range(n_clients)
-        ]
+        self._sockets = [dealer(endpoint, new_identity(), keys) for _ in range(n_clients)]
         self._clients = {socket.fileno(): client for client, socket in enumerate(self._sockets)}
         self._fds = list(self._clients)
         self._look: set[int] = set()  # clients whose descriptor may have fired unseen
-        self._wait_connected(
-            time.monotonic() + timeout_s, f"{endpoint}; {links.unconnected_hint(keys)}"
-        )
+        self._wait_connected(time.monotonic() + timeout_s, f"{endpoint}; {unconnected_hint(keys)}")
 
     def send(self, client: int, sequence: int, now_ns: int, budget_us: int) -> bool:
         """See `Channel`."""

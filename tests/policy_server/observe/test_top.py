@@ -141,8 +141,8 @@ def acting(endpoint):
 
 def test_once_against_a_server(served):
     out = io.StringIO()
-    with acting(served.endpoint):
-        top.watch(served.endpoint, 0.5, once=True, out=out)
+    with acting(served.endpoint), PolicyClient(served.endpoint) as client:
+        top.watch(client, 0.5, once=True, out=out)
     text = out.getvalue()
     assert "\x1b" not in text and text.count("edp top") == 1
     speed = float(text.split(" waiting, ")[1].split(" acts/s")[0])
@@ -151,8 +151,8 @@ def test_once_against_a_server(served):
 
 def test_json_against_a_server(served):
     out = io.StringIO()
-    with acting(served.endpoint):
-        top.watch(served.endpoint, 0.3, once=True, as_json=True, out=out)
+    with acting(served.endpoint), PolicyClient(served.endpoint) as client:
+        top.watch(client, 0.3, once=True, as_json=True, out=out)
     (line,) = out.getvalue().splitlines()
     row = json.loads(line)
     assert row["endpoint"] == served.endpoint and row["rates"]["acts_hz"] > 5
@@ -168,10 +168,11 @@ def test_json_against_a_server(served):
 
 
 def test_without_a_server_once_fails_and_a_bad_interval_is_refused(tmp_path):
-    with pytest.raises(PolicyTimeout, match="is the server running"):
-        top.watch(f"ipc://{tmp_path}/nobody", once=True, out=io.StringIO())
-    with pytest.raises(ValueError, match=r"at least 0\.1 s"):
-        top.watch("tcp://127.0.0.1:1", 0.01)
+    with PolicyClient(f"ipc://{tmp_path}/free", 0.2) as client:
+        with pytest.raises(PolicyTimeout, match="is the server running"):
+            top.watch(client, once=True, out=io.StringIO())
+        with pytest.raises(ValueError, match=r"at least 0\.1 s"):
+            top.watch(client, 0.01)
 
 
 def read_until(fd, process, text, timeout_s=30):
@@ -207,7 +208,7 @@ def test_live_shows_a_server_that_went_away_and_came_back(start_server, bundle_p
     endpoint = f"ipc://{tmp_path}/s"
     server = start_server(bundle_path, endpoint)
     with PolicyClient(endpoint, 0.3) as client:
-        polls = top._polls(client, 0.1, patient=True)
+        polls = top.polls(client, 0.1, patient=True)
         first, rate = next(polls)
         assert first["uptime_s"] > 0 and rate["period_s"] > 0
         server.process.kill()

@@ -112,10 +112,10 @@ def test_hello_and_health_have_the_fields_of_the_wires_description(served, bundl
 
 def test_health_while_reloading(server, ask):
     """Robots are served on meanwhile, so it stays ready."""
-    gate, load = threading.Event(), server.operations._reloader._load
-    server.operations._reloader._load = lambda: (gate.wait(20), load())[1]
+    gate, load = threading.Event(), server.requests._reloader._load
+    server.requests._reloader._load = lambda: (gate.wait(20), load())[1]
     ask(lambda client: client.hello())
-    server.operations.ask_reload()
+    server.requests.ask_reload()
     server._turn(wait=False)
     health = ask(lambda client: client.health())
     assert (health["status"], health["ready"], health["reloading"]) == ("ok", True, True)
@@ -129,6 +129,6 @@ def test_health_while_reloading(server, ask):
 
 def test_health_while_draining(server, ask):
     ask(lambda client: client.hello())
-    server.draining = True
+    server.state.draining = True
     health = ask(lambda client: client.health())
     assert (health["status"], health["ready"], health["reloading"]) == ("draining", False, False)

@@ -45,9 +45,9 @@ class Sieve:
     def __init__(self, bundle_path):
         self.server = PolicyServer(bundle_path, "tcp://127.0.0.1:*", "cpu")
         self.server.close()
-        self.server.bad_messages = BadMessageLimit(burst=10**9)
+        self.server.state.bad_messages = BadMessageLimit(burst=10**9)
         self.sent = []
-        self.server.send = lambda identity, frame: self.sent.append((identity, *wire.decode(frame)))
+        self.server.state.send = lambda identity, frame: self.sent.append((identity, *wire.decode(frame)))
 
     def answer(self, frame):
         self.sent.clear()

@@ -20,8 +20,8 @@ from policy_server.control.client import PolicyClient, PolicyError, PolicyTimeou
 from policy_server.control.local import LocalPolicy
 from policy_server.serving import server as servers
 from policy_server.serving.server import PolicyServer
-from policy_server.transport import curve_client as links
 from policy_server.transport import zmtp
+from policy_server.transport.link import connect
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "benchmarks"))
 
@@ -44,7 +44,7 @@ def checked(bundle_path):
 
 @contextlib.contextmanager
 def raw_link(endpoint):
-    link = links.connect(endpoint)
+    link = connect(endpoint)
     try:
         yield link
     finally:

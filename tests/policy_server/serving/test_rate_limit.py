@@ -1,6 +1,6 @@
 import pytest
 
-from policy_server.transport.keys import BadMessageLimit
+from policy_server.serving.rate_limit import BadMessageLimit
 
 S = 10**9
 T0 = 5 * S

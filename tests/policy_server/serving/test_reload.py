@@ -15,7 +15,7 @@ from policy_server.contract.field import Field
 from policy_server.contract.wire import Header, Kind, Status
 from policy_server.control.client import PolicyClient, PolicyError
 from policy_server.control.local import LocalPolicy
-from policy_server.transport import curve_client as links
+from policy_server.transport.link import connect
 
 OBS = np.float32([0.1, -0.2, 0.01])
 
@@ -185,7 +185,7 @@ def test_bundles_that_will_not_do_leave_the_old_one_in_service(stage):
 
 def test_two_reloads_at_once_are_one(stage):
     stage.point("b")
-    link = links.connect(stage.server.endpoint)
+    link = connect(stage.server.endpoint)
     try:
         deadline_ns = time.monotonic_ns() + 20_000_000_000
         assert link.send(wire.encode(Header(Kind.CONTROL, 0, 1), b'{"op": "health"}'), deadline_ns)
@@ -204,7 +204,7 @@ def test_two_reloads_at_once_are_one(stage):
 
 def test_a_reload_whose_asker_has_gone_still_happens(stage):
     stage.point("b")
-    asker = links.connect(stage.server.endpoint)
+    asker = connect(stage.server.endpoint)
     assert asker.send(
         wire.encode(Header(Kind.CONTROL, 0, 1), b'{"op": "reload"}'), time.monotonic_ns() + 10**10
     )
@@ -282,7 +282,7 @@ def test_sigterm_answers_what_waits(served_once):
     """The server is stopped while the requests come, so that all of them wait when it learns that it shall end."""
     server, n = served_once, 12
     with contextlib.ExitStack() as stack:
-        askers = [links.connect(server.endpoint) for _ in range(n)]
+        askers = [connect(server.endpoint) for _ in range(n)]
         deadline_ns = time.monotonic_ns() + 20_000_000_000
         for asker in askers:
             stack.callback(asker.close)
@@ -311,7 +311,7 @@ def served_once(start_server, bundle_path):
 
 @pytest.mark.parametrize("wait_s", [0.0, 0.005])
 def test_sigterm_in_the_middle_of_a_reload(served_once, wait_s):
-    link = links.connect(served_once.endpoint)
+    link = connect(served_once.endpoint)
     try:
         assert link.send(
             wire.encode(Header(Kind.CONTROL, 0, 1), b'{"op": "reload"}'),

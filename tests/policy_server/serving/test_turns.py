@@ -23,7 +23,7 @@ class Bench:
         self.server = PolicyServer(bundle_path, "tcp://127.0.0.1:*", "cpu")
         self.server.close()
         self.sent = []
-        self.server.send = lambda identity, frame: self.sent.append((identity, *wire.decode(frame)))
+        self.server.state.send = lambda identity, frame: self.sent.append((identity, *wire.decode(frame)))
         self.now_ns = servers.time.monotonic_ns()
 
     def give(self, identity, sequence, budget_us=0, age_us=0, obs=OBS):
@@ -49,7 +49,7 @@ def bench(bundle_path):
     st.sampled_from([b"", b"EDP1", b"EDP1\x02\x01\0\0"]),
 )
 def test_no_bytes_stop_it(bench, frames, prefix):
-    bench.server.bad_messages = BadMessageLimit(burst=10**9)
+    bench.server.state.bad_messages = BadMessageLimit(burst=10**9)
     bench.server._take(b"me", [prefix + frames[0], *frames[1:]], 0)
     _, header, _ = bench.sent.pop()
     assert header.kind == Kind.ERROR and header.status != Status.INTERNAL
@@ -114,7 +114,7 @@ def test_a_reset_drops_the_observation_of_the_episode_before(bench):
         b"a", [wire.encode(Header(Kind.CONTROL, 0, 2), b'{"op": "reset", "seed": 1}')], 0
     )
     assert bench.answers() == [(b"a", 1, Status.SUPERSEDED), (b"a", 2, Status.OK)]
-    assert not bench.server.scheduler
+    assert not bench.server.state.scheduler
 
 
 def test_a_full_queue_says_so(bench):
@@ -126,7 +126,7 @@ def test_a_full_queue_says_so(bench):
 
 
 def test_the_policys_nan_is_not_sent(bench):
-    bench.server.policy.act = lambda n: np.full((n, 2, 2), np.nan, np.float32)
+    bench.server.state.policy.act = lambda n: np.full((n, 2, 2), np.nan, np.float32)
     bench.give(b"a", 1)
     bench.server._compute()
     _, header, payload = bench.sent[0]
@@ -138,7 +138,7 @@ def test_a_failure_is_an_internal_error_not_the_end_and_its_text_stays_here(benc
     def fail(n):
         raise error
 
-    act, bench.server.policy.act = bench.server.policy.act, fail
+    act, bench.server.state.policy.act = bench.server.state.policy.act, fail
     bench.give(b"a", 8)
     bench.server._compute()
     _, header, payload = bench.sent.pop()
@@ -147,7 +147,7 @@ def test_a_failure_is_an_internal_error_not_the_end_and_its_text_stays_here(benc
         8,
         False,
     )
-    bench.server.policy.act = act
+    bench.server.state.policy.act = act
     bench.give(b"a", 9)
     assert bench.answers() == [(b"a", 9, Status.OK)]
 
@@ -160,7 +160,7 @@ def test_what_waits_is_computed_in_one_batch(tiny, tmp_path):
     bench.server._compute()
     assert [header.sequence for _, header, _ in bench.sent] == [0, 1, 2, 3]
     bench.server._compute()
-    assert bench.server.counters.batches == {4: 1, 2: 1}
+    assert bench.server.state.counters.batches == {4: 1, 2: 1}
     for k, (_, _, payload) in enumerate(bench.sent):
         noise = np.random.Generator(np.random.PCG64([0, k])).standard_normal(
             (1, 4), dtype=np.float32
@@ -189,7 +189,7 @@ def test_busy_polling_looks_before_it_sleeps(bundle_path, monkeypatch):
         waits.append(wait_s)
         return answers.pop(0) if answers else []
 
-    monkeypatch.setattr(server.front, "receive", receive)
+    monkeypatch.setattr(server.state.front, "receive", receive)
     assert server._receive(wait=False) == [] and waits == [0]
     assert server._receive(wait=True) == [(b"a", [b"first"])] and waits == [0, 0, 0]
     waits.clear()

@@ -1,13 +1,53 @@
-"""Where a server may listen: real server processes, real sockets, and names of places."""
+"""Endpoints: how they are parsed, and where a server may listen."""
+
+import contextlib
+import socket
 
 import numpy as np
 import pytest
 
+from policy_server.contract.errors import ServerError
 from policy_server.control.client import PolicyClient
 from policy_server.serving.server import PolicyServer
-from policy_server.transport.address import ServerError, check_bind
+from policy_server.transport.address import address_of, check_bind, open_listener, tcp_endpoint
 
 OBS = np.float32([0.1, -0.2, 0.01])
+ELSEWHERE = [
+    "tcp://0.0.0.0:5599",
+    "tcp://*:5599",
+    "tcp://192.168.1.2:1",
+    "tcp://[::]:1",
+    "tcp://eth0:1",
+    "tcp://:1",
+]
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "address"),
+    [
+        ("tcp://localhost:5599", (socket.AF_INET, ("localhost", 5599))),
+        ("tcp://[::1]:1", (socket.AF_INET6, ("::1", 1))),
+        ("ipc:///run/policy", (socket.AF_UNIX, "/run/policy")),
+        ("ipc://@name", (socket.AF_UNIX, "\0name")),
+    ],
+)
+def test_addresses(endpoint, address):
+    assert address_of(endpoint) == address
+
+
+@pytest.mark.parametrize(
+    "endpoint", ["", "tcp://a", "tcp://:1", "tcp://a:-1", "tcp://a:65536", "ipc://", "a:1"]
+)
+def test_other_texts_are_no_addresses(endpoint):
+    with pytest.raises(ValueError, match="expected tcp://HOST:PORT or ipc://PATH"):
+        address_of(endpoint)
+
+
+def test_a_listeners_endpoint_has_its_real_port():
+    with contextlib.closing(open_listener("tcp://127.0.0.1:*")) as listener:
+        endpoint = tcp_endpoint(listener)
+        assert endpoint == f"tcp://127.0.0.1:{listener.getsockname()[1]}"
+        socket.create_connection(address_of(endpoint)[1], 5).close()
 
 
 def test_ipc_in_use_is_refused_and_a_dead_servers_file_is_not(start_server, bundle_path, tmp_path):
@@ -28,40 +68,30 @@ def test_ipc_does_not_replace_a_file(tmp_path):
         check_bind(f"ipc://{tmp_path}/precious")
 
 
-@pytest.mark.parametrize(
-    "endpoint",
-    [
-        "tcp://0.0.0.0:5599",
-        "tcp://*:5599",
-        "tcp://192.168.1.2:1",
-        "tcp://[::]:1",
-        "tcp://eth0:1",
-        "tcp://:1",
-    ],
-)
-def test_only_loopback_is_bound(bundle_path, endpoint):
-    with pytest.raises(ServerError, match="only loopback is allowed"):
+@pytest.mark.parametrize("endpoint", ELSEWHERE)
+def test_without_keys_a_server_binds_loopback_only(bundle_path, endpoint):
+    with pytest.raises(ServerError, match=r"only loopback is allowed.*edp keys new DIR.*--keys"):
         PolicyServer(bundle_path, endpoint, "cpu")
 
 
-def test_loopback_in_its_spellings_is_allowed(tmp_path):
-    own = f"ipc://{tmp_path}/socket"
-    for endpoint in (
-        "tcp://127.0.0.1:1",
-        "tcp://127.1.2.3:*",
-        "tcp://localhost:1",
-        "tcp://[::1]:1",
-        own,
-    ):
-        check_bind(endpoint)
+@pytest.mark.parametrize("endpoint", [*ELSEWHERE, "tcp://127.0.0.1:1"])
+def test_with_keys_a_server_may_bind_anywhere(endpoint):
+    check_bind(endpoint, has_keys=True)
 
 
-def test_an_ipc_path_must_be_one():
+def test_all_spellings_of_loopback_are_allowed(tmp_path):
+    for address in ("127.0.0.1:1", "127.1.2.3:*", "localhost:1", "[::1]:1"):
+        check_bind(f"tcp://{address}")
+    check_bind(f"ipc://{tmp_path}/socket")
+
+
+def test_ipc_needs_a_path():
     with pytest.raises(ServerError, match="expected a path"):
         check_bind("ipc://*")
 
 
+@pytest.mark.parametrize("has_keys", [False, True])
 @pytest.mark.parametrize("endpoint", ["5599", "http://127.0.0.1:1", "tcp://", "inproc://x"])
-def test_other_endpoints_are_refused(endpoint):
+def test_other_endpoints_are_refused(endpoint, has_keys):
     with pytest.raises(ServerError, match=r"expected tcp://127\.0\.0\.1:PORT or ipc"):
-        check_bind(endpoint)
+        check_bind(endpoint, has_keys)

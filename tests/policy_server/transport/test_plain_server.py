@@ -12,9 +12,9 @@ import zmq
 from support.raw_zmtp import GREETING, ROUTER_READY, Raw, check_serves, met, pump
 
 from policy_server.contract import wire
+from policy_server.contract.errors import ServerError
 from policy_server.transport import plain_server as plain_front
 from policy_server.transport import zmtp
-from policy_server.transport.address import ServerError
 from policy_server.transport.plain_server import MAX_UNSENT, PlainFront
 
 

@@ -1,0 +1,60 @@
+"""The client's end of the wire: a plain socket without keys, CURVE with them.
+
+A link connects by itself while calls are made, with a bounded back-off. It stores no message for a
+server that is not there.
+"""
+
+import uuid
+from typing import Protocol
+
+from policy_server.transport.curve_client import CurveLink
+from policy_server.transport.keys import ClientKeys
+from policy_server.transport.plain_client import PlainLink
+
+
+class Link(Protocol):
+    """Sends and receives frames of `policy_server.contract.wire`."""
+
+    def send(self, frame: bytes, deadline_ns: int) -> bool:
+        """Returns whether the frame was sent.
+
+        False: there was no connection until `deadline_ns`.
+        """
+        ...
+
+    def receive(self, deadline_ns: int) -> bytes | None:
+        """Returns the next frame, or None at `deadline_ns` (monotonic)."""
+        ...
+
+    def close(self) -> None:
+        """Ends the connection and drops what was not sent yet."""
+        ...
+
+
+def connect(endpoint: str, keys: ClientKeys | None = None) -> Link:
+    """Returns a link to a server, with a routing id of its own.
+
+    Args:
+        endpoint: tcp://HOST:PORT or ipc://PATH.
+        keys: The client's keys, for a server with keys.
+
+    Raises:
+        ValueError: The endpoint is neither tcp nor ipc.
+    """
+    identity = new_identity()
+    return PlainLink(endpoint, identity) if keys is None else CurveLink(endpoint, identity, keys)
+
+
+def new_identity() -> bytes:
+    """Returns a new routing id that cannot be guessed."""
+    return b"c" + uuid.uuid4().bytes
+
+
+def unconnected_hint(keys: ClientKeys | None) -> str:
+    """Returns a question about the usual causes of a missing connection."""
+    there = "is the server running there"
+    if keys is None:
+        return (
+            f"{there} (edp serve), and without keys? One with keys ignores clients without (--keys)"
+        )
+    return f"{there} (edp serve --keys), and does it admit this client's key? It ignores others"
