@@ -1,7 +1,7 @@
-"""Ends a command with whoever started it, however that ends: `python -m edp_robot.demo.leash PARENT_PID COMMAND ...`.
+"""Ends a command when its parent dies: `python -m edp_robot.demo.leash PARENT_PID COMMAND ...`.
 
-`leashed` gives the words of such a command. Linux tells the child of its parent's death (prctl PR_SET_PDEATHSIG), also
-after a kill -9; elsewhere the command runs without that.
+`leashed` gives the words of such a command. On Linux the kernel signals the child when the parent
+dies, even after kill -9 (prctl PR_SET_PDEATHSIG). Elsewhere the command runs without that.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ def leashed(command: list[str]) -> list[str]:
 
 
 def main(parent: int, command: list[str]) -> None:
-    """Becomes `command`, unless the parent is dead already."""
+    """Replaces this process by `command`, unless the parent is dead already."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != parent:  # it died before we asked to be told
+        if os.getppid() != parent:  # the parent died before the call above
             sys.exit(143)
     os.execvp(command[0], command)
 

@@ -2,112 +2,133 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from markupsafe import Markup
 
-from edp_robot.demo.report import picture
-from edp_robot.studies import plots
+from edp_robot.demo import charts
+from edp_robot.demo.report import Section, picture
 from edp_robot.training.checkpoint import load_tree
+from edp_robot.training.distill import load_student
 from edp_robot.training.runs import read_metrics
+from policy_server.contract.files import write_atomic
+
+EXPLORED = {"EDP, no reward": "pretrain", "random actions": "random"}
+LEARNED = {"from EDP pre-training": "finetuned", "from scratch": "scratch"}
+CONTROL_PERIOD_NS = 1e7
 
 
-def sections(
-    out: Path, numbers: dict[str, Any], data: dict[str, Any]
-) -> list[tuple[str, str, list[str]]]:
-    """Returns (title, what one sees, pictures) in the order of the road; also writes road.png, the short of it."""
+def sections(out: Path, numbers: dict[str, Any]) -> list[Section]:
+    """Returns the report's sections in the order of the stages, and writes road.png, a summary.
+
+    Args:
+        out: The demo's folder.
+        numbers: The demo's numbers.
+    """
     control = np.load(out / "control.npz")
-    strip, explored = film_strip(control), workspace(out)
-    learned = plots.curves(learning(out), "control steps of fine-tuning", "success", 1.02)
-    samples = {k: np.array(v) for k, v in data["samples_us"].items()}
-    (out / "road.png").write_bytes(
-        plots.collage([*([[strip]] if strip else []), [explored, learned]])
-    )
+    timed = json.loads((out / "latency.json").read_text())
+    strip = film_strip(control["obs"])
+    explored = workspace(out)
+    success = curves(out, LEARNED, "success")
+    learned = charts.curves(success, "control steps of fine-tuning", "success", top=1.02)
+    share = "share of reachable workspace"
+    coverage = charts.curves(curves(out, EXPLORED, "coverage"), "control steps", share)
+    samples = {name: np.array(times) for name, times in timed["samples_us"].items()}
+    loop = charts.control_times(control["late_ns"], control["work_ns"], CONTROL_PERIOD_NS)
+    road = [*([[strip]] if strip else []), [explored, learned]]
+    write_atomic(out / "road.png", charts.collage(road))
     return [
-        (
+        Section(
             "The arm under the served policy",
             "In real time, over the wire; a frame every 0.2 s.",
-            film(control, strip),
+            film(control["obs"], strip, out / "arm.gif"),
         ),
-        (
+        Section(
             "Exploration without reward",
             "The desk from above: where the hand has been, after the same number of control steps.",
-            [
-                picture(explored),
-                picture(
-                    plots.curves(coverage(out), "control steps", "share of reachable workspace")
-                ),
-            ],
+            [picture(explored), picture(coverage)],
         ),
-        (
+        Section(
             "Learning to press the button",
             "Success within 2 s from a random pose, 100 episodes a point.",
             [picture(learned)],
         ),
-        (
+        Section(
             "Fifteen steps to one",
             "The student reproduces the teacher's action for the same noise.",
-            [picture(plots.teacher_and_student(*data["pairs"]))],
+            [picture(charts.teacher_and_student(*actions(out)))],
         ),
-        (
+        Section(
             "Latency of one action",
             "Batch 1, one thread, calls interleaved.",
-            [picture(plots.latencies(samples))],
+            [picture(charts.latencies(samples))],
         ),
-        (
+        Section(
             "The control loop",
             f"{numbers['control']['ticks']} ticks at 100 Hz over ZeroMQ.",
-            [picture(plots.control_times(control["late_ns"], control["work_ns"], 1e7))],
+            [picture(loop)],
         ),
     ]
 
 
 def workspace(out: Path) -> bytes:
-    """Returns the visited workspace, EDP beside random actions."""
+    """Returns a picture of the visited workspace, EDP beside random actions."""
     from sim.tasks import arm
 
-    runs = {"EDP, no reward": out / "pretrain", "random actions": out / "random"}
-    visited = {
-        k: load_tree(v / "checkpoint.safetensors")["observer"]["seeds"][0]["visited"]
-        .numpy()
-        .astype(int)
-        for k, v in runs.items()
-    }
-    return plots.workspace(visited, np.array(sorted(arm.reachable_voxels())), arm.VOXEL_M)
+    visited = {}
+    for name, run in EXPLORED.items():
+        observer = load_tree(out / run / "checkpoint.safetensors")["observer"]
+        visited[name] = observer["seeds"][0]["visited"].numpy().astype(int)
+    reachable = np.array(sorted(arm.reachable_voxels()))
+    return charts.workspace(visited, reachable, arm.VOXEL_M)
 
 
-def coverage(out: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Returns coverage over env_steps of both explorations."""
-    return {
-        "EDP, no reward": read_metrics(out / "pretrain", "coverage"),
-        "random actions": read_metrics(out / "random", "coverage"),
-    }
+def curves(out: Path, runs: dict[str, str], metric: str) -> dict[str, charts.Curve]:
+    """Returns (env_steps, values) of a metric for each run.
+
+    Args:
+        out: The demo's folder.
+        runs: Folder of each run by its label.
+        metric: Name of the metric.
+    """
+    return {label: read_metrics(out / run, metric) for label, run in runs.items()}
 
 
-def learning(out: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Returns success over env_steps of both fine-tunings."""
-    return {
-        "from EDP pre-training": read_metrics(out / "finetuned", "success"),
-        "from scratch": read_metrics(out / "scratch", "success"),
-    }
+@torch.no_grad()
+def actions(out: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Returns what teacher and student answer (n, act_dim) to the newest obs and the same noise."""
+    student, source = load_student(out / "student")
+    obs = source.replay_obs[-500:]
+    noise = torch.randn(len(obs), source.spec.act_dim, generator=torch.Generator().manual_seed(0))
+    return source.teacher(obs, noise).numpy(), student(obs, noise).numpy()
 
 
-def film_strip(control: Any) -> bytes | None:
+def film_strip(obs: np.ndarray) -> bytes | None:
     """Returns the first 2 s of the driven arm, or None where rendering does not work."""
     from sim.core import render
 
     if render.available():
         return None
-    return render.film_strip(render.qpos_from_obs(control["obs"][:200:20]), columns=5)
+    return render.film_strip(render.qpos_from_obs(obs[:200:20]), columns=5)
 
 
-def film(control: Any, strip: bytes | None) -> list[str]:
-    """Returns the film strip and a short video, or why there is none."""
+def film(obs: np.ndarray, strip: bytes | None, path: Path) -> list[Markup]:
+    """Returns the film strip and a short video, or a note that says why there are none.
+
+    Args:
+        obs: The driven arm's observations (n_ticks, obs_dim).
+        strip: The film strip, or None where rendering does not work.
+        path: File for the video.
+    """
     from sim.core import render
 
     if strip is None:
-        return [f"<p class=note>No pictures of the arm: {render.available()}</p>"]
-    moving = render.qpos_from_obs(control["obs"][:400:10])
-    path = Path(render.video(moving, Path(control.fid.name).with_name("arm.gif"), fps=10))
-    return [picture(strip), picture(path.read_bytes(), "gif")]
+        note = Markup("<p class=note>No pictures of the arm: {}</p>")
+        return [note.format(render.available())]
+    moving = render.qpos_from_obs(obs[:400:10])
+    video = Path(render.video(moving, path, fps=10))
+    return [picture(strip), picture(video.read_bytes(), "gif")]

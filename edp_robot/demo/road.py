@@ -96,7 +96,7 @@ def edp_beside(*words: str, log: Path) -> Iterator[None]:
     """
     one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}
     with log.open("w") as file:
-        streams = {"stdout": file, "stderr": file}
+        streams: dict[str, Any] = {"stdout": file, "stderr": file}
         command = leashed([*EDP, *words])
         process = subprocess.Popen(command, env=one_thread, start_new_session=True, **streams)
     try:

@@ -1,1 +1,1 @@
-"""Runs many trainings and writes one table. A study can be interrupted and resumed."""
+"""Studies: many trainings, one table. An interrupted study continues where it stopped."""

@@ -1,64 +1,45 @@
-"""What mattered in exploration: the default with one thing changed at a time (`edp study ablation`)."""
+"""The ablation of exploration: one thing changed at a time (`edp study ablation`)."""
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
 import numpy as np
 
-from edp_robot.studies.exploration import known
-from edp_robot.studies.exploration_report import about, as_csv, markdown, run_rows
-from edp_robot.studies.exploration_runs import MAZE_PREFIX, Job, Result
-from edp_robot.studies.processes import Child
-from edp_robot.studies.study import Study, process
-from edp_robot.training.runs import write_atomic
-from sim.tasks.mazes import task_names
+from edp_robot.studies.exploration_report import about, run_rows
+from edp_robot.studies.exploration_runs import Pretraining, Result
+from edp_robot.studies.study_options import MAZE_PREFIX, check_mazes, check_names, command_line
+from edp_robot.studies.tables import as_csv, bold, markdown
+from policy_server.contract.files import write_atomic
 
 BASE = "default"
-# the state model as a network: sharp enough to hold a maze, as far as it was found (docs/exploration.md)
+CONFIDENCE = 0.95
+# The state model as a network, sharp enough to hold a maze (docs/exploration.md).
 NETWORK = (
     "state_model.n_blocks=1",
     "state_model.n_features=128",
     "state_model.learning_rate=0.003",
 )
-VARIANTS: dict[
-    str, tuple[str, tuple[str, ...]]
-] = {  # name: (what is changed, settings of `edp pretrain --set`)
+SHARED = ("score_reward.estimator=shared", *NETWORK)
+VARIANTS: dict[str, tuple[str, tuple[str, ...]]] = {  # name: (what is changed, settings)
     BASE: ("nothing", ()),
-    "shared": ("estimator", ("score_reward.estimator=shared", *NETWORK)),
+    "shared": ("estimator", SHARED),
     "antithetic": ("estimator", ("score_reward.estimator=antithetic", *NETWORK)),
     "stratified": ("estimator", ("score_reward.estimator=stratified", *NETWORK)),
     "iid": ("estimator", ("score_reward.estimator=iid", *NETWORK)),
-    "shared-smooth": ("its model", ("score_reward.estimator=shared",)),
-    "shared-no-features": (
-        "its model",
-        ("score_reward.estimator=shared", "state_model.n_features=0"),
-    ),
-    "shared-even-in-t": (
-        "its t spacing",
-        ("score_reward.estimator=shared", *NETWORK, "score_reward.spacing=time"),
-    ),
+    "shared-smooth": ("its model", SHARED[:1]),
+    "shared-no-features": ("its model", (*SHARED[:1], "state_model.n_features=0")),
+    "shared-even-in-t": ("its t spacing", (*SHARED, "score_reward.spacing=time")),
     "shared-t-05-6": (
         "its t range",
-        (
-            "score_reward.estimator=shared",
-            *NETWORK,
-            "score_reward.t_low=0.05",
-            "score_reward.t_high=0.6",
-        ),
+        (*SHARED, "score_reward.t_low=0.05", "score_reward.t_high=0.6"),
     ),
     "shared-t-whole": (
         "its t range",
-        (
-            "score_reward.estimator=shared",
-            *NETWORK,
-            "score_reward.t_low=0.001",
-            "score_reward.t_high=1.0",
-        ),
+        (*SHARED, "score_reward.t_low=0.001", "score_reward.t_high=1.0"),
     ),
     "t-low-002": ("t range", ("score_reward.t_low=0.002",)),
     "t-low-02": ("t range", ("score_reward.t_low=0.02",)),
@@ -77,15 +58,25 @@ VARIANTS: dict[
     "three-step": ("n-step returns", ("ddpg.n_step=3",)),
     "batch-128": ("batch", ("batch=128",)),
 }
-# two-sided 95 % quantiles of Student's t for 1, 2, ... degrees of freedom
-T95 = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26)
-NOTE = """Coverage by the released metric: mean [95 % interval of the mean, Student's t] over the seeds; `gain` is the
-difference to the default with Welch's interval; bold where that leaves out 0. One thing is changed at a time."""
+NOTE = """Coverage by the released metric: mean [95 % interval of the mean, Student's t] over the
+seeds. `gain` is the difference to the default with Welch's interval, bold where that leaves out 0.
+One thing is changed at a time."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """What is run, and where the runs and the table lie."""
+    """What is run, and where the runs and the table lie.
+
+    Attributes:
+        mazes: Any of a, b, c, d, tree, bottleneck, large.
+        variants: Changes to the default, each run by itself.
+        n_seeds: Learners of each run, trained at once in one process; 2 or more for an interval.
+        env_steps: Control steps of a run, as in `edp pretrain`.
+        seed: Seeds all random generators.
+        runs: Folder for runs, results and logs.
+        out: Folder for ablation.csv and ablation.md.
+        processes: Runs at the same time. Each gets its share of the cores.
+    """
 
     mazes: tuple[str, ...] = ("bottleneck", "large")
     variants: tuple[str, ...] = tuple(VARIANTS)
@@ -97,72 +88,72 @@ class Options:
     processes: int = 1
 
     def __post_init__(self) -> None:
-        known("maze", self.mazes, [name.removeprefix(MAZE_PREFIX) for name in task_names()])
-        known("variant", self.variants, list(VARIANTS))
-        if not 2 <= self.n_seeds <= len(T95) + 1:
-            raise ValueError(
-                f"n_seeds={self.n_seeds}: give 2 to {len(T95) + 1}, for which the intervals are known"
-            )
+        """Checks the options."""
+        check_mazes(self.mazes)
+        check_names("variant", self.variants, VARIANTS)
+        if self.n_seeds < 2:
+            raise ValueError(f"n_seeds={self.n_seeds}: give 2 or more, an interval needs them")
 
-    def jobs(self) -> list[Job]:
+    def jobs(self) -> list[Pretraining]:
         """Returns the runs, the default's first."""
-        names = sorted(self.variants, key=lambda v: v != BASE)
-        rest = (self.env_steps, self.n_seeds, self.seed)
-        pairs = [(MAZE_PREFIX + maze, v) for v in names for maze in self.mazes]
-        return [Job(self.runs, task, "edp", *rest, v, VARIANTS[v][1]) for task, v in pairs]
+        names = sorted(self.variants, key=lambda name: name != BASE)
+        return [self.job(MAZE_PREFIX + maze, name) for name in names for maze in self.mazes]
 
-    def command(self) -> str:
-        """Returns the command that makes the same table, every option written out."""
-        words = ["edp", "study", "ablation", "--mazes", *self.mazes, "--variants", *self.variants]
-        for name in ("n_seeds", "env_steps", "seed", "runs", "out", "processes"):
-            words += [f"--{name.replace('_', '-')}", str(getattr(self, name))]
-        return shlex.join(words)
+    def job(self, task: str, variant: str) -> Pretraining:
+        """Returns the run of a variant on a task."""
+        sizes = {"env_steps": self.env_steps, "n_seeds": self.n_seeds, "seed": self.seed}
+        changes = {"variant": variant, "settings": VARIANTS[variant][1]}
+        return Pretraining(self.runs, task, "edp", **sizes, **changes)
+
+    def write(self, results: list[Result]) -> None:
+        """Writes ablation.csv and ablation.md to `out`."""
+        rows = [{"variant": r.job.variant, **row} for r in results for row in run_rows([r])]
+        write_atomic(self.out / "ablation.csv", as_csv(rows))
+        made = about(results, command_line("ablation", self), date.today().isoformat())
+        parts = ["# What mattered in exploration", table(self, results), NOTE, made]
+        write_atomic(self.out / "ablation.md", "\n\n".join(parts) + "\n")
 
 
 def interval(values: np.ndarray) -> tuple[float, float]:
-    """Returns (mean, half width of its 95 % interval) of values (n,), n from 2 to 10."""
-    n = len(values)
-    return float(values.mean()), T95[n - 2] * float(values.std(ddof=1)) / np.sqrt(n)
+    """Returns (mean, half width of its 95 % interval by Student's t) of values (n,), n >= 2."""
+    from scipy import stats
+
+    quantile = stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1)
+    return float(values.mean()), float(quantile * stats.sem(values))
 
 
 def gain(values: np.ndarray, base: np.ndarray) -> tuple[float, float]:
-    """Returns (difference of means, half width of Welch's 95 % interval); degrees of freedom rounded down."""
-    a, b = (v.var(ddof=1) / len(v) for v in (values, base))
-    if a + b == 0:
-        return float(values.mean() - base.mean()), 0.0
-    freedom = (a + b) ** 2 / (a**2 / (len(values) - 1) + b**2 / (len(base) - 1))
-    t = T95[min(max(int(freedom), 1), len(T95)) - 1]
-    return float(values.mean() - base.mean()), t * float(np.sqrt(a + b))
+    """Returns (difference of the means, half width of its 95 % interval by Welch)."""
+    from scipy import stats
+
+    difference = float(values.mean() - base.mean())
+    if np.ptp(values) == np.ptp(base) == 0:
+        return difference, 0.0
+    low, high = stats.ttest_ind(values, base, equal_var=False).confidence_interval(CONFIDENCE)
+    return difference, float(high - low) / 2
 
 
 def table(options: Options, results: Sequence[Result]) -> str:
     """Returns the Markdown table: variants x mazes."""
-    there = {(r.job.variant, r.job.task.removeprefix(MAZE_PREFIX)): r for r in results}
-    head = [
-        "changed",
-        "to",
-        *(f"{m}{c}" for m in options.mazes for c in ("", ", gain")),
-        "grad_steps",
-        "wall s",
-    ]
+    there = {(r.job.variant, r.job.task): r for r in results}
+    tasks = [MAZE_PREFIX + maze for maze in options.mazes]
+    columns = [f"{maze}{part}" for maze in options.mazes for part in ("", ", gain")]
     body = []
     for name in options.variants:
-        row = [there.get((name, maze)) for maze in options.mazes]
-        if not any(row):
+        made = [r for task in tasks if (r := there.get((name, task)))]
+        if not made:
             continue
-        said = " ".join(VARIANTS[name][1]) or "the default"
-        cells = [
-            c
-            for m, r in zip(options.mazes, row, strict=True)
-            for c in _cells(r, there.get((BASE, m)))
-        ]
-        made = [r for r in row if r]
+        what, settings = VARIANTS[name]
+        said = f"`{' '.join(settings)}`" if settings else "the default"
+        pairs = [(there.get((name, task)), there.get((BASE, task))) for task in tasks]
+        cells = [cell for pair in pairs for cell in _cells(*pair)]
         costs = [f"{made[0].grad_steps:,}", f"{np.mean([r.wall_s for r in made]):.0f}"]
-        body.append([VARIANTS[name][0], f"`{said}`" if VARIANTS[name][1] else said, *cells, *costs])
-    return markdown(head, body)
+        body.append([what, said, *cells, *costs])
+    return markdown(["changed", "to", *columns, "grad_steps", "wall s"], body)
 
 
 def _cells(result: Result | None, base: Result | None) -> list[str]:
+    """Returns [coverage, gain] of a variant in one maze."""
     if result is None:
         return ["-", "-"]
     mean, half = interval(result.coverage)
@@ -170,22 +161,4 @@ def _cells(result: Result | None, base: Result | None) -> list[str]:
     if base is None or result is base:
         return [first, ""]
     more, half = gain(result.coverage, base.coverage)
-    text = f"{more:+.3f} +- {half:.3f}"
-    return [first, f"**{text}**" if abs(more) > half else text]
-
-
-def write(options: Options, results: Sequence[Result]) -> None:
-    """Writes ablation.csv and ablation.md to `options.out`."""
-    options.out.mkdir(parents=True, exist_ok=True)
-    rows = [{"variant": r.job.variant, **row} for r in results for row in run_rows([r])]
-    write_atomic(options.out / "ablation.csv", as_csv(rows))
-    made = about(results, options.command(), date.today().isoformat())
-    page = f"# What mattered in exploration\n\n{table(options, results)}\n\n{NOTE}\n\n{made}\n"
-    write_atomic(options.out / "ablation.md", page.encode())
-
-
-def study(options: Options, machine: str, start: Callable[[Job], Child] | None = None) -> Study:
-    """Returns the study of `options`, not yet begun; arguments as `exploration.study`."""
-    o = options
-    begin = start or (lambda job: process(job, machine, o.processes))
-    return Study(o.jobs(), o.processes, begin, lambda results: write(o, results))
+    return [first, bold(f"{more:+.3f} +- {half:.3f}", abs(more) > half)]

@@ -1,4 +1,4 @@
-"""What the study of distillation measures of a policy: return, the distribution of its actions, latency."""
+"""What the study of distillation measures of a policy: return, distribution of actions, latency."""
 
 from __future__ import annotations
 
@@ -17,31 +17,39 @@ from edp_robot.deploy.policies import Deployed
 from edp_robot.studies.distillation_runs import Policy, Uniform
 from edp_robot.training.actor import torch_actor
 from edp_robot.training.source import Source, visited_states
-from policy_server.contract.files import write_atomic
+from policy_server.contract.files import write_json
 from sim.core.evaluate import evaluate
 from sim.core.spec import TaskSpec
 
-ActsFn = Callable[
-    [np.ndarray, np.ndarray], np.ndarray
-]  # (obs, noise) -> action, of an exported graph
-N_STATES, N_DRAWS = 256, 64  # of the energy distance
+ActsFn = Callable[[np.ndarray, np.ndarray], np.ndarray]  # (obs, noise) -> action of a graph
+N_STATES = 256  # states of the energy distance
+N_DRAWS = 64  # actions drawn in each of them
 
 
 def energy_distance(x: Tensor, y: Tensor) -> Tensor:
-    """Returns 2 E|X - Y| - E|X - X'| - E|Y - Y'| (n,) of samples x (n, m, dim), y (n, k, dim); unbiased, 0 if equal.
+    """Returns 2 E|X - Y| - E|X - X'| - E|Y - Y'| (n,) of samples x (n, m, dim), y (n, k, dim).
 
-    It can be negative: two samples of one distribution give 0 on average.
+    The estimate is unbiased: two samples of one distribution give 0 on average, so it can be
+    negative.
     """
-    m, k = x.shape[1], y.shape[1]
-    within = torch.cdist(x, x).sum((1, 2)) / (m * (m - 1)) + torch.cdist(y, y).sum((1, 2)) / (
-        k * (k - 1)
-    )
-    return 2 * torch.cdist(x, y).mean((1, 2)) - within
+    return 2 * torch.cdist(x, y).mean((1, 2)) - _within(x) - _within(y)
+
+
+def _within(x: Tensor) -> Tensor:
+    """Returns the mean distance (n,) of two different samples of x (n, m, dim)."""
+    m = x.shape[1]
+    return torch.cdist(x, x).sum((1, 2)) / (m * (m - 1))
 
 
 @torch.no_grad()
 def draws(policy: nn.Module, obs: Tensor, seed: int) -> Tensor:
-    """Returns N_DRAWS actions (n, N_DRAWS, act_dim) at each of obs (n, obs_dim)."""
+    """Returns N_DRAWS actions (n, N_DRAWS, act_dim) at each of obs (n, obs_dim).
+
+    Args:
+        policy: Answers (obs, noise).
+        obs: Raw observations.
+        seed: Seeds the noise.
+    """
     generator = torch.Generator().manual_seed(seed)
     wide = obs.repeat_interleave(N_DRAWS, 0)
     noise = torch.randn(len(wide), int(policy.latent_dim), generator=generator)  # type: ignore[arg-type]
@@ -49,67 +57,73 @@ def draws(policy: nn.Module, obs: Tensor, seed: int) -> Tensor:
 
 
 class Quality:
-    """Returns and energy distances of a task's policies, kept in a file, measured where they are missing.
+    """Returns and energy distances of a task's policies, kept in a file.
 
-    All policies face the same episodes. The energy distance is the mean over N_STATES states that the teacher met.
+    All policies face the same episodes. The energy distance is the mean over N_STATES states that
+    the teacher met.
+
+    Args:
+        path: The file. What it holds is not measured again.
+        source: The run of the task's teacher.
+        reference: The policy whose actions are the target of the energy distance.
+        episodes: Episodes of each return.
+        seed: Seeds states, episodes and noise.
     """
 
     def __init__(
         self, path: Path, source: Source, reference: nn.Module, episodes: int, seed: int
     ) -> None:
-        self.path, self.source, self.reference, self.episodes, self.seed = (
-            path,
-            source,
-            reference,
-            episodes,
-            seed,
-        )
-        self.found: dict[str, dict[str, float]] = (
-            json.loads(path.read_text()) if path.exists() else {}
-        )
+        self.path = path
+        self.source = source
+        self.reference = reference
+        self.episodes = episodes
+        self.seed = seed
+        self.found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
         states = visited_states(source, 64, 1, seed + 7)
         generator = torch.Generator().manual_seed(seed)
         self.obs = states[torch.randint(len(states), (N_STATES,), generator=generator)]
 
-    def measure(self, found: list[Policy]) -> dict[str, dict[str, float]]:
-        """Returns {policy: {success, mean_return, return_sem, energy_distance}}, of random and the reference too."""
+    def measure(self, policies: list[Policy]) -> dict[str, dict[str, float]]:
+        """Returns success, mean_return, return_sem and energy_distance by policy.
+
+        Random actions and the reference are measured too.
+        """
         act_dim = self.source.spec.act_dim
         others = [Policy("random", 0, Uniform(act_dim)), Policy("teacher", 64, self.reference)]
         target = draws(self.reference, self.obs, self.seed + 100)
-        for i, policy in enumerate([*others, *found]):
-            if policy.name in self.found:
-                continue
-            result = evaluate(
-                torch_actor(policy.module, self.seed),
-                self.source.spec.name,
-                self.episodes,
-                self.seed + 1_000,
-                self.source.n_action_steps,
-            )
-            distance = (
-                energy_distance(draws(policy.module, self.obs, self.seed + 200 + i), target)
-                .mean()
-                .item()
-            )
-            self.found[policy.name] = {**result.to_json(), "energy_distance": distance}
-            write_atomic(self.path, json.dumps(self.found, indent=1).encode())
-            print(
-                f"{self.source.spec.name}, {policy.name}: return {result.mean_return:.2f}",
-                flush=True,
-            )
+        for i, policy in enumerate([*others, *policies]):
+            if policy.name not in self.found:
+                actions = draws(policy.module, self.obs, self.seed + 200 + i)
+                distance = energy_distance(actions, target).mean().item()
+                self.found[policy.name] = self.returns(policy) | {"energy_distance": distance}
+                write_json(self.path, self.found)
         return self.found
+
+    def returns(self, policy: Policy) -> dict[str, float]:
+        """Returns success and return of a policy over the task's episodes."""
+        task = self.source.spec.name
+        act = torch_actor(policy.module, self.seed)
+        seed = self.seed + 1_000
+        result = evaluate(act, task, self.episodes, seed, self.source.n_action_steps)
+        print(f"{task}, {policy.name}: return {result.mean_return:.2f}", flush=True)
+        return result.to_json()
 
 
 def latencies(
-    found: list[Policy], source: Source, runtimes: dict[str, Callable[[bytes], ActsFn]], n: int
+    policies: list[Policy], source: Source, runtimes: dict[str, Callable[[bytes], ActsFn]], n: int
 ) -> dict[str, np.ndarray]:
-    """Returns {`policy runtime`: times (n,) [us]} of one action each, batch 1, rounds interleaved, one thread.
+    """Returns times (n,) [us] of one action, batch 1, one thread, by `policy runtime`.
 
-    `runtimes` make an exported graph callable; torch, eager, is always measured.
+    Args:
+        policies: The policies. Torch, eager, is always timed.
+        source: The run of their teacher.
+        runtimes: By name, functions that make an exported graph callable.
+        n: Calls of each policy on each runtime, in turns.
     """
-    spec, horizon = source.spec, source.n_action_steps
+    spec = source.spec
+    horizon = source.n_action_steps
     contenders: dict[str, Callable[[], Any]] = {}
-    for policy in found:
+    for policy in policies:
         contenders[f"{policy.name} torch"] = torch_call(policy.module, spec, horizon)
         for name, make in runtimes.items():
             contenders[f"{policy.name} {name}"] = onnx_call(policy.module, spec, horizon, make)
@@ -117,7 +131,13 @@ def latencies(
 
 
 def torch_call(policy: nn.Module, spec: TaskSpec, horizon: int) -> Callable[[], Any]:
-    """Returns one decision of the policy in torch, eager, from arrays to an array."""
+    """Returns a function that takes one decision in torch, eager, from arrays to an array.
+
+    Args:
+        policy: Answers (obs, noise).
+        spec: Its task.
+        horizon: Commands of an answer.
+    """
     deployed = Deployed(policy, spec.action_map, horizon).eval()
     obs, noise = _inputs(policy, spec)
 
@@ -131,13 +151,24 @@ def torch_call(policy: nn.Module, spec: TaskSpec, horizon: int) -> Callable[[], 
 def onnx_call(
     policy: nn.Module, spec: TaskSpec, horizon: int, make: Callable[[bytes], ActsFn]
 ) -> Callable[[], Any]:
-    """Returns one decision of the policy's graph in the runtime that `make` makes."""
-    act, (obs, noise) = make(to_onnx(policy, spec, horizon)), _inputs(policy, spec)
+    """Returns a function that takes one decision by the policy's exported graph.
+
+    Args:
+        policy: Answers (obs, noise).
+        spec: Its task.
+        horizon: Commands of an answer.
+        make: Makes a graph callable.
+    """
+    act = make(to_onnx(policy, spec, horizon))
+    obs, noise = _inputs(policy, spec)
     return lambda: act(obs, noise)
 
 
 def products_call(weights: list[np.ndarray]) -> Callable[[], None]:
-    """Returns the products of single rows with these matrices (n_in, n_out) in NumPy, without allocation: the floor."""
+    """Returns a function that multiplies single rows with these matrices (n_in, n_out).
+
+    It computes in NumPy and allocates nothing: the floor of any runtime.
+    """
     rows = [np.zeros((1, w.shape[0]), np.float32) for w in weights]
     outs = [np.zeros((1, w.shape[1]), np.float32) for w in weights]
 
@@ -149,11 +180,10 @@ def products_call(weights: list[np.ndarray]) -> Callable[[], None]:
 
 
 def _inputs(policy: nn.Module, spec: TaskSpec) -> tuple[np.ndarray, np.ndarray]:
-    """Returns an obs (1, obs_dim) and noise (1, latent_dim): what they hold does not matter to the time."""
-    n = int(policy.latent_dim)  # type: ignore[arg-type]
-    return np.zeros((1, spec.obs_dim), np.float32), np.random.default_rng(0).standard_normal(
-        (1, n), np.float32
-    )
+    """Returns an obs (1, obs_dim) and noise (1, latent_dim); the time depends on neither."""
+    shape = (1, int(policy.latent_dim))  # type: ignore[arg-type]
+    noise = np.random.default_rng(0).standard_normal(shape, np.float32)
+    return np.zeros((1, spec.obs_dim), np.float32), noise
 
 
 def interleaved(
@@ -161,7 +191,10 @@ def interleaved(
 ) -> dict[str, np.ndarray]:
     """Returns the time of each call (n,) [us] by contender, after a warm-up.
 
-    They take turns in `n_rounds`, so that a slow moment of the machine falls on all of them.
+    Args:
+        contenders: Functions without arguments, by name.
+        n: Calls of each.
+        n_rounds: They take turns so often, so that a slow moment of the machine meets all of them.
     """
     samples: dict[str, list[float]] = {name: [] for name in contenders}
     for act in contenders.values():
@@ -169,7 +202,7 @@ def interleaved(
             act()
     for _ in range(n_rounds):
         for name, act in contenders.items():
-            for _ in range(3):  # what the one before left in the caches
+            for _ in range(3):  # refill the caches after the contender before
                 act()
             for _ in range(max(1, n // n_rounds)):
                 began = time.perf_counter_ns()

@@ -1,112 +1,102 @@
-"""The runs of the study of distillation: teachers, students, and which policies they are measured as."""
+"""The runs of the study of distillation: teachers, students, and the policies that they give."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
 from edp_robot.deploy.policies import DiffusionPolicy
-from edp_robot.studies.processes import Child, read_result, start_logged
-from edp_robot.studies.study import EDP
+from edp_robot.studies.jobs import Job
 from edp_robot.training.distill import load_student
-from edp_robot.training.source import load_source
+from edp_robot.training.source import Source, load_source
 
 TEACHER_STEPS = (1, 2, 4, 8, 15)
 REFERENCE_STEPS = 64
 STUDENT_STEPS = (1, 2, 4)
 FETCH = "gym:FetchReach-v4"
-# how a task's teacher is made: (name of the run, arguments of `edp`); {name} stands for the folder of an earlier run
+TUNE = "finetune --task {} --from {{arm}} --eval-every 8000"
+# How a task's teacher is made: (name of the run, arguments of `edp`). {arm} is the folder of "arm".
 TEACHERS: dict[str, tuple[tuple[str, str], ...]] = {
     "modes": (("modes/teacher", "clone --task modes"),),
-    "arm-press": (
-        ("arm", "pretrain --task arm"),
-        ("arm-press/teacher", "finetune --task arm-press --from {arm} --eval-every 8000"),
-    ),
+    "arm-press": (("arm", "pretrain --task arm"), ("arm-press/teacher", TUNE.format("arm-press"))),
     "arm-reach-left": (
         ("arm", "pretrain --task arm"),
-        ("arm-reach-left/teacher", "finetune --task arm-reach-left --from {arm} --eval-every 8000"),
+        ("arm-reach-left/teacher", TUNE.format("arm-reach-left")),
     ),
     FETCH: ((f"{FETCH}/teacher", f"clone --task {FETCH}"),),
 }
-STUDENTS = {  # name: arguments; of 2 and 4 calls they are made from the same network, which is trained once
+# How students are made. The network is trained once and used with 1, 2 and 4 calls.
+STUDENTS = {
     "paired": "--method paired --set n_chunks=60",
     "consistency": "--method consistency --set n_chunks=60",
     "paired-small": "--method paired --width 64 --n-layers 2 --set n_chunks=60",
 }
-SMALL = "paired-small"
+SMALL = "paired-small"  # measured with one call only
 
 
 @dataclass(frozen=True)
-class Training:
-    """One `edp` training: its folder RUNS/<name>, and beside it its result (.json) and what it said (.log)."""
+class Training(Job):
+    """One training: its folder is RUNS/<name>.
+
+    Attributes:
+        runs: Folder of all runs.
+        name: Name of the run; a ":" becomes "-" in its folder.
+        command: Words of the `edp` command. {arm} stands for the folder of the run "arm".
+        seed: Seeds all random generators.
+    """
 
     runs: Path
     name: str
-    words: str
+    command: str
     seed: int
 
     @property
     def folder(self) -> Path:
         """The run folder."""
-        return self.runs / self.name.replace(":", "-")
+        return run_folder(self.runs, self.name)
 
-    @property
-    def result_path(self) -> Path:
-        """The result, there once the run is complete."""
-        return self.folder.parent / (self.folder.name + ".json")
+    def words(self) -> list[str]:
+        """Returns the command and its options, without files."""
+        command = self.command.format(arm=run_folder(self.runs, "arm"))
+        return [*command.split(), "--seed", str(self.seed)]
 
-    @property
-    def log_path(self) -> Path:
-        """What the process said."""
-        return self.folder.parent / (self.folder.name + ".log")
 
-    def args(self) -> list[str]:
-        """Returns the arguments of `edp`."""
-        places = {"arm": Training(self.runs, "arm", "", 0).folder}
-        options = [
-            "--seed",
-            str(self.seed),
-            "--out",
-            str(self.folder),
-            "--json",
-            str(self.result_path),
-            "--resume",
-        ]
-        return [*self.words.format(**places).split(), *options]
-
-    def finished(self) -> bool:
-        """Returns whether the result is there, and whole."""
-        return bool(read_result(self.result_path))
-
-    def start(self, threads: int) -> Child:
-        """Returns the started process."""
-        return start_logged([*EDP, *self.args()], self.log_path, threads)
+def run_folder(runs: Path, name: str) -> Path:
+    """Returns the folder of the run `name`."""
+    return runs / name.replace(":", "-")
 
 
 def trainings(runs: Path, tasks: tuple[str, ...], seed: int) -> list[list[Training]]:
-    """Returns what is trained, in waves: no run of a wave needs another of the same wave."""
-    chains = [
-        [Training(runs, name, words, seed) for name, words in TEACHERS[task]] for task in tasks
-    ]
-    depth = max(map(len, chains))
+    """Returns the trainings in waves: no run needs another one of its wave.
+
+    Args:
+        runs: Folder of all runs.
+        tasks: Names of the tasks.
+        seed: Seeds all random generators.
+    """
+    chains = {
+        task: [Training(runs, name, command, seed) for name, command in TEACHERS[task]]
+        for task in tasks
+    }
+    depth = max(map(len, chains.values()))
     waves = [
-        list(dict.fromkeys(chain[i] for chain in chains if len(chain) > i)) for i in range(depth)
+        list(dict.fromkeys(chain[i] for chain in chains.values() if len(chain) > i))
+        for i in range(depth)
     ]
     students = [
-        Training(runs, f"{task}/{name}", f"distill --from {chain[-1].folder} {words}", seed)
-        for task, chain in zip(tasks, chains, strict=True)
-        for name, words in STUDENTS.items()
+        Training(runs, f"{task}/{name}", f"distill --from {chain[-1].folder} {options}", seed)
+        for task, chain in chains.items()
+        for name, options in STUDENTS.items()
     ]
     return [*waves, students]
 
 
 @dataclass(frozen=True)
 class Policy:
-    """A policy that is measured: its family (teacher, or a student's name), network calls, module."""
+    """A policy to measure: its family (teacher, or a student's name), network calls, module."""
 
     family: str
     n_calls: int
@@ -114,29 +104,28 @@ class Policy:
 
     @property
     def name(self) -> str:
-        """Family and calls, as `paired-2`."""
+        """Family and calls, like `paired-2`."""
         return f"{self.family}-{self.n_calls}"
 
 
-def policies(runs: Path, task: str) -> tuple[list[Policy], DiffusionPolicy, Any]:
-    """Returns (the policies of a task, the reference teacher of 64 denoising steps, the source) from complete runs."""
-    folder = Training(runs, f"{task}/teacher", "", 0).folder
-    source = load_source(folder)
+def policies(runs: Path, task: str) -> tuple[list[Policy], DiffusionPolicy, Source]:
+    """Returns (policies, teacher of 64 denoising steps, source) of a task's complete runs."""
+    folder = run_folder(runs, f"{task}/teacher")
     found = [Policy("teacher", n, load_source(folder, n).teacher) for n in TEACHER_STEPS]
     for name in STUDENTS:
-        student, _ = load_student(Training(runs, f"{task}/{name}", "", 0).folder)
-        for n in STUDENT_STEPS[:1] if name == SMALL else STUDENT_STEPS:
-            found.append(Policy(name, n, student.with_steps(n)))
-    return found, load_source(folder, REFERENCE_STEPS).teacher, source
+        student, _ = load_student(run_folder(runs, f"{task}/{name}"))
+        steps = STUDENT_STEPS[:1] if name == SMALL else STUDENT_STEPS
+        found += [Policy(name, n, student.with_steps(n)) for n in steps]
+    return found, load_source(folder, REFERENCE_STEPS).teacher, load_source(folder)
 
 
 class Uniform(nn.Module):
-    """Uniform actions, made of normal noise: what a retained return is counted from."""
+    """Uniform actions, made of normal noise: a retained return is counted from their return."""
 
     def __init__(self, act_dim: int) -> None:
         super().__init__()
         self.latent_dim = act_dim
 
     def forward(self, obs: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-        """Returns actions (batch, act_dim), uniform in [-1, 1] for standard normal noise (batch, act_dim)."""
+        """Returns actions (batch, act_dim), uniform in [-1, 1], for noise (batch, act_dim)."""
         return torch.erf(noise / 2**0.5)

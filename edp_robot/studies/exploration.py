@@ -1,24 +1,39 @@
-"""The study of exploration: each method in each maze, several seeds, one table (`edp study exploration`)."""
+"""The study of exploration: each method in each maze, several seeds (`edp study exploration`)."""
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from edp_robot.studies import exploration_report as report
-from edp_robot.studies.exploration_runs import ARM, MAZE_PREFIX, METHODS, Job
-from edp_robot.studies.processes import Child
-from edp_robot.studies.study import Study, process
-from sim.tasks.mazes import task_names
+from edp_robot.studies.exploration_runs import ARM, METHODS, Pretraining, Result
+from edp_robot.studies.study_options import (
+    MAZE_PREFIX,
+    check_counts,
+    check_mazes,
+    check_names,
+    command_line,
+)
 
 
 @dataclass(frozen=True)
 class Options:
-    """What is run, and where the runs and the tables lie."""
+    """What is run, and where the runs and the tables lie.
 
-    mazes: tuple[str, ...]  # a, b, ...; empty for the arm alone
+    Attributes:
+        mazes: Any of a, b, c, d, tree, bottleneck, large. May be empty with --arm.
+        methods: Any of edp, rnd, particle, random.
+        n_seeds: Learners of each run, trained at once in one process.
+        env_steps: Control steps of a run, as in `edp pretrain`.
+        seed: Seeds all random generators.
+        runs: Folder for runs, results and logs.
+        out: Folder for runs.csv, curves.csv, table.md, coverage.png and visits.png.
+        processes: Runs at the same time. Each gets its share of the cores.
+        arm: Runs the desk arm too, in a table of its own.
+        arm_env_steps: Control steps of a run of the arm.
+    """
+
+    mazes: tuple[str, ...] = ("a", "b", "c", "d", "tree", "bottleneck", "large")
     methods: tuple[str, ...] = tuple(METHODS)
     n_seeds: int = 3
     env_steps: int = 100_000
@@ -30,14 +45,13 @@ class Options:
     arm_env_steps: int = 64_000
 
     def __post_init__(self) -> None:
+        """Checks the options, and shortens names of mazes that are written out."""
         mazes = [name.removeprefix("maze-").removeprefix("square-") for name in self.mazes]
         object.__setattr__(self, "mazes", tuple(dict.fromkeys(mazes)))
         object.__setattr__(self, "methods", tuple(dict.fromkeys(self.methods)))
-        known("maze", self.mazes, [name.removeprefix(MAZE_PREFIX) for name in task_names()])
-        known("method", self.methods, list(METHODS))
-        for name in ("n_seeds", "env_steps", "processes", "arm_env_steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: must be at least 1")
+        check_mazes(self.mazes)
+        check_names("method", self.methods, METHODS)
+        check_counts(self, "n_seeds", "env_steps", "processes", "arm_env_steps")
         if not (self.mazes or self.arm) or not self.methods:
             raise ValueError("nothing to run: give --mazes or --arm, and --methods")
 
@@ -45,49 +59,18 @@ class Options:
         """Returns the names of the tasks, mazes first."""
         return [MAZE_PREFIX + maze for maze in self.mazes] + [ARM] * self.arm
 
-    def jobs(self) -> list[Job]:
-        """Returns the runs in the order in which they are made: random actions first, they are cheap."""
+    def jobs(self) -> list[Pretraining]:
+        """Returns the runs in order, those of random actions first, because they are fast."""
         pairs = [(task, method) for task in self.tasks() for method in self.methods]
         pairs.sort(key=lambda pair: pair[1] != "random")
-        steps = {ARM: self.arm_env_steps}
-        return [
-            Job(self.runs, t, m, steps.get(t, self.env_steps), self.n_seeds, self.seed)
-            for t, m in pairs
-        ]
+        return [self.job(task, method) for task, method in pairs]
 
-    def command(self) -> str:
-        """Returns the command that makes the same tables, every option written out."""
-        words = ["edp", "study", "exploration", "--mazes", *self.mazes, "--methods", *self.methods]
-        for name in ("n_seeds", "env_steps", "seed", "runs", "out", "processes"):
-            words += [f"--{name.replace('_', '-')}", str(getattr(self, name))]
-        return shlex.join(
-            [*words, *(["--arm", "--arm-env-steps", str(self.arm_env_steps)] if self.arm else [])]
-        )
+    def job(self, task: str, method: str) -> Pretraining:
+        """Returns the run of a method on a task."""
+        env_steps = self.arm_env_steps if task == ARM else self.env_steps
+        return Pretraining(self.runs, task, method, env_steps, self.n_seeds, self.seed)
 
-
-def study(options: Options, machine: str, start: Callable[[Job], Child] | None = None) -> Study:
-    """Returns the study of `options`, not yet begun.
-
-    Args:
-        options: What is run.
-        machine: This machine in words.
-        start: Starts a run's process; given in tests.
-
-    Raises:
-        ValueError: a run lies there that was made with other options.
-    """
-    o = options
-    return Study(
-        o.jobs(),
-        o.processes,
-        start or (lambda job: process(job, machine, o.processes)),
-        lambda results: report.write(o.out, o.tasks(), o.methods, results, o.command()),
-    )
-
-
-def known(kind: str, names: tuple[str, ...], known: list[str]) -> None:
-    """Raises ValueError for names that do not exist; the message lists those that do."""
-    if unknown := [name for name in names if name not in known]:
-        raise ValueError(
-            f"no {kind} {', '.join(map(repr, unknown))}; there are: {', '.join(known)}"
-        )
+    def write(self, results: list[Result]) -> None:
+        """Writes the tables and figures to `out`."""
+        command = command_line("exploration", self)
+        report.write(self.out, self.tasks(), self.methods, results, command)

@@ -1,9 +1,7 @@
-"""The study's tables: Markdown for people, CSV for programs."""
+"""The tables of the study of exploration."""
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Callable, Iterable, Sequence
 from datetime import date
 from pathlib import Path
@@ -12,64 +10,51 @@ from typing import Any
 import numpy as np
 
 from edp_robot.studies import exploration_plots as plots
-from edp_robot.studies.exploration_runs import ARM, MAZE_PREFIX, METHODS, PAPER, Result
+from edp_robot.studies.exploration_runs import ARM, METHODS, PAPER, Result
+from edp_robot.studies.study_options import MAZE_PREFIX
+from edp_robot.studies.tables import as_csv, bold, cell, markdown
 from policy_server.contract.files import write_atomic
 from sim.tasks.mazes import Maze
 
 COSTS = ["env_steps", "grad_steps", "wall s per seed"]
-NOTE = """Coverage by the released metric, after `env_steps` control steps of one seed. Cells: mean +- std (n) over n
-seeds, std with n - 1 in the denominator; the best measured mean is bold, and so are ties at the digits shown.
-`cap of the metric` is the most that it can give in a maze. `grad_steps`: updates of one seed. The n seeds of a run are
-trained at once in one process; `wall s per seed` is its wall time / n, the mean over the mazes. The paper's figures are
-of 10 seeds (arXiv 2502.07279, Table 1; it does not say how its std is taken)."""
-ARM_NOTE = """The arm. Coverage: share of the reachable workspace that the end effector visited; presses: episodes in
-which the button was pressed; both of one seed, mean +- std (n) as above."""
-
-
-def mean_std(values: np.ndarray) -> tuple[float, float | None]:
-    """Returns (mean, sample standard deviation (ddof 1)); None for the latter where there is one value only."""
-    return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else None
-
-
-def cell(values: np.ndarray, digits: int = 2) -> str:
-    """Returns `mean +- std (n)`, without std where n is 1."""
-    mean, std = mean_std(values)
-    spread = "" if std is None else f" +- {std:.{digits}f}"
-    return f"{mean:.{digits}f}{spread} ({len(values)})"
-
-
-def line(result: Result) -> str:
-    """Returns one run in one line, for the terminal."""
-    job = result.job
-    presses = "" if result.presses is None else f", presses {cell(result.presses, 1)}"
-    return f"{job.task}, {job.method}: coverage {cell(result.coverage)}{presses}, {result.wall_s:.0f} s"
+NOTE = """Coverage by the released metric, after `env_steps` control steps of one seed. Cells: mean
++- std (n) over n seeds, std with n - 1 in the denominator. The best measured mean is bold, and so
+are ties at the digits shown. `cap of the metric` is the most that it can give in a maze.
+`grad_steps`: updates of one seed. The n seeds of a run are trained at once in one process;
+`wall s per seed` is the run's wall time / n, the mean over the mazes. The paper's figures are of
+10 seeds (arXiv 2502.07279, Table 1; it does not say how its std is taken)."""
+ARM_NOTE = """The arm. Coverage: share of the reachable workspace that the end effector visited.
+Presses: episodes in which the button was pressed. Both of one seed, mean +- std (n) as above."""
 
 
 def write(
     out: Path, tasks: Sequence[str], methods: Sequence[str], results: list[Result], command: str
 ) -> None:
-    """Writes runs.csv, curves.csv, table.md, coverage.png and (of mazes) visits.png to `out`."""
-    out.mkdir(parents=True, exist_ok=True)
+    """Writes runs.csv, curves.csv, table.md, coverage.png and (for mazes) visits.png.
+
+    Args:
+        out: Folder of the files.
+        tasks: Names of the tasks.
+        methods: Names of the methods.
+        results: The complete runs.
+        command: The command that repeats the study.
+    """
     write_atomic(out / "runs.csv", as_csv(run_rows(results)))
     write_atomic(out / "curves.csv", as_csv(curve_rows(results)))
-    text = page(tasks, methods, results, command, date.today().isoformat())
-    write_atomic(out / "table.md", text.encode())
+    parts = [*tables(tasks, methods, results), about(results, command, date.today().isoformat())]
+    write_atomic(out / "table.md", "\n\n".join(parts) + "\n")
     write_atomic(out / "coverage.png", plots.coverage(tasks, results))
     if mazes := [task for task in tasks if task != ARM]:
         write_atomic(out / "visits.png", plots.visits(mazes, methods, results))
 
 
 def run_rows(results: Iterable[Result]) -> list[dict[str, Any]]:
-    """Returns a row for each seed of each run; `wall_s` is of all its seeds together."""
+    """Returns a row for each seed of each run; `wall_s` is the time of all its seeds together."""
     rows = []
     for r in results:
-        shared = {
-            "env_steps": r.env_steps,
-            "grad_steps": r.grad_steps,
-            "wall_s": r.wall_s,
-            "n_seeds": len(r.coverage),
-        }
-        shared |= {"commit": r.commit, "machine": r.machine, "command": r.command}
+        costs = {"env_steps": r.env_steps, "grad_steps": r.grad_steps, "wall_s": r.wall_s}
+        made = {"commit": r.commit, "machine": r.machine, "command": r.command}
+        shared = {**costs, "n_seeds": len(r.coverage), **made}
         for k, coverage in enumerate(r.coverage):
             presses = "" if r.presses is None else int(r.presses[k])
             named = {"task": r.job.task, "method": r.job.method, "seed": k}
@@ -79,36 +64,40 @@ def run_rows(results: Iterable[Result]) -> list[dict[str, Any]]:
 
 def curve_rows(results: Iterable[Result]) -> list[dict[str, Any]]:
     """Returns a row for each logged env_step of each seed."""
-    return [
-        {
-            "task": r.job.task,
-            "method": r.job.method,
-            "seed": k,
-            "env_step": env_step,
-            "coverage": value,
-        }
-        for r in results
-        for k, curve in enumerate(r.curves)
-        for env_step, value in zip(r.env_step, curve, strict=True)
-    ]
+    rows = []
+    for r in results:
+        for k, curve in enumerate(r.curves):
+            named = {"task": r.job.task, "method": r.job.method, "seed": k}
+            points = zip(r.env_step, curve, strict=True)
+            rows += [{**named, "env_step": step, "coverage": value} for step, value in points]
+    return rows
 
 
-def page(
-    tasks: Sequence[str], methods: Sequence[str], results: list[Result], command: str, day: str
-) -> str:
-    """Returns the whole of table.md."""
+def tables(tasks: Sequence[str], methods: Sequence[str], results: list[Result]) -> list[str]:
+    """Returns the parts of table.md: title, the mazes' table, the arm's table.
+
+    Args:
+        tasks: Names of the tasks.
+        methods: Names of the methods.
+        results: The complete runs.
+    """
     mazes = [task.removeprefix(MAZE_PREFIX) for task in tasks if task != ARM]
     parts = ["# Exploration without reward"]
     if mazes:
         parts += [maze_table(mazes, methods, results), NOTE]
     if any(r.job.task == ARM for r in results):
-        parts += [arm_table(methods, [r for r in results if r.job.task == ARM]), ARM_NOTE]
-    parts.append(about(results, command, day))
-    return "\n\n".join(parts) + "\n"
+        parts += [arm_table(methods, results), ARM_NOTE]
+    return parts
 
 
 def about(results: Iterable[Result], command: str, day: str) -> str:
-    """Returns where, from what and how the results were made, as a Markdown list."""
+    """Returns where, from what and how the results were made, as a Markdown list.
+
+    Args:
+        results: The complete runs.
+        command: The command that repeats the study.
+        day: When the list is written.
+    """
     made = list(results)
     said = {"Machine": {r.machine for r in made}, "Commit": {r.commit for r in made}}
     said |= {"Command": {f"`{command}`"}, "Written": {day}}
@@ -116,78 +105,72 @@ def about(results: Iterable[Result], command: str, day: str) -> str:
 
 
 def maze_table(mazes: Sequence[str], methods: Sequence[str], results: Iterable[Result]) -> str:
-    """Returns the Markdown table of the mazes (a, b, ...): methods, the paper's EDP, the metric's cap."""
-    by_job = {
-        (r.job.method, r.job.task.removeprefix(MAZE_PREFIX)): r
-        for r in results
-        if r.job.task != ARM
-    }
-    rows = [[by_job.get((method, maze)) for maze in mazes] for method in methods]
-    cells = _measured(rows, lambda r: r.coverage, 2)
-    body = [[METHODS[m], *c, *costs(row)] for m, c, row in zip(methods, cells, rows, strict=True)]
+    """Returns the Markdown table of the mazes: methods, the paper's EDP, the metric's cap.
+
+    Args:
+        mazes: Short names of the mazes, like "a".
+        methods: Names of the methods.
+        results: The complete runs.
+    """
+    there = {(r.job.method, r.job.task): r for r in results}
+    rows = [[there.get((method, MAZE_PREFIX + maze)) for maze in mazes] for method in methods]
+    cells = _measured(rows, lambda r: r.coverage, digits=2)
     blank = ["-"] * len(COSTS)
-    body.append(
-        ["EDP (paper)", *("{:.2f} +- {:.2f} (10)".format(*PAPER[maze]) for maze in mazes), *blank]
-    )
-    caps = (Maze.load(f"{MAZE_PREFIX}{maze}").max_coverage for maze in mazes)
-    body.append(["cap of the metric", *(f"{cap:.2f}" for cap in caps), *blank])
+    paper = ["{:.2f} +- {:.2f} (10)".format(*PAPER[maze]) for maze in mazes]
+    caps = [f"{Maze.load(MAZE_PREFIX + maze).max_coverage:.2f}" for maze in mazes]
+    body = [
+        *_body(methods, cells, rows),
+        ["EDP (paper)", *paper, *blank],
+        ["cap of the metric", *caps, *blank],
+    ]
     return markdown(["method", *mazes, *COSTS], body)
 
 
 def arm_table(methods: Sequence[str], results: Iterable[Result]) -> str:
     """Returns the Markdown table of the arm."""
-    by_method = {r.job.method: r for r in results}
-    rows = [[by_method.get(method)] for method in methods]
-    coverage, presses = (
-        _measured(rows, lambda r: r.coverage, 2),
-        _measured(rows, lambda r: r.presses, 1),
-    )
-    body = [
-        [METHODS[m], *c, *p, *costs(r)]
-        for m, c, p, r in zip(methods, coverage, presses, rows, strict=True)
+    there = {r.job.method: r for r in results if r.job.task == ARM}
+    rows = [[there.get(method)] for method in methods]
+    coverage = _measured(rows, lambda r: r.coverage, digits=2)
+    presses = _measured(rows, lambda r: r.presses, digits=1)
+    cells = [[*c, *p] for c, p in zip(coverage, presses, strict=True)]
+    return markdown(["method", "coverage", "presses", *COSTS], _body(methods, cells, rows))
+
+
+def _body(
+    methods: Sequence[str], cells: list[list[str]], rows: list[list[Result | None]]
+) -> list[list[str]]:
+    """Returns the rows of a table: label of the method, cells, costs."""
+    return [
+        [METHODS[method], *made, *_costs(row)]
+        for method, made, row in zip(methods, cells, rows, strict=True)
     ]
-    return markdown(["method", "coverage", "presses", *COSTS], body)
 
 
-def costs(row: Iterable[Result | None]) -> list[str]:
-    """Returns [env_steps, grad_steps, wall s per seed] of a method's runs, ranges where the counts differ."""
+def _costs(row: Iterable[Result | None]) -> list[str]:
+    """Returns [env_steps, grad_steps, wall s per seed] of a method; ranges where counts differ."""
     there = [r for r in row if r is not None]
     if not there:
         return ["-"] * len(COSTS)
-    spans = [sorted({getattr(r, name) for r in there}) for name in ("env_steps", "grad_steps")]
     wall = np.mean([r.wall_s / len(r.coverage) for r in there])
-    counts = ("-".join(f"{v:,}" for v in dict.fromkeys((s[0], s[-1]))) for s in spans)
+    counts = [_span([r.env_steps for r in there]), _span([r.grad_steps for r in there])]
     return [*counts, f"{wall:.{0 if wall >= 10 else 1}f}"]
+
+
+def _span(values: list[int]) -> str:
+    """Returns `least-most`, or the one value."""
+    return "-".join(f"{v:,}" for v in dict.fromkeys((min(values), max(values))))
 
 
 def _measured(
     rows: list[list[Result | None]], values: Callable[[Result], Any], digits: int
 ) -> list[list[str]]:
-    """Returns the cells of (method, task) results; in each column the best mean is bold, at the digits shown."""
-    means = [[round(mean_std(values(r))[0], digits) if r else -np.inf for r in row] for row in rows]
+    """Returns the cells of (method, task) results; bold is a column's best mean at these digits."""
+    means = [[round(np.mean(values(r)), digits) if r else -np.inf for r in row] for row in rows]
     best = np.max(means, axis=0)
     return [
         [
-            _bold(cell(values(r), digits), m == b) if r else "-"
-            for r, m, b in zip(row, mean, best, strict=True)
+            bold(cell(values(r), digits), mean == top) if r else "-"
+            for r, mean, top in zip(row, of_row, best, strict=True)
         ]
-        for row, mean in zip(rows, means, strict=True)
+        for row, of_row in zip(rows, means, strict=True)
     ]
-
-
-def _bold(text: str, yes: bool) -> str:
-    return f"**{text}**" if yes else text
-
-
-def markdown(head: list[str], body: list[list[str]]) -> str:
-    """Returns a Markdown table."""
-    return "\n".join(f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *body])
-
-
-def as_csv(rows: list[dict[str, Any]]) -> bytes:
-    """Returns the rows as CSV with a header."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue().encode()

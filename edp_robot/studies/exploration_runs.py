@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from edp_robot.studies.processes import read_result
+from edp_robot.studies.jobs import Job, read_result
 from edp_robot.training.runs import read_config, read_metrics
-from policy_server.contract.files import write_atomic
+from policy_server.contract.files import write_json
 
 ARM = "arm"
-MAZE_PREFIX = "maze-square-"
-METHODS = {
-    "edp": "EDP",
-    "rnd": "RND",
-    "particle": "particle",
-    "random": "random actions",
-}  # name: label
+METHODS = {"edp": "EDP", "rnd": "RND", "particle": "particle", "random": "random actions"}
 PAPER = {  # coverage of EDP in the paper: mean, std of 10 seeds (arXiv 2502.07279, Table 1)
     "a": (0.99, 0.02),
     "b": (0.99, 0.01),
@@ -33,10 +26,18 @@ PAPER = {  # coverage of EDP in the paper: mean, std of 10 seeds (arXiv 2502.072
 
 
 @dataclass(frozen=True)
-class Job:
-    """One `edp pretrain` of n_seeds learners; files RUNS/<task>/<name>*, the name being the method's or the variant's.
+class Pretraining(Job):
+    """One `edp pretrain` of several seeds, in the folder RUNS/<task>/<name>.
 
-    `settings` are those of `edp pretrain --set`.
+    Attributes:
+        runs: Folder of all runs.
+        task: Name of the task.
+        method: Name of the method.
+        env_steps: Control steps of each seed.
+        n_seeds: Learners trained at once.
+        seed: Seeds all random generators.
+        variant: Name of what was changed. Empty: nothing, and the method names the run.
+        settings: NAME=VALUE for `edp pretrain --set`.
     """
 
     runs: Path
@@ -50,7 +51,7 @@ class Job:
 
     @property
     def name(self) -> str:
-        """What tells it from others of its task."""
+        """The run's name among those of its task."""
         return self.variant or self.method
 
     @property
@@ -59,56 +60,33 @@ class Job:
         return self.runs / self.task / self.name
 
     @property
-    def result_path(self) -> Path:
-        """The result, there once the run is complete."""
-        return self.folder.with_suffix(".json")
-
-    @property
-    def log_path(self) -> Path:
-        """What the process said."""
-        return self.folder.with_suffix(".log")
-
-    @property
     def made_path(self) -> Path:
-        """How the run was made: options, command, machine."""
-        return self.folder.with_suffix(".made.json")
+        """The file that says how the run was made: options, command, machine."""
+        return self.beside(".made.json")
 
     def options(self) -> dict[str, Any]:
-        """Returns what must not change between an interrupted run and its going on."""
+        """Returns the options that a continued run must share with the interrupted one."""
         sizes = {"env_steps": self.env_steps, "n_seeds": self.n_seeds, "seed": self.seed}
         return {**sizes, **({"set": " ".join(self.settings)} if self.settings else {})}
 
-    def args(self) -> list[str]:
-        """Returns the arguments of `edp`."""
+    def words(self) -> list[str]:
+        """Returns the command and its options, without files."""
         sizes = [f"--{k.replace('_', '-')}={v}" for k, v in self.options().items() if k != "set"]
-        sizes += ["--set", *self.settings] if self.settings else []
-        files = ["--out", str(self.folder), "--json", str(self.result_path)]
-        return [
-            "pretrain",
-            "--task",
-            self.task,
-            "--method",
-            self.method,
-            *sizes,
-            *files,
-            "--resume",
-        ]
-
-    def finished(self) -> bool:
-        """Returns whether the result is there, and whole."""
-        return bool(read_result(self.result_path))
+        changes = ["--set", *self.settings] if self.settings else []
+        return ["pretrain", "--task", self.task, "--method", self.method, *sizes, *changes]
 
     def note(self, machine: str) -> None:
-        """Writes down how the run is made, before it is."""
-        made = {**self.options(), "command": f"edp {' '.join(self.args())}", "machine": machine}
-        self.made_path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(self.made_path, (json.dumps(made, indent=1, sort_keys=True) + "\n").encode())
+        """Writes down how the run is made, before it is made."""
+        command = f"edp {' '.join(self.args())}"
+        write_json(self.made_path, {**self.options(), "command": command, "machine": machine})
 
     def check(self) -> None:
-        """Raises ValueError where a run lies here that was made with other options."""
-        made, wanted = read_result(self.made_path), self.options()
+        """Raises ValueError where the folder holds a run that was made with other options."""
+        made = read_result(self.made_path)
+        wanted = self.options()
         exists = self.folder.exists() or self.result_path.exists()
-        if exists and (other := {k: made[k] for k, v in wanted.items() if made.get(k, v) != v}):
+        other = {k: made[k] for k, v in wanted.items() if made.get(k, v) != v}
+        if exists and other:
             asked = {k: wanted[k] for k in other}
             raise ValueError(
                 f"{self.folder} was made with {_said(other)}, and {_said(asked)} is asked now; "
@@ -118,28 +96,43 @@ class Job:
 
 @dataclass(frozen=True)
 class Result:
-    """What a complete run gave; one entry a seed in `coverage` and `presses` (n_seeds,)."""
+    """What a complete run gave.
 
-    job: Job
+    Attributes:
+        job: The run.
+        coverage: Coverage at the end (n_seeds,).
+        presses: Episodes in which the button was pressed (n_seeds,); the arm only.
+        env_step: When coverage was logged (n_rows,).
+        curves: Coverage (n_seeds, n_rows).
+        env_steps: Control steps of each seed.
+        grad_steps: Updates of each seed.
+        wall_s: Time of all seeds together [s].
+        commit: Commit of the code that made the run.
+        machine: The machine in words.
+        command: The command that made the run.
+    """
+
+    job: Pretraining
     coverage: np.ndarray
-    presses: np.ndarray | None  # episodes in which the button was pressed; the arm only
-    env_step: np.ndarray  # (n_rows,)
-    curves: np.ndarray  # (n_seeds, n_rows) coverage
+    presses: np.ndarray | None
+    env_step: np.ndarray
+    curves: np.ndarray
     env_steps: int
     grad_steps: int
-    wall_s: float  # of all seeds together
+    wall_s: float
     commit: str
     machine: str
     command: str
 
 
-def collect(job: Job) -> Result:
-    """Returns what the complete run gave.
+def collect(job: Pretraining) -> Result:
+    """Returns what a complete run gave.
 
     Raises:
-        ValueError, OSError: the run folder lacks what the result promises.
+        ValueError, OSError: The run folder lacks what its result promises.
     """
-    said, made = read_result(job.result_path), read_result(job.made_path)
+    said = read_result(job.result_path)
+    made = read_result(job.made_path)
     if job.method == "random":  # learns nothing
         said.setdefault("grad_steps", 0)
     missing = [k for k in ("env_steps", "grad_steps", "wall_s", "n_seeds") if k not in said]
@@ -147,30 +140,33 @@ def collect(job: Job) -> Result:
         raise ValueError(
             f"{job.result_path} lacks {', '.join(missing)}; delete it, and the run goes on"
         )
-    seeds = range(int(said["n_seeds"]))
-    env_step, curves = _curves(job.folder, "coverage", seeds)
+    n_seeds = int(said["n_seeds"])
+    env_step, curves = _curves(job.folder, "coverage", n_seeds)
+    presses = None
+    if job.task == ARM:
+        presses = _curves(job.folder, "n_success_episodes", n_seeds)[1][:, -1]
     return Result(
-        job,
-        curves[:, -1],
-        _curves(job.folder, "n_success_episodes", seeds)[1][:, -1] if job.task == ARM else None,
-        env_step,
-        curves,
-        int(said["env_steps"]),
-        int(said["grad_steps"]),
-        float(said["wall_s"]),
-        read_config(job.folder).get("commit", "unknown"),
-        made.get("machine", "unknown"),
-        made.get("command", "unknown"),
+        job=job,
+        coverage=curves[:, -1],
+        presses=presses,
+        env_step=env_step,
+        curves=curves,
+        env_steps=int(said["env_steps"]),
+        grad_steps=int(said["grad_steps"]),
+        wall_s=float(said["wall_s"]),
+        commit=read_config(job.folder).get("commit", "unknown"),
+        machine=made.get("machine", "unknown"),
+        command=made.get("command", "unknown"),
     )
 
 
-def _curves(folder: Path, name: str, seeds: range) -> tuple[np.ndarray, np.ndarray]:
-    """Returns (env_steps (n_rows,), values (n_seeds, n_rows)) of a metric that is logged for every seed."""
-    rows = [read_metrics(folder, f"{name}/{k}") for k in seeds]
+def _curves(folder: Path, name: str, n_seeds: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns (env_steps (n_rows,), values (n_seeds, n_rows)) of a metric of every seed."""
+    rows = [read_metrics(folder, f"{name}/{k}") for k in range(n_seeds)]
     lengths = {len(values) for _, values in rows}
     if len(lengths) != 1 or 0 in lengths:
         raise ValueError(
-            f"{folder / 'metrics.csv'} has no rows of {name}/k for each of {len(seeds)} seeds"
+            f"{folder / 'metrics.csv'} has no rows of {name}/k for each of {n_seeds} seeds"
         )
     env_step = rows[0][0]
     last = np.append(np.diff(env_step) > 0, True)  # the end of a run may be logged twice

@@ -1,9 +1,8 @@
-"""Several child processes at a time, stopped gently on Ctrl-C."""
+"""Runs several child processes at a time, and lets them save on Ctrl-C."""
 
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import signal
 import subprocess
@@ -16,32 +15,46 @@ from typing import Any, Protocol, TypeVar
 from policy_server.contract.signals import stop_on_signals
 
 POLL_S = 0.2
-# Threads that wait by spinning take the cores from those at work: beside other processes, seven times slower and more.
+# Threads that spin while they wait make the processes beside them more than seven times slower.
 PATIENT = {"OMP_WAIT_POLICY": "PASSIVE"}
 T = TypeVar("T")
 
 
 class Child(Protocol):
-    """What is asked of a process; `subprocess.Popen` has it."""
+    """A running process; `subprocess.Popen` is one."""
 
     def poll(self) -> int | None:
-        """Returns the exit status, or None while it runs."""
+        """Returns the exit status, or None while the process runs."""
         ...
 
     def send_signal(self, sig: int) -> None:
-        """Sends a signal; nothing where it has ended."""
+        """Sends a signal. Does nothing where the process has ended."""
         ...
 
     def wait(self) -> int:
-        """Returns the exit status once it has ended."""
+        """Waits until the process has ended, and returns the exit status."""
         ...
 
 
+def threads_each(at_once: int) -> int:
+    """Returns how many threads each of `at_once` processes gets of this machine's cores."""
+    known = hasattr(os, "sched_getaffinity")
+    n_cores = len(os.sched_getaffinity(0)) if known else os.cpu_count() or 1
+    return max(1, n_cores // at_once)
+
+
 def start_logged(command: list[str], log: Path, threads: int) -> subprocess.Popen:
-    """Returns the command as a process in a session of its own, so that a terminal's Ctrl-C reaches it through us only.
+    """Returns the started command, whose output is added to the file `log`.
+
+    The process has a session of its own, so a terminal's Ctrl-C reaches it only through us.
+
+    Args:
+        command: The words of the command.
+        log: File for the output. The process locks it while it runs.
+        threads: Threads that the process may use.
 
     Raises:
-        BlockingIOError: a process with this log still runs; the log is locked for as long as it does.
+        BlockingIOError: A process with this log still runs.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a") as file:
@@ -54,22 +67,26 @@ def start_logged(command: list[str], log: Path, threads: int) -> subprocess.Pope
         file.write(f"{time.strftime('%F %T')} $ {' '.join(command)}\n")
         file.flush()
         env = {**PATIENT, **os.environ, "OMP_NUM_THREADS": str(threads)}
-        streams = {"stdin": subprocess.DEVNULL, "stdout": file, "stderr": file}
+        streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": file, "stderr": file}
         return subprocess.Popen(command, env=env, start_new_session=True, **streams)
 
 
 def run_all(
     jobs: Iterable[T], start: Callable[[T], Child], at_once: int, finished: Callable[[T, str], None]
 ) -> None:
-    """Runs the jobs, `at_once` at a time, in order; on Ctrl-C interrupts the children, waits, raises KeyboardInterrupt.
+    """Runs the jobs in order, `at_once` at a time.
 
     Args:
-        jobs: What is run; hashable.
-        start: Starts one; an OSError of its counts as that job's failure.
-        at_once: How many run beside each other.
-        finished: Called with each job that ended, and what went wrong ('' if nothing).
+        jobs: The jobs; hashable.
+        start: Starts a job. An OSError counts as the job's failure.
+        at_once: How many jobs run at the same time.
+        finished: Called with each job that ended and what went wrong ("" for nothing).
+
+    Raises:
+        KeyboardInterrupt: A signal asked to stop. The children were interrupted and have ended.
     """
-    waiting, running = deque(jobs), {}
+    waiting = deque(jobs)
+    running: dict[T, Child] = {}
     with stop_on_signals() as stop:
         try:
             while (waiting or running) and not stop.is_set():
@@ -79,11 +96,8 @@ def run_all(
                         running[job] = start(job)
                     except OSError as error:
                         finished(job, str(error))
-                ended = {
-                    job: status
-                    for job, child in running.items()
-                    if (status := child.poll()) is not None
-                }
+                polled = {job: child.poll() for job, child in running.items()}
+                ended = {job: status for job, status in polled.items() if status is not None}
                 for job, status in ended.items():
                     del running[job]
                     finished(job, f"ended with status {status}" if status else "")
@@ -96,7 +110,11 @@ def run_all(
 
 
 def interrupt(children: Collection[Child]) -> None:
-    """Sends SIGINT to all, so that they save, and returns when they have ended; a second Ctrl-C hurries them."""
+    """Sends SIGINT to all, so that they save, and waits for them.
+
+    Raises:
+        KeyboardInterrupt: A second Ctrl-C came, which was passed on.
+    """
     for child in children:
         child.send_signal(signal.SIGINT)
     try:
@@ -106,11 +124,3 @@ def interrupt(children: Collection[Child]) -> None:
         for child in children:
             child.send_signal(signal.SIGINT)
         raise
-
-
-def read_result(path: Path) -> dict[str, Any]:
-    """Returns a JSON file's object; empty where there is none, or a kill left a part of it."""
-    try:
-        return json.loads(path.read_text())
-    except (OSError, json.JSONDecodeError):
-        return {}

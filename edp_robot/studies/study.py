@@ -1,45 +1,45 @@
-"""What every study is: runs that are made once, in processes of their own, and tables that grow with them."""
+"""A study of pre-trainings: runs that are made once, and tables that grow with every run."""
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Callable
 
-from edp_robot.studies.exploration_report import line
-from edp_robot.studies.exploration_runs import Job, Result, collect
-from edp_robot.studies.processes import Child, run_all, start_logged
-
-EDP = [sys.executable, "-m", "edp_robot.cli"]
+from edp_robot.studies import ablation, exploration
+from edp_robot.studies.exploration_runs import Pretraining, Result, collect
+from edp_robot.studies.jobs import make_missing
+from edp_robot.studies.processes import Child, threads_each
+from edp_robot.studies.tables import cell
 
 
 class Study:
-    """Makes the runs that are missing, and rewrites the tables after each.
-
-    Args:
-        jobs: What is run, in this order.
-        processes: Runs beside each other.
-        start: Starts a run's process.
-        write: Writes the tables and figures of the complete runs.
+    """Makes the runs that are missing, and writes the tables again after each.
 
     Attributes:
-        results: of the complete runs.
-        failed: what went wrong with the others that were tried.
+        jobs: All runs.
+        results: Results of the complete runs.
+        failed: What went wrong with the others that were tried.
+
+    Args:
+        options: What is run and written.
+        machine: This machine in words.
+        start: Starts a run's process. None: as `edp pretrain`, with its share of the cores.
 
     Raises:
-        ValueError: a run lies there that was made with other options.
+        ValueError: A run was made before with other options.
     """
 
     def __init__(
         self,
-        jobs: list[Job],
-        processes: int,
-        start: Callable[[Job], Child],
-        write: Callable[[list[Result]], None],
+        options: exploration.Options | ablation.Options,
+        machine: str,
+        start: Callable[[Pretraining], Child] | None = None,
     ) -> None:
-        self.jobs, self.processes, self.start, self.write_results = jobs, processes, start, write
-        self.results: dict[Job, Result] = {}
-        self.failed: dict[Job, str] = {}
+        self.options = options
+        self.machine = machine
+        self.jobs = options.jobs()
+        self.results: dict[Pretraining, Result] = {}
+        self.failed: dict[Pretraining, str] = {}
+        self._start = start or self.start
         for job in self.jobs:
             job.check()
 
@@ -47,27 +47,30 @@ class Study:
         """Returns whether every run is complete.
 
         Raises:
-            KeyboardInterrupt: Ctrl-C; the runs at work have saved, and the same command goes on with them.
+            KeyboardInterrupt: Ctrl-C. The runs at work have saved; the same command continues them.
         """
         for job in self.jobs:
             if job.finished():
                 self.take(job)
         self.write()
-        missing = [job for job in self.jobs if not job.finished()]
-        run_all(missing, self.start, self.processes, self.finished)
+        make_missing(self.jobs, self._start, self.options.processes, self.ended)
         return not self.failed
 
-    def finished(self, job: Job, problem: str) -> None:
-        """Takes a run whose process has ended, with what went wrong ('' for nothing)."""
-        if not problem and not job.finished():
-            problem = f"ended without writing {job.result_path}"
+    def start(self, job: Pretraining) -> Child:
+        """Returns the started process of a run."""
+        threads = threads_each(self.options.processes)
+        job.note(f"{self.machine}; {threads} threads a run, --processes {self.options.processes}")
+        return job.start(threads)
+
+    def ended(self, job: Pretraining, problem: str) -> None:
+        """Takes a run whose process has ended, with what went wrong ("" for nothing)."""
         if problem:
             self.fail(job, problem)
         else:
             self.take(job)
             self.write()
 
-    def take(self, job: Job) -> None:
+    def take(self, job: Pretraining) -> None:
         """Collects a complete run, and prints its line."""
         try:
             self.results[job] = collect(job)
@@ -76,22 +79,20 @@ class Study:
             return
         print(f"{line(self.results[job])}, {len(self.results)}/{len(self.jobs)} done", flush=True)
 
-    def fail(self, job: Job, problem: str) -> None:
+    def fail(self, job: Pretraining, problem: str) -> None:
         """Remembers and prints what went wrong."""
         self.failed[job] = problem
         print(f"{job.task}, {job.name}: failed: {problem}", flush=True)
 
     def write(self) -> None:
-        """Writes the tables and figures of what is there; nothing before the first result."""
+        """Writes the tables and figures of the results so far, if there are any."""
         if self.results:
-            self.write_results(list(self.results.values()))
+            self.options.write(list(self.results.values()))
 
 
-def process(job: Job, machine: str, processes: int) -> Child:
-    """Returns the started `edp pretrain` of a run, with its share of the cores."""
-    cores = (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )
-    threads = max(1, cores // processes)
-    job.note(f"{machine}; {threads} threads a run, --processes {processes}")
-    return start_logged([*EDP, *job.args()], job.log_path, threads)
+def line(result: Result) -> str:
+    """Returns a run's result in one line."""
+    job = result.job
+    presses = "" if result.presses is None else f", presses {cell(result.presses, 1)}"
+    coverage = f"coverage {cell(result.coverage)}"
+    return f"{job.task}, {job.method}: {coverage}{presses}, {result.wall_s:.0f} s"

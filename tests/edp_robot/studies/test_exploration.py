@@ -4,26 +4,10 @@ import json
 import pytest
 
 from edp_robot import cli
-from edp_robot.studies import exploration
-from edp_robot.studies import study as study_module
-from edp_robot.studies.exploration import Options, study
-from edp_robot.studies.exploration_runs import Job, collect
-
-
-class Fake:
-    """A process that is already over: it did `do`, which returned its exit status."""
-
-    def __init__(self, do):
-        self.status = do()
-
-    def poll(self):
-        return self.status
-
-    def send_signal(self, sig):
-        pass
-
-    def wait(self):
-        return self.status
+from edp_robot.studies import jobs
+from edp_robot.studies.exploration import Options
+from edp_robot.studies.exploration_runs import Pretraining, collect
+from edp_robot.studies.study import Study
 
 
 def options(tmp_path, **changes):
@@ -44,14 +28,14 @@ def test_jobs_are_random_actions_first_and_the_arm_has_its_own_length(tmp_path):
 
 
 def test_a_jobs_arguments_are_those_of_pretrain(tmp_path):
-    job = Job(tmp_path, "maze-square-d", "rnd", 500, 4, 9)
+    job = Pretraining(tmp_path, "maze-square-d", "rnd", 500, 4, 9)
     base = str(tmp_path / "maze-square-d" / "rnd")
     said = "pretrain --task maze-square-d --method rnd --env-steps=500 --n-seeds=4 --seed=9"
     assert job.args() == [*said.split(), "--out", base, "--json", f"{base}.json", "--resume"]
 
 
 def test_collecting_reads_every_seeds_curve(tmp_path, make_run):
-    job = Job(tmp_path, "arm", "edp", 300, 2, 0)
+    job = Pretraining(tmp_path, "arm", "edp", 300, 2, 0)
     make_run(job, [(0.1, 0.2, 0.4), (0.1, 0.3, 0.5)], wall_s=12.5, presses=(3, 5))
     job.note("a machine")
     result = collect(job)
@@ -65,7 +49,7 @@ def test_collecting_reads_every_seeds_curve(tmp_path, make_run):
 
 
 def test_a_seed_without_rows_is_an_error(tmp_path, make_run):
-    job = Job(tmp_path, "maze-square-a", "edp", 300, 2, 0)
+    job = Pretraining(tmp_path, "maze-square-a", "edp", 300, 2, 0)
     make_run(job, [(0.1, 0.2), (0.1, 0.3, 0.5)])
     with pytest.raises(ValueError, match="coverage/k for each of 2 seeds"):
         collect(job)
@@ -74,58 +58,54 @@ def test_a_seed_without_rows_is_an_error(tmp_path, make_run):
         collect(job)
 
 
-def test_finished_runs_are_not_made_again(tmp_path, make_run, capsys):
-    o, started = options(tmp_path, arm=True), []
+def test_finished_runs_are_not_made_again(tmp_path, make_run, ended, capsys):
+    o = options(tmp_path, arm=True)
+    started = []
     first, *others = o.jobs()
     make_run(first, [(0.1, 0.2), (0.1, 0.4)])
 
     def start(job):
         started.append(job)
         make_run(job, [(0.2, 0.6), (0.2, 0.8)], presses=(1, 2))
-        return Fake(lambda: 0)
+        return ended()
 
-    assert study(o, "here", start)() is True
+    assert Study(o, "here", start)() is True
     assert started == others
     said = capsys.readouterr().out.splitlines()
     assert said[0] == "maze-square-a, random: coverage 0.30 +- 0.14 (2), 60 s, 1/4 done"
     assert said[-1] == "arm, edp: coverage 0.70 +- 0.14 (2), presses 1.5 +- 0.7 (2), 60 s, 4/4 done"
-    assert study(o, "here", lambda job: pytest.fail("started again"))() is True
+    assert Study(o, "here", lambda job: pytest.fail("started again"))() is True
 
 
-def test_tables_are_rewritten_after_every_run(tmp_path, make_run):
-    o, seen = options(tmp_path), []
+def test_tables_are_rewritten_after_every_run(tmp_path, make_run, ended):
+    o = options(tmp_path)
+    seen = []
 
     def start(job):
         table = o.out / "runs.csv"
         seen.append(len(list(csv.DictReader(table.open()))) if table.exists() else 0)
         make_run(job, [(0.1, 0.2), (0.1, 0.4)])
-        return Fake(lambda: 0)
+        return ended()
 
-    study(o, "here", start)()
-    assert seen == [0, 2] and len(list(csv.DictReader((o.out / "runs.csv").open()))) == 4
+    Study(o, "here", start)()
+    assert seen == [0, 2]
+    assert len(list(csv.DictReader((o.out / "runs.csv").open()))) == 4
 
 
-def test_a_failed_run_is_reported_and_the_others_go_on(tmp_path, make_run, monkeypatch, capsys):
-    def start(job, machine, processes):
+def test_a_failed_run_is_reported_and_the_others_go_on(
+    tmp_path, make_run, ended, monkeypatch, capsys
+):
+    """rnd fails, random ends well and leaves no result, edp is complete."""
+
+    def start(job, threads):
         if job.method == "edp":
             make_run(job, [(0.1, 0.2)])
-            return Fake(lambda: 0)
-        return Fake(lambda: 3 if job.method == "rnd" else 0)  # random: ends well and leaves nothing
+        return ended(3 if job.method == "rnd" else 0)
 
-    monkeypatch.setattr(exploration, "process", start)
-    words = [
-        "study",
-        "exploration",
-        "--mazes",
-        "a",
-        "--methods",
-        "rnd",
-        "random",
-        "edp",
-        "--n-seeds",
-        "1",
-    ]
-    assert cli.main([*words, "--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "out")]) == 1
+    monkeypatch.setattr(Pretraining, "start", start)
+    words = ["--mazes", "a", "--methods", "rnd", "random", "edp", "--n-seeds", "1"]
+    files = ["--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "out")]
+    assert cli.main(["study", "exploration", *words, *files]) == 1
     said = capsys.readouterr().out
     folder = tmp_path / "runs" / "maze-square-a"
     assert "2 of 3 runs failed:" in said
@@ -136,7 +116,7 @@ def test_a_failed_run_is_reported_and_the_others_go_on(tmp_path, make_run, monke
 
 
 def test_a_part_of_a_result_counts_as_none(tmp_path, make_run):
-    job = Job(tmp_path, "maze-square-a", "edp", 300, 1, 0)
+    job = Pretraining(tmp_path, "maze-square-a", "edp", 300, 1, 0)
     make_run(job, [(0.1, 0.2)])
     assert job.finished()
     job.result_path.write_text('{"env_steps": 3')
@@ -148,11 +128,9 @@ def test_other_options_for_the_same_runs_are_refused(tmp_path, make_run):
     for job in o.jobs():
         make_run(job, [(0.1, 0.2), (0.1, 0.4)])
         job.note("here")
-    with pytest.raises(
-        ValueError,
-        match="was made with --n-seeds 2, and --n-seeds 5 is asked now; choose another --runs",
-    ):
-        study(options(tmp_path, n_seeds=5), "here")
+    message = "was made with --n-seeds 2, and --n-seeds 5 is asked now; choose another --runs"
+    with pytest.raises(ValueError, match=message):
+        Study(options(tmp_path, n_seeds=5), "here")
 
 
 def test_unknown_names_list_those_that_exist(tmp_path, capsys):
@@ -168,29 +146,13 @@ def test_unknown_names_list_those_that_exist(tmp_path, capsys):
     assert not list(tmp_path.iterdir())
 
 
-def test_the_command_in_the_table_is_read_back_as_the_same_options(tmp_path, monkeypatch):
-    asked, read = options(tmp_path, mazes=("b", "large"), arm=True, seed=4), []
-
-    def reads(options, machine):
-        read.append(options)
-        return lambda: True
-
-    monkeypatch.setattr(exploration, "study", reads)
-    for o in (asked, options(tmp_path, mazes=(), arm=True, arm_env_steps=7)):
-        assert cli.main(o.command().split()[1:]) == 0
-        assert read.pop() == o
-
-
 def test_a_started_run_says_how_it_is_made(tmp_path, monkeypatch):
-    monkeypatch.setattr(study_module, "EDP", ["echo"])
+    monkeypatch.setattr(jobs, "EDP", ["echo"])
     monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(6)))
-    job = Job(tmp_path, "maze-square-a", "edp", 300, 2, 1)
-    assert study_module.process(job, "a machine", 2).wait() == 0
+    study = Study(options(tmp_path, env_steps=300, seed=1, processes=2), "a machine")
+    job = study.jobs[-1]
+    assert study.start(job).wait() == 0
     made = json.loads(job.made_path.read_text())
-    assert {k: made[k] for k in ("env_steps", "n_seeds", "seed")} == {
-        "env_steps": 300,
-        "n_seeds": 2,
-        "seed": 1,
-    }
+    assert (made["env_steps"], made["n_seeds"], made["seed"]) == (300, 2, 1)
     assert made["machine"] == "a machine; 3 threads a run, --processes 2"
     assert job.log_path.read_text().splitlines()[-1] == " ".join(job.args())
