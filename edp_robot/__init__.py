@@ -62,21 +62,4 @@ __all__ = [
     "propose",
 ]
 
-_MODULES = {
-    "edp_robot.deploy.export": ("export",),
-    "edp_robot.methods.explore": ("INTRINSIC_REWARDS", "IntrinsicReward"),
-    "edp_robot.methods.finetune": (
-        "FINE_TUNERS",
-        "DiffusionTuner",
-        "FineTuner",
-        "ProposalConfig",
-        "propose",
-    ),
-    "edp_robot.training.clone": ("CloneConfig", "clone"),
-    "edp_robot.training.distill": ("distill",),
-    "edp_robot.training.distillers": ("DistillConfig",),
-    "edp_robot.training.finetune": ("FinetuneConfig", "finetune"),
-    "edp_robot.training.pretrain": ("PretrainConfig", "pretrain"),
-    "edp_robot.training.runs": ("RunRecord",),
-}
-__getattr__, __dir__ = lazy_names(__name__, _MODULES)
+__getattr__, __dir__ = lazy_names(__name__)

@@ -84,25 +84,4 @@ __all__ = [
     "run",
 ]
 
-_MODULES = {
-    "policy_server.contract.bundle": ("Bundle",),
-    "policy_server.contract.errors": (
-        "BackendError",
-        "BundleError",
-        "PolicyError",
-        "PolicyTimeout",
-        "ServerError",
-    ),
-    "policy_server.contract.field": ("Field",),
-    "policy_server.contract.manifest": ("Manifest",),
-    "policy_server.contract.policy": ("Policy",),
-    "policy_server.control.client": ("PolicyClient",),
-    "policy_server.control.local": ("LocalPolicy",),
-    "policy_server.control.loop": ("ControlConfig", "run"),
-    "policy_server.control.robot": ("Robot", "make_robot"),
-    "policy_server.control.robot_io": ("RobotError",),
-    "policy_server.runtime.base": ("load_backend",),
-    "policy_server.serving.server": ("PolicyServer",),
-    "policy_server.transport.keys": ("ClientKeys", "ServerKeys"),
-}
-__getattr__, __dir__ = lazy_names(__name__, _MODULES)
+__getattr__, __dir__ = lazy_names(__name__)

@@ -23,6 +23,7 @@ from importlib.metadata import entry_points
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
+Part = TypeVar("Part")
 PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
 
@@ -43,17 +44,17 @@ class Registry(Generic[T]):
         self.kind = kind
         self._package = package
         self._group = group
-        self._parts: dict[str, T] = {}
+        self._parts: dict[str, Any] = {}
         self._scanned = False
 
-    def register(self, name: str) -> Callable[[T], T]:
+    def register(self, name: str) -> Callable[[Part], Part]:
         """Returns a decorator that registers its class or function as `name`.
 
         Raises:
             ValueError: The decorator is applied and another part has this name already.
         """
 
-        def decorate(part: T) -> T:
+        def decorate(part: Part) -> Part:
             if not _same(self._parts.get(name, part), part):
                 raise ValueError(f"two {self.kind}s are called {name!r}; rename one of them")
             self._parts[name] = part

@@ -1,19 +1,29 @@
+import importlib
 import sys
-import types
 
 import pytest
 
+SOURCE = """
+from typing import TYPE_CHECKING
+
 from policy_server.contract.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from json import dumps
+    from math import sqrt, tan
+
+__all__ = ["dumps", "sqrt"]
+__getattr__, __dir__ = lazy_names(__name__)
+"""
 
 
 @pytest.fixture
-def package(monkeypatch):
-    """A package `lazy_example` whose public names are `sqrt` of math and `dumps` of json."""
-    made = types.ModuleType("lazy_example")
-    table = {"math": ("sqrt",), "json": ("dumps",)}
-    made.__getattr__, made.__dir__ = lazy_names("lazy_example", table)
-    monkeypatch.setitem(sys.modules, "lazy_example", made)
-    return made
+def package(tmp_path, monkeypatch):
+    """A package whose public names are `sqrt` of math and `dumps` of json."""
+    (tmp_path / "lazy_example.py").write_text(SOURCE)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield importlib.import_module("lazy_example")
+    del sys.modules["lazy_example"]
 
 
 def test_a_name_is_loaded_once_and_then_kept(package):
@@ -26,6 +36,7 @@ def test_dir_lists_the_names_that_are_not_loaded_yet(package):
     assert {"sqrt", "dumps", "__name__"} <= set(dir(package))
 
 
-def test_an_unknown_name_is_an_attribute_error(package):
-    with pytest.raises(AttributeError, match="'lazy_example' has no attribute 'cosine'"):
-        _ = package.cosine
+@pytest.mark.parametrize("name", ["cosine", "tan"])
+def test_a_name_that_is_not_public_is_an_attribute_error(package, name):
+    with pytest.raises(AttributeError, match=f"'lazy_example' has no attribute '{name}'"):
+        getattr(package, name)
