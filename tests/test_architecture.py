@@ -317,9 +317,15 @@ def test_directions_are_told_apart():
     assert house.directions(graph, "p") == {("a", "b")}
 
 
-def test_a_leaf_imports_the_contract_only():
-    graph = {"p.a": {"p.contract.x"}, "p.b": {"p.a"}, "p.c": set(), "p.d": {"p.contracts"}}
-    assert house.leaves(graph, "p.contract") == {"p.a", "p.c"}
+def test_a_leaf_imports_the_contract_and_pure_modules_only():
+    graph = {
+        "p.a": {"p.contract.x"},
+        "p.b": {"p.a"},
+        "p.pure": set(),
+        "p.c": {"p.pure", "p.contract.x"},
+        "p.d": {"p.contracts"},
+    }
+    assert house.leaves(graph, "p.contract") == {"p.a", "p.pure", "p.c"}
 
 
 def test_names_of_modules_follow_their_paths():

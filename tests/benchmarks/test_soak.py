@@ -113,7 +113,7 @@ class FakeLink:
     ],
 )
 def test_a_closed_loop_accounts_for_every_request(monkeypatch, reply, counts):
-    monkeypatch.setattr(asking.links, "connect", lambda endpoint: FakeLink(reply))
+    monkeypatch.setattr(asking, "connect", lambda endpoint: FakeLink(reply))
     askers = [asking.Asker("ipc://nowhere", np.zeros((2, 3), np.float32)) for _ in range(2)]
     asking.closed_loop(askers, lambda n: n < 20, settle_s=0)
     verdict = ledger.total([asker.ledger for asker in askers])
@@ -122,7 +122,7 @@ def test_a_closed_loop_accounts_for_every_request(monkeypatch, reply, counts):
 
 
 def test_clients_of_a_dead_server_give_up(monkeypatch):
-    monkeypatch.setattr(asking.links, "connect", lambda endpoint: FakeLink(lambda k: []))
+    monkeypatch.setattr(asking, "connect", lambda endpoint: FakeLink(lambda k: []))
     asker = asking.Asker("ipc://nowhere", np.zeros((2, 3), np.float32))
     asking.closed_loop([asker], lambda n: True, settle_s=0)
     assert asker.ledger.verdict()["n_lost"] == asking.MAX_LOST

@@ -282,11 +282,12 @@ def _search(node: str, graph: dict[str, set[str]], path: list[str], done: set[st
 
 
 def leaves(graph: dict[str, set[str]], base: str) -> set[str]:
-    """Returns the modules that import only modules under `base`."""
+    """Returns the modules that import only modules under `base`, and such as import none of ours."""
+    pure = {module for module, imported in graph.items() if not imported}
     return {
         module
         for module, imported in graph.items()
-        if all(_is_under(name, (base,)) for name in imported)
+        if all(name in pure or _is_under(name, (base,)) for name in imported)
     }
 
 
