@@ -282,7 +282,7 @@ def _search(node: str, graph: dict[str, set[str]], path: list[str], done: set[st
 
 
 def leaves(graph: dict[str, set[str]], base: str) -> set[str]:
-    """Returns the modules that import only modules under `base`, and such as import none of ours."""
+    """Returns the modules that import only modules under `base` or modules that import none."""
     pure = {module for module, imported in graph.items() if not imported}
     return {
         module
