@@ -8,6 +8,7 @@ import numpy as np
 from policy_server.bench.compare import compare
 from policy_server.bench.host import host
 from policy_server.bench.statistics import summary
+from policy_server.contract.field import limits
 from policy_server.contract.manifest import Manifest
 from policy_server.control.client import PolicyClient
 from policy_server.control.clock import quiet
@@ -100,8 +101,7 @@ def middle_obs(manifest: Manifest) -> np.ndarray:
     Args:
         manifest: Of the policy that is asked.
     """
-    low = np.array([value for field in manifest.obs for value in field.low])
-    high = np.array([value for field in manifest.obs for value in field.high])
+    low, high = limits(manifest.obs)
     bounded = np.isfinite(low) & np.isfinite(high)
     middle = np.where(bounded, low, 0) / 2 + np.where(bounded, high, 0) / 2
     return np.clip(middle, low, high).astype(np.float32)

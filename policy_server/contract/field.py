@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from policy_server.contract.checks import is_int, require
 from policy_server.contract.errors import BundleError
@@ -143,6 +146,13 @@ class Field:
             f"expected {len(self)} different names, one for each number",
         )
         return tuple(given or ())
+
+
+def limits(fields: Sequence[Field]) -> tuple[np.ndarray, np.ndarray]:
+    """Returns (low, high) of the vector that `fields` make up, each (dim,) float64."""
+    low = np.array([value for field in fields for value in field.low])
+    high = np.array([value for field in fields for value in field.high])
+    return low, high
 
 
 def _is_text(value: Any) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +12,7 @@ import numpy as np
 
 from policy_server.contract.checks import is_int, is_number, require
 from policy_server.contract.errors import BundleError
-from policy_server.contract.field import Field
+from policy_server.contract.field import Field, limits
 
 SCHEMA_VERSION = 1
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -104,17 +103,18 @@ class Manifest:
     @property
     def action_low(self) -> np.ndarray:
         """Lowest action, (act_dim,) float32."""
-        return _concat(self.action, lambda field: field.low)
+        return limits(self.action)[0].astype(np.float32)
 
     @property
     def action_high(self) -> np.ndarray:
         """Highest action, (act_dim,) float32."""
-        return _concat(self.action, lambda field: field.high)
+        return limits(self.action)[1].astype(np.float32)
 
     @property
     def action_max_rate(self) -> np.ndarray:
         """Fastest change of an action [unit/s], (act_dim,) float32; inf where nothing limits it."""
-        return _concat(self.action, lambda field: field.max_rate or (math.inf,) * len(field))
+        rates = [field.max_rate or (math.inf,) * len(field) for field in self.action]
+        return np.concatenate(rates).astype(np.float32)
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the content of manifest.json."""
@@ -195,7 +195,3 @@ def _check_tiling(what: str, fields: tuple[Field, ...]) -> None:
     )
     names = [field.name for field in fields]
     require(len(set(names)) == len(names), f"{what} field names repeat: {names}")
-
-
-def _concat(fields: tuple[Field, ...], pick: Callable[[Field], tuple[float, ...]]) -> np.ndarray:
-    return np.array([value for field in fields for value in pick(field)], dtype=np.float32)

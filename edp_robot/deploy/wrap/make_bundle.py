@@ -15,7 +15,7 @@ from edp_robot.deploy.wrap.foreign_policy import Foreign
 from edp_robot.deploy.wrap.known_fields import Known, blank, from_file, from_metadata, from_task
 from edp_robot.deploy.wrap.surgery import wrapped_graph
 from policy_server.contract.bundle import Bundle, save
-from policy_server.contract.field import Field
+from policy_server.contract.field import Field, limits
 from policy_server.contract.manifest import Manifest
 from sim.core.registry import task_spec
 from sim.core.spec import TaskSpec
@@ -112,15 +112,6 @@ def wrap(foreign: Foreign, known: Known, out: str | Path, task: str | None = Non
         golden={"obs": states[:N_GOLDEN], "noise": noise[:N_GOLDEN], "action": got[:N_GOLDEN]},
     )
     return Wrapped(bundle, float(np.mean((free < low) | (free > high))))
-
-
-def limits(fields: tuple[Field, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """Returns (low, high) of a vector, each (dim,) float64."""
-    low, high = (
-        np.array([x for f in fields for x in getattr(f, key)], np.float64)
-        for key in ("low", "high")
-    )
-    return low, high
 
 
 def draw(obs: tuple[Field, ...], n: int, rng: np.random.Generator) -> np.ndarray:

@@ -1,10 +1,11 @@
 import dataclasses
 import math
 
+import numpy as np
 import pytest
 
 from policy_server.contract.errors import BundleError
-from policy_server.contract.field import Field
+from policy_server.contract.field import Field, limits
 
 INF = float("inf")
 
@@ -81,3 +82,10 @@ def test_a_field_that_contradicts_itself_is_refused(changes, message):
 def test_json_of_another_layout_is_refused(changes, message):
     with pytest.raises(BundleError, match=message):
         Field.from_dict({**field().to_dict(), **changes})
+
+
+def test_limits_of_a_vector_are_those_of_its_fields_in_order():
+    low, high = limits((field(start=0, stop=2), Field("b", 2, 3, "m", low=(3,), high=(4,))))
+    np.testing.assert_array_equal(low, [-INF, -1, 3])
+    np.testing.assert_array_equal(high, [INF, 1, 4])
+    assert low.dtype == np.float64
