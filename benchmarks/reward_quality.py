@@ -60,7 +60,10 @@ def visited(task: str, stuck: float) -> tuple[np.ndarray, np.ndarray]:
     env = make_vec(task, n_envs=16, seed=0)
     rng = np.random.default_rng(0)
     env.reset(seed=0)
-    seen = [env.step(rng.uniform(-1, 1, (16, 2)))[4]["final_obs"] for _ in range(3_750)]
+    seen = []
+    for _ in range(3_750):
+        *_, infos = env.step(rng.uniform(-1, 1, (16, 2)))
+        seen.append(infos["final_obs"])
     positions = np.concatenate(seen)
     centres, _ = half_cells(positions)
     end = centres[np.abs(centres - positions[0]).sum(1).argmax()]
@@ -79,7 +82,7 @@ def half_cells(positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
     """Returns Spearman's rank correlation; ties rank in the order of the array."""
     ranks = [np.argsort(np.argsort(x, kind="stable"), kind="stable") for x in (a, b)]
-    return float(np.corrcoef(ranks)[0, 1])
+    return float(np.corrcoef(*ranks)[0, 1])
 
 
 def learned(reward: IntrinsicReward, states: torch.Tensor, n_updates: int) -> float:
@@ -96,7 +99,9 @@ def learned(reward: IntrinsicReward, states: torch.Tensor, n_updates: int) -> fl
     return (time.perf_counter() - began) / n_updates * 1e3
 
 
-def quality(reward: IntrinsicReward, where: torch.Tensor, counts: np.ndarray, dead_end: int):
+def quality(
+    reward: IntrinsicReward, where: torch.Tensor, counts: np.ndarray, dead_end: int
+) -> dict[str, float]:
     """Returns the three figures of a reward that has learned.
 
     Args:

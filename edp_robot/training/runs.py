@@ -17,9 +17,9 @@ from edp_robot.methods.iql import IQLConfig
 from edp_robot.methods.models import NoiseModelConfig
 from edp_robot.training.checkpoint import load_tree
 from edp_robot.training.old_runs import translated
+from policy_server.contract.commit import source_commit
 from policy_server.contract.files import write_atomic
-from policy_server.contract.registry import Registry
-from policy_server.contract.source import source_commit
+from policy_server.contract.registries import Registry
 from sim.core.registry import task_spec
 from sim.core.spec import TaskSpec
 
@@ -129,7 +129,7 @@ def config_dict(config: Any) -> dict[str, Any]:
     return json.loads(json.dumps(asdict(config)))
 
 
-def from_dict(cls: type, values: Mapping[str, Any], partial: bool = False) -> Any:
+def from_dict(cls: Any, values: Mapping[str, Any], partial: bool = False) -> Any:
     """Returns the dataclass `cls` from what `config_dict` made, nested dataclasses and tuples too.
 
     Args:
@@ -140,10 +140,10 @@ def from_dict(cls: type, values: Mapping[str, Any], partial: bool = False) -> An
     Raises:
         ValueError: There are such values and `partial` is False.
     """
+    names = [field.name for field in fields(cls)]
     hints = get_type_hints(cls)
     if issubclass(cls, RunConfig):
         hints |= cls.part_classes(values)
-    names = [field.name for field in fields(cls)]
     unknown = [name for name in values if name not in names]
     if unknown and not partial:
         raise ValueError(

@@ -39,6 +39,7 @@ class HashCount(IntrinsicReward):
     counts: Tensor
     planes: Tensor
     offsets: Tensor
+    values: Tensor
 
     def __init__(self, spec, config: HashConfig, *, n_seeds: int = 1, centre: bool = False) -> None:
         super().__init__(spec, config, n_seeds=n_seeds, centre=centre)

@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from edp_robot.deploy.policies import DiffusionPolicy
+from edp_robot.diffusion.networks import NoiseModel
 from edp_robot.methods.ddpg import polyak_update
 from edp_robot.methods.finetune.fine_tuner import FineTuner
 from edp_robot.methods.iql import IQL, IQLConfig
@@ -48,9 +49,9 @@ class DiffusionTuner(FineTuner):
     """
 
     Config = DiffusionTunerConfig
-    reference: nn.Module
-    psi: nn.Module
-    psi_average: nn.Module
+    reference: NoiseModel
+    psi: NoiseModel
+    psi_average: NoiseModel
 
     def __init__(self, spec: TaskSpec, config: Any) -> None:
         super().__init__(spec, config)
