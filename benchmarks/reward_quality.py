@@ -81,8 +81,8 @@ def half_cells(positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
     """Returns Spearman's rank correlation; ties rank in the order of the array."""
-    ranks = [np.argsort(np.argsort(x, kind="stable"), kind="stable") for x in (a, b)]
-    return float(np.corrcoef(*ranks)[0, 1])
+    first, second = (np.argsort(np.argsort(x, kind="stable"), kind="stable") for x in (a, b))
+    return float(np.corrcoef(first, second)[0, 1])
 
 
 def learned(reward: IntrinsicReward, states: torch.Tensor, n_updates: int) -> float:
