@@ -1,0 +1,54 @@
+import pytest
+
+from edp_robot.config import presets
+from edp_robot.methods.explore.particle import ParticleConfig
+from edp_robot.methods.finetune.gaussian import GaussianConfig
+
+
+def test_presets_list_what_exists():
+    with pytest.raises(ValueError, match=r"no preset 'papr'; there are: smoke, demo, paper"):
+        presets.pretrain("papr", "arm")
+    with pytest.raises(ValueError, match=r"no task 'arn'"):
+        presets.pretrain("demo", "arn")
+
+
+@pytest.mark.parametrize(("task", "steps"), [("arm", 10), ("maze-square-a", 1), ("modes", 1)])
+def test_an_action_is_held_as_long_as_the_task_says(task, steps):
+    assert presets.pretrain("demo", task).loop.n_action_steps == steps
+    assert presets.finetune("demo", task).loop.n_action_steps == steps
+    assert presets.clone("demo", task).n_action_steps == steps
+
+
+def test_paper_preset_is_the_papers():
+    maze = presets.pretrain("paper", "maze-square-a")
+    walker = presets.pretrain("paper", "gym:Walker2d-v5")
+    assert (maze.reward.n_draws, maze.loop.updates_per_round, maze.batch) == (20, 5, 1024)
+    assert walker.batch == 256
+    assert (maze.ddpg.width, maze.ddpg.n_step) == (1024, 3)
+    model = maze.reward.model
+    assert (model.width, model.inner, model.dropout) == (256, 1024, 0.1)
+
+
+def test_paper_preset_fine_tunes_as_the_paper_does():
+    config = presets.finetune("paper", "arm-press")
+    assert config.method == "edp-guidance"
+    assert not config.reuse_replay
+    tuner = config.tuner
+    assert (tuner.n_proposals, tuner.inverse_temp, tuner.iql.expectile) == (32, 3.0, 0.7)
+    assert config.loop.updates_per_round == config.loop.decisions_per_update == 10_000
+
+
+def test_a_method_brings_its_own_settings():
+    assert presets.pretrain("demo", "arm", method="particle").reward == ParticleConfig()
+    assert presets.pretrain("demo", "maze-square-a").reward.estimator == "exact"
+    assert presets.pretrain("demo", "arm").reward.estimator == "shared"
+    ddpg = presets.finetune("demo", "arm-press", method="ddpg")
+    assert isinstance(ddpg.tuner, GaussianConfig)
+    assert (ddpg.loop.decisions_per_update, ddpg.loop.env_steps) == (1, 90_000)
+    assert presets.finetune("demo", "arm-press", method="ddpg", env_steps=7).loop.env_steps == 7
+
+
+def test_replay_is_reused_where_the_reward_follows_from_the_observation():
+    assert presets.finetune("demo", "arm-press").reuse_replay
+    assert not presets.finetune("demo", "gym:FetchReach-v4").reuse_replay
+    assert presets.finetune("demo", "gym:FetchReach-v4", reuse_replay=True).reuse_replay
