@@ -26,6 +26,8 @@ distill --from runs/press --out runs/student
 export --from runs/student --out runs/bundle
 bench latency runs/bundle --json a.json
 bench latency runs/bundle --json b.json
+control --bundle runs/bundle --robot sim:arm-press --record recorded.npz
+keys new keys --name robot-1
 """
 
 

@@ -8,7 +8,7 @@ name, such as `# my_robot.py`, is written to that file. A `json` block must be v
 What changes so that a document runs quickly and touches nothing outside its folder:
 - trainings run at `--preset smoke`, and measurements take few samples (SHORTER);
 - servers run in the background on free ports, and hosts become 127.0.0.1;
-- `--out FOLDER` replaces the folder, since a document may begin with what another one has made;
+- what a command makes is removed before, since a document may begin with what another has made;
 - a program of CHECKED is not started: it is checked that what it is asked for exists;
 - `examples/...` is the repository's folder, wherever the reader's own folder is.
 """
@@ -228,9 +228,10 @@ class Reader:
             return
         if name in CLIENTS:
             arguments = self._with_server(name, arguments)
-        for option in ("--out", "--json"):
-            if option in arguments:
-                _remove(Path(arguments[arguments.index(option) + 1]))
+        made = [arguments[arguments.index(o) + 1] for o in ("--out", "--json") if o in arguments]
+        made += arguments[:1] if name == "keys new" else []
+        for path in made:
+            _remove(Path(path))
         status, printed = run_edp(name, arguments)
         assert status == 0, f"{where}\nedp {name} {shlex.join(arguments)}: {status}\n{printed}"
         if name == "keys new":
