@@ -169,17 +169,17 @@ def _pages(
     """Returns a WSGI application with the three pages."""
 
     def healthz() -> tuple[HTTPStatus, str]:
-        now = health()
+        found = health()
         now_ns = time.monotonic_ns()
-        if now.alive(now_ns):
+        if found.alive(now_ns):
             return HTTPStatus.OK, "ok"
-        stood_s = (now_ns - now.ticked_ns) * 1e-9
-        return HTTPStatus.SERVICE_UNAVAILABLE, f"the serving loop stands still for {stood_s:.0f} s"
+        still_s = (now_ns - found.ticked_ns) * 1e-9
+        return HTTPStatus.SERVICE_UNAVAILABLE, f"the serving loop stands still for {still_s:.0f} s"
 
     def readyz() -> tuple[HTTPStatus, str]:
         state = health().state
-        ready = state == "serving"
-        return HTTPStatus.OK if ready else HTTPStatus.SERVICE_UNAVAILABLE, state
+        is_ready = state == "serving"
+        return HTTPStatus.OK if is_ready else HTTPStatus.SERVICE_UNAVAILABLE, state
 
     def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         path = environ["PATH_INFO"]
@@ -187,20 +187,22 @@ def _pages(
             try:
                 return metrics(environ, start_response)
             except TimeoutError as error:
-                status, text = HTTPStatus.SERVICE_UNAVAILABLE, str(error)
-        elif path in ("/healthz", "/readyz"):
-            status, text = healthz() if path == "/healthz" else readyz()
-        else:
-            status, text = HTTPStatus.NOT_FOUND, "expected /metrics, /healthz or /readyz"
-        body = f"{text}\n".encode()
-        headers = [
-            ("Content-Type", "text/plain; charset=utf-8"),
-            ("Content-Length", str(len(body))),
-        ]
-        start_response(f"{status.value} {status.phrase}", headers)
-        return [body]
+                return _text(start_response, HTTPStatus.SERVICE_UNAVAILABLE, str(error))
+        page = {"/healthz": healthz, "/readyz": readyz}.get(path)
+        if page is None:
+            expected = "expected /metrics, /healthz or /readyz"
+            return _text(start_response, HTTPStatus.NOT_FOUND, expected)
+        return _text(start_response, *page())
 
     return app
+
+
+def _text(start_response: Callable[..., Any], status: HTTPStatus, text: str) -> Iterable[bytes]:
+    """Returns the body of a plain text answer."""
+    body = f"{text}\n".encode()
+    headers = [("Content-Type", "text/plain; charset=utf-8"), ("Content-Length", str(len(body)))]
+    start_response(f"{status.value} {status.phrase}", headers)
+    return [body]
 
 
 class PageServer(ThreadingMixIn, WSGIServer):

@@ -59,7 +59,7 @@ class Session:
     recent: deque[tuple[int, int]] = field(default_factory=lambda: deque(maxlen=N_RECENT))
 
     def to_json(self, now_ns: int) -> dict[str, Any]:
-        """Returns the session's row of `stats`: ordinal, counts, rate, percentiles of server time."""
+        """Returns the session's row of `stats`: ordinal, counts, rate, times in the server."""
         span_s = (self.recent[-1][0] - self.recent[0][0]) * 1e-9 if self.recent else 0.0
         ordered_us = sorted(server_us for _, server_us in self.recent)
         return {
@@ -83,7 +83,7 @@ def _quantile(ordered_us: list[int], p: float) -> float:
 
 
 class Sessions:
-    """The sessions by routing id. The longest silent one that does not wait makes room for a new one.
+    """The sessions by routing id. The longest silent idle session makes room for a new one.
 
     Args:
         seed: Seeds the noise of all sessions.

@@ -51,10 +51,13 @@ def new_identity() -> bytes:
 
 
 def unconnected_hint(keys: ClientKeys | None) -> str:
-    """Returns a question about the usual causes of a missing connection."""
-    there = "is the server running there"
+    """Returns the usual causes of a missing connection, for an error message."""
     if keys is None:
         return (
-            f"{there} (edp serve), and without keys? One with keys ignores clients without (--keys)"
+            "is the server running there (edp serve)? A server with keys ignores clients without "
+            "them (--keys)"
         )
-    return f"{there} (edp serve --keys), and does it admit this client's key? It ignores others"
+    return (
+        "is the server running there (edp serve --keys), and does it admit this client's key? "
+        "It ignores clients whose key it does not know"
+    )

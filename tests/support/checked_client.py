@@ -1,19 +1,23 @@
-"""A client whose every answer is compared with the policy in this process, bit for bit."""
+"""A client whose answers are compared, bit for bit, with the policy in this process."""
 
 import contextlib
 import signal
+import time
 
 import numpy as np
+import pytest
 
+from policy_server.contract.errors import PolicyError
 from policy_server.control.client import PolicyClient
 from policy_server.control.local import LocalPolicy
 
 
 class Checked:
-    """Such a client; `act` fails where the answer is another one."""
+    """A client of a server. `act` fails where the server answers something else."""
 
     def __init__(self, endpoint, bundle_path, timeout_s=10):
-        self.client, self.local = PolicyClient(endpoint, timeout_s), LocalPolicy(bundle_path, "cpu")
+        self.client = PolicyClient(endpoint, timeout_s)
+        self.local = LocalPolicy(bundle_path, "cpu")
         self.rng = np.random.default_rng(0)
 
     def reset(self, seed):
@@ -28,7 +32,7 @@ class Checked:
 
 @contextlib.contextmanager
 def checked_clients(bundle_path):
-    """A function that makes such clients of an endpoint; they are closed in the end."""
+    """Yields a function that makes such a client of an endpoint. Closes all clients at the end."""
     with contextlib.ExitStack() as stack:
 
         def make(endpoint):
@@ -41,7 +45,22 @@ def checked_clients(bundle_path):
 
 
 def ended_well(process):
-    """Ends a server; returns whether it had no trouble to tell of."""
+    """Ends a server. Returns whether it ended with 0 and without a traceback."""
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=20)
     return process.returncode == 0 and "Traceback" not in errors
+
+
+def refusal(action):
+    """Returns status and message of the PolicyError that `action` raises."""
+    with pytest.raises(PolicyError) as caught:
+        action()
+    return caught.value.status, str(caught.value)
+
+
+def until(condition, timeout_s=20.0):
+    """Waits until `condition()` is true."""
+    end_s = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < end_s, "it did not happen"
+        time.sleep(0.01)

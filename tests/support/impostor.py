@@ -1,4 +1,4 @@
-"""A server of the tests' own: a ROUTER that says what a test wants."""
+"""A fake server: a ROUTER that answers what a test wants."""
 
 import threading
 
@@ -8,14 +8,14 @@ from policy_server.contract import wire
 
 
 class Impostor:
-    """Answers each message, in a thread, with what `reply(header)` says: a list of messages, a frame or several each.
+    """Answers messages in a thread.
 
     Attributes:
         seen: (routing id, frame) of all messages so far.
 
     Args:
-        reply: See above.
-        options: Of the socket, like curve_server.
+        reply: Takes a request's header and returns a list of answers: a frame, or a list of frames.
+        options: Options of the socket, like curve_server.
     """
 
     def __init__(self, reply, **options):
@@ -24,7 +24,9 @@ class Impostor:
         for name, value in options.items():
             setattr(self.socket, name, value)
         self.endpoint = f"tcp://127.0.0.1:{self.socket.bind_to_random_port('tcp://127.0.0.1')}"
-        self.reply, self.seen, self.done = reply, [], threading.Event()
+        self.reply = reply
+        self.seen = []
+        self.done = threading.Event()
         self.thread = threading.Thread(target=self.loop, daemon=True)
 
     def loop(self):

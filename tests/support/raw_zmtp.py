@@ -1,4 +1,4 @@
-"""Peers of `PlainFront` and of `PlainLink` that are plain sockets: they may send, and leave unread, what they like."""
+"""Peers of `PlainFront` and `PlainLink` on plain sockets, which may break every rule."""
 
 import contextlib
 import os
@@ -11,17 +11,19 @@ from policy_server.transport.address import address_of
 
 GREETING = bytes.fromhex("ff 0000000000000000 7f 03 00 4e554c4c") + bytes(48)
 ROUTER_READY = b"\x04\x29\x05READY\x0bSocket-Type\x00\x00\x00\x06ROUTER\x08Identity\x00\x00\x00\x00"
-LINK_HELLO = GREETING + zmtp.ready(b"DEALER", b"me")  # what a link says
-ASK, ANSWER = zmtp.frame(b"ask"), zmtp.frame(b"answer")
-LONG_S = 10.0  # a deadline that a test never waits for
+LINK_HELLO = GREETING + zmtp.ready(b"DEALER", b"me")  # A link's handshake.
+ASK = zmtp.frame(b"ask")
+ANSWER = zmtp.frame(b"answer")
+LONG_S = 10.0  # A deadline that no test waits for.
 
 
 class Raw:
-    """A peer that is a plain socket; `hello` says all of the handshake."""
+    """A peer of a front on a plain socket. With `hello` it sends the whole handshake."""
 
     def __init__(self, front, identity=b"", hello=True):
         family, address = address_of(front.endpoint)
-        self.front, self.socket = front, socket.socket(family, socket.SOCK_STREAM)
+        self.front = front
+        self.socket = socket.socket(family, socket.SOCK_STREAM)
         self.socket.settimeout(5)
         self.socket.connect(address)
         if hello:
@@ -32,8 +34,9 @@ class Raw:
         self.socket.sendall(zmtp.frame(body, flags))
 
     def read(self, n_bytes):
-        """So many bytes, or fewer where the connection ends; the front goes on meanwhile."""
-        data, until_s = b"", time.monotonic() + 5
+        """Returns `n_bytes`, or fewer where the connection ends. The front runs meanwhile."""
+        data = b""
+        until_s = time.monotonic() + 5
         while len(data) < n_bytes:
             assert time.monotonic() < until_s, f"{len(data)} of {n_bytes} bytes came within 5 s"
             self.front.receive(0)
@@ -46,7 +49,7 @@ class Raw:
         return data
 
     def ended(self):
-        """Whether the other end has closed; reads what is left."""
+        """Returns whether the front has closed the connection. Reads what is left."""
         self.socket.setblocking(False)
         try:
             while self.socket.recv(1 << 16):
@@ -59,8 +62,9 @@ class Raw:
 
 
 def pump(front, done, timeout_s=5.0):
-    """Receives until `done(messages so far)`; returns the messages."""
-    messages, until_s = [], time.monotonic() + timeout_s
+    """Returns the messages that the front receives until `done(messages so far)`."""
+    messages = []
+    until_s = time.monotonic() + timeout_s
     while not done(messages):
         assert time.monotonic() < until_s, f"not within {timeout_s} s; got {len(messages)} messages"
         messages += front.receive(0.005)
@@ -68,7 +72,7 @@ def pump(front, done, timeout_s=5.0):
 
 
 def check_serves(front, peer, identity):
-    """A message there and one back."""
+    """Checks that a message goes there and one comes back."""
     peer.send(b"ask")
     assert pump(front, len) == [(identity, [b"ask"])]
     assert front.send(identity, b"answer")
@@ -76,17 +80,18 @@ def check_serves(front, peer, identity):
 
 
 def met(peer):
-    """The peer, after it has read the handshake."""
+    """Returns the peer after it has read the handshake."""
     assert peer.read(64 + len(ROUTER_READY)) == GREETING + ROUTER_READY
     return peer
 
 
 def within(wait_s):
+    """Returns the monotonic time in `wait_s` [ns]."""
     return time.monotonic_ns() + int(wait_s * 1e9)
 
 
 def read(conn, n_bytes):
-    """Exactly so many bytes."""
+    """Returns exactly `n_bytes`."""
     data = b""
     while len(data) < n_bytes:
         more = conn.recv(n_bytes - len(data))
@@ -96,23 +101,25 @@ def read(conn, n_bytes):
 
 
 def greet(conn):
+    """Shakes hands with a link."""
     conn.sendall(GREETING + ROUTER_READY)
     assert read(conn, len(LINK_HELLO)) == LINK_HELLO
 
 
 def answer(conn):
+    """Answers one request."""
     assert read(conn, len(ASK)) == ASK
     conn.sendall(ANSWER)
 
 
 def meet(conn):
-    """Greets and answers once."""
+    """Shakes hands and answers one request."""
     greet(conn)
     answer(conn)
 
 
 def until_closed(conn):
-    """What comes until the link closes."""
+    """Returns what comes until the link closes."""
     data = b""
     with contextlib.suppress(ConnectionResetError):
         while more := conn.recv(1 << 16):
@@ -121,10 +128,12 @@ def until_closed(conn):
 
 
 class Server:
-    """Runs one script for each connection, in turn, and closes it afterwards; what a script asserts, `check` raises."""
+    """Runs one script for each connection in turn, and closes the connection afterwards."""
 
     def __init__(self, listener, scripts):
-        self._listener, self._scripts, self._error = listener, scripts, None
+        self._listener = listener
+        self._scripts = scripts
+        self._error = None
         self.n_accepted = 0
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
@@ -141,7 +150,7 @@ class Server:
             self._error = error
 
     def check(self):
-        """Waits for the last script."""
+        """Waits for the last script, and raises what a script raised."""
         self._thread.join(LONG_S)
         assert not self._thread.is_alive(), "the server waits for the link"
         if self._error is not None:
@@ -150,7 +159,7 @@ class Server:
 
 @contextlib.contextmanager
 def listening(endpoint):
-    """Yields a listener and its endpoint; tcp://127.0.0.1:0 is any free port."""
+    """Yields a listener and its endpoint. tcp://127.0.0.1:0 picks a free port."""
     family, address = address_of(endpoint)
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(socket.socket(family))
@@ -168,6 +177,6 @@ def listening(endpoint):
 
 
 def check_answers(link):
-    """A request of `link` is answered."""
+    """Checks that a request of `link` is answered."""
     assert link.send(b"ask", within(LONG_S))
     assert link.receive(within(LONG_S)) == b"answer"

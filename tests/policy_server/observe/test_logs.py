@@ -1,3 +1,5 @@
+"""Structured logs: their fields, their formats, and a reader that does not read."""
+
 import contextlib
 import io
 import json
@@ -20,8 +22,9 @@ S = 10**9
 
 @contextlib.contextmanager
 def written(form="json", level="info"):
-    """Yields a list that holds the lines, once the block has ended."""
-    stream, lines = io.StringIO(), []
+    """Yields a list that holds the written lines after the block."""
+    stream = io.StringIO()
+    lines = []
     writer = logs.setup(form, level, stream)
     try:
         yield lines
@@ -37,17 +40,9 @@ def test_one_object_a_line_with_both_clocks():
         log("two\nlines", level="warning", text='a "b"\n{"event": "forged"}')
     first, second = map(json.loads, lines)
     assert list(first)[:4] == ["event", "level", "time", "monotonic_s"]
-    assert {k: first[k] for k in ("event", "level", "hash", "n", "took_s", "ok", "none")} == {
-        **{
-            "event": "reloaded",
-            "level": "info",
-            "hash": "0f1e",
-            "n": 3,
-            "took_s": 0.25,
-            "ok": True,
-            "none": None,
-        }
-    }
+    head = {"event": "reloaded", "level": "info"}
+    fields = {"hash": "0f1e", "n": 3, "took_s": 0.25, "ok": True, "none": None}
+    assert first == {**first, **head, **fields}
     assert before <= first["monotonic_s"] <= second["monotonic_s"] <= time.monotonic()
     assert abs((datetime.now(UTC) - datetime.fromisoformat(first["time"])).total_seconds()) < 60
     assert second["event"] == "two\nlines" and second["text"].endswith('"forged"}')
@@ -69,11 +64,8 @@ def test_values_become_strict_json():
     row, other = (json.loads(line, parse_constant=lambda name: pytest.fail(name)) for line in lines)
     assert row["nan"] is None and row["inf"] == [None] and row["np"] == 0.5 and row["n"] == 7
     assert row["peer"] == "01ff" and row["path"].startswith("<module 'os'") and row["t"] == [1]
-    assert (
-        other["time"] != "forged"
-        and other["monotonic_s"] > 0
-        and 2000 <= len(other["long"]) <= 2003
-    )
+    assert other["time"] != "forged" and other["monotonic_s"] > 0
+    assert 2000 <= len(other["long"]) <= 2003
 
 
 def test_fields_are_as_they_were_when_logged():
@@ -101,10 +93,8 @@ def test_text_is_for_people_and_cannot_be_forged():
         log("started", endpoint="tcp://127.0.0.1:1", name="a b", n=1, empty="")
         log("refused", level="warning", text="x\n2026-01-01T00:00:00.000000Z error forged")
         log("failed", error=ValueError("one\ntwo"))
-    assert (
-        lines[0].split(" ", 1)[1]
-        == 'info    started endpoint=tcp://127.0.0.1:1 name="a b" n=1 empty=""'
-    )
+    rest = 'info    started endpoint=tcp://127.0.0.1:1 name="a b" n=1 empty=""'
+    assert lines[0].split(" ", 1)[1] == rest
     assert datetime.fromisoformat(lines[0].split()[0]).tzinfo is not None
     assert sum("forged" in line for line in lines) == 1 and r"\n2026" in lines[1]
     assert lines[2].endswith(r'error="ValueError: one\ntwo"')
@@ -118,12 +108,12 @@ def test_levels():
     assert [json.loads(line)["event"] for line in lines] == ["loud"]
 
 
-def test_nobody_waits_for_a_reader_of_stderr(monkeypatch):
-    """The lines go to a pipe that nobody reads; what does not fit is dropped and counted, and the end comes too."""
+def test_no_thread_waits_for_the_reader_of_stderr(monkeypatch):
+    """Lines go to a pipe without a reader. What does not fit is dropped, and `close` returns."""
     monkeypatch.setattr(logs, "CLOSE_S", 0.1)
     read_end, write_end = os.pipe()
     writer = logs.setup("json", "info", os.fdopen(write_end, "w"))
-    n = 3000  # far more than a pipe (64 KiB) and the queue (1000) hold
+    n = 3000  # Far more than a pipe (64 KiB) and the queue (1000) hold.
     worker = threading.Thread(
         target=lambda: [log("x", pad="a" * 500) for _ in range(n)], daemon=True
     )
@@ -134,7 +124,7 @@ def test_nobody_waits_for_a_reader_of_stderr(monkeypatch):
     closer.join(10)
     assert not worker.is_alive() and not closer.is_alive()
     assert 1000 < writer.n_dropped < n
-    os.close(read_end)  # a broken pipe: the writing thread drops the rest, and says nothing
+    os.close(read_end)  # A broken pipe: the writing thread drops the rest.
     end = time.monotonic() + 10
     while writer.n_dropped < n - 200 and time.monotonic() < end:
         time.sleep(0.01)
@@ -142,34 +132,30 @@ def test_nobody_waits_for_a_reader_of_stderr(monkeypatch):
 
 
 def test_the_last_lines_are_written_at_exit():
-    code = "from policy_server.observe import logs; logs.setup('json'); [logs.log('x', i=i) for i in range(200)]"
+    code = """
+from policy_server.observe import logs
+logs.setup("json")
+for i in range(200):
+    logs.log("x", i=i)
+"""
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
     )
-    assert [json.loads(line)["i"] for line in done.stderr.splitlines()] == list(
-        range(200)
-    ) and done.stdout == ""
+    assert [json.loads(line)["i"] for line in done.stderr.splitlines()] == list(range(200))
+    assert done.stdout == ""
 
 
-def test_closed_twice_and_gone():
+def test_close_may_be_called_twice_and_restores_the_logger():
     writer = logs.setup(stream=io.StringIO())
     writer.close()
     writer.close()
     assert logging.getLogger("edp").handlers == [] and logging.getLogger("edp").propagate
 
 
-def test_occasional_counts_what_it_holds_back():
+def test_occasional_counts_suppressed_events():
     some = Occasional(period_s=2)
-    assert [some.due("a", t * S // 2) for t in range(8)] == [
-        0,
-        None,
-        None,
-        None,
-        3,
-        None,
-        None,
-        None,
-    ]
+    due = [some.due("a", t * S // 2) for t in range(8)]
+    assert due == [0, None, None, None, 3, None, None, None]
     assert some.due("b", 3 * S) == 0 and some.due("a", 4 * S) == 3 and some.due("a", 9 * S) == 0
 
 

@@ -82,7 +82,7 @@ def test_buckets_are_cumulative_and_at_the_edges_of_the_histogram():
 
 
 def test_an_edge_belongs_to_its_own_bucket():
-    """Prometheus' le means "at most". The server counts whole microseconds, so 1, 2, 4, 8 are edges."""
+    """Prometheus' le means "at most". Latencies are whole microseconds, so 1, 2, 4, 8 are edges."""
     histogram = histogram_of(1, 2, 2, 4, 8, 9, 1024, 2**22, 2**22 + 1)
     rows = dict(cumulative_buckets(histogram))
     n_up_to = {

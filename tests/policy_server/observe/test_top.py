@@ -1,3 +1,5 @@
+"""What `edp top` shows, computed by hand, in pipes and in a terminal."""
+
 import contextlib
 import io
 import json
@@ -70,7 +72,7 @@ def test_rates_are_differences_by_the_servers_clock():
     rate = top.rates(BEFORE, AFTER)
     assert rate["period_s"] == 2 and rate["acts_hz"] == 45
     assert rate["statuses_hz"] == {"LATE": 2.5, "MALFORMED": 0.5, "OK": 46, "OVERLOADED": 2.5}
-    assert rate["miss_share"] == 10 / 100  # 5 LATE and 5 OVERLOADED beside 90 acts
+    assert rate["miss_share"] == 10 / 100  # 5 LATE and 5 OVERLOADED beside 90 acts.
     assert rate["sessions_hz"] == {0: 10, 1: 30, 2: 5}
 
 
@@ -95,7 +97,7 @@ def test_a_frame():
         ["server", "60", "210", "240", "2700", "190"],
     ]
     assert words[10] == ["1", "30.0", "100", "0", "0", "30", "90", "0.5"]
-    assert [row[0] for row in words[10:]] == ["1", "0", "2"]  # the busiest first
+    assert [row[0] for row in words[10:]] == ["1", "0", "2"]  # The busiest first.
 
 
 def test_a_frame_without_rates_or_acts():
@@ -122,7 +124,7 @@ def test_a_servers_text_does_not_steer_the_terminal():
 
 @contextlib.contextmanager
 def acting(endpoint):
-    """A robot that acts at about 100 Hz."""
+    """Runs a robot that acts at about 100 Hz."""
     stop = threading.Event()
 
     def work():
@@ -157,14 +159,8 @@ def test_json_against_a_server(served):
     row = json.loads(line)
     assert row["endpoint"] == served.endpoint and row["rates"]["acts_hz"] > 5
     assert 0.2 < row["rates"]["period_s"] < 2
-    assert set(row["stats"]) >= {
-        "counts",
-        "sessions",
-        "server_us",
-        "n_queued",
-        "bundle_hash",
-        "uptime_s",
-    }
+    names = {"counts", "sessions", "server_us", "n_queued", "bundle_hash", "uptime_s"}
+    assert set(row["stats"]) >= names
 
 
 def test_without_a_server_once_fails_and_a_bad_interval_is_refused(tmp_path):
@@ -176,7 +172,8 @@ def test_without_a_server_once_fails_and_a_bad_interval_is_refused(tmp_path):
 
 
 def read_until(fd, process, text, timeout_s=30):
-    seen, end = "", time.monotonic() + timeout_s
+    seen = ""
+    end = time.monotonic() + timeout_s
     while text not in seen and time.monotonic() < end:
         if select.select([fd], [], [], 0.1)[0]:
             with contextlib.suppress(OSError):
@@ -196,12 +193,13 @@ def test_live_in_a_terminal(served):
         assert seen.startswith("\x1b[?25l")
         read_until(main_end, process, "edp top")
         process.send_signal(signal.SIGINT)
-        read_until(main_end, process, "\x1b[?25h")  # the cursor is back
+        read_until(main_end, process, "\x1b[?25h")  # The cursor is back.
         assert process.wait(20) == 0
     finally:
         process.kill()
         process.wait()
-        os.close(main_end), os.close(terminal)
+        os.close(main_end)
+        os.close(terminal)
 
 
 def test_live_shows_a_server_that_went_away_and_came_back(start_server, bundle_path, tmp_path):

@@ -1,4 +1,4 @@
-"""What a server says of itself: the fields that docs/wire.md promises, and the numbers in them."""
+"""Answers to control requests: their fields, as docs/wire.md promises, and their numbers."""
 
 import re
 import threading
@@ -18,14 +18,14 @@ SUMMARY = {"n", "mean_us", "max_us", "p50_us", "p99_us", "p999_us"}
 
 
 def promised(op):
-    """The text of docs/wire.md about the answer to an op."""
+    """Returns the text of docs/wire.md about the answer to an op."""
     row = re.search(rf"^\| `{op}` \|[^|]*\|(.*)\|$", WIRE, re.MULTILINE)
     assert row, f"docs/wire.md has no row for {op}"
     return re.sub(r"\([^)]*\)", "", row[1])
 
 
 def turn_until(server, thread):
-    """Serves in this thread until another one has what it asked for."""
+    """Serves in this thread until another thread ends."""
     until = time.monotonic() + 20
     while thread.is_alive():
         server._turn(wait=True)
@@ -34,7 +34,7 @@ def turn_until(server, thread):
 
 @pytest.fixture
 def server(bundle_path):
-    """A server that turns only where a test says so."""
+    """A server whose loop turns only when a test turns it."""
     server = PolicyServer(bundle_path, "tcp://127.0.0.1:*", "cpu")
     yield server
     server.close()
@@ -42,7 +42,7 @@ def server(bundle_path):
 
 @pytest.fixture
 def ask(server):
-    """Asks the server with a function of the client."""
+    """Returns what a function of the client returns while the server turns."""
     client = PolicyClient(server.endpoint, 20)
 
     def ask(work):
@@ -56,7 +56,7 @@ def ask(server):
     client.close()
 
 
-def test_stats_are_those_of_what_happened(start_server, bundle_path):
+def test_stats_count_every_request(start_server, bundle_path):
     with PolicyClient(start_server(bundle_path).endpoint, 20) as client:
         start_s = time.monotonic()
         before = client.stats()
@@ -65,16 +65,12 @@ def test_stats_are_those_of_what_happened(start_server, bundle_path):
         for _ in range(2):
             with pytest.raises(PolicyError, match="NOT_FINITE"):
                 client.act(OBS * np.nan)
-        stats, elapsed_s, ordinal = (
-            client.stats(),
-            time.monotonic() - start_s,
-            client.hello()["session"],
-        )
+        stats = client.stats()
+        elapsed_s = time.monotonic() - start_s
+        ordinal = client.hello()["session"]
     assert before["counts"] == {} and before["server_us"]["n"] == 0
-    assert stats["counts"] == {
-        "OK": 5 + 1 + 1,
-        "NOT_FINITE": 2,
-    }  # the first stats, and the hello of the first act
+    # The first stats and the hello of the first act are OK too.
+    assert stats["counts"] == {"OK": 5 + 1 + 1, "NOT_FINITE": 2}
     assert stats["n_batches"]["1"] == 5 and stats["n_sessions"] == 1 and stats["n_queued"] == 0
     assert 0 < stats["uptime_s"] - before["uptime_s"] < elapsed_s
     for name in ("queue_us", "inference_us", "server_us"):
@@ -101,7 +97,8 @@ def test_stats_have_the_fields_of_the_wires_description(served):
 
 def test_hello_and_health_have_the_fields_of_the_wires_description(served, bundle_path):
     with PolicyClient(served.endpoint, 20) as client:
-        hello, health = client.hello(), client.health()
+        hello = client.hello()
+        health = client.health()
     assert hello.keys() == set(re.findall(r"\w+", promised("hello")))
     health_text = promised("health").replace('"ok" or "draining"', "")
     assert health.keys() == set(re.findall(r"\w+", health_text))
@@ -111,8 +108,9 @@ def test_hello_and_health_have_the_fields_of_the_wires_description(served, bundl
 
 
 def test_health_while_reloading(server, ask):
-    """Robots are served on meanwhile, so it stays ready."""
-    gate, load = threading.Event(), server.requests._reloader._load
+    """Robots are served meanwhile, so the server stays ready."""
+    gate = threading.Event()
+    load = server.requests._reloader._load
     server.requests._reloader._load = lambda: (gate.wait(20), load())[1]
     ask(lambda client: client.hello())
     server.requests.ask_reload()

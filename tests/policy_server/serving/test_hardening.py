@@ -1,4 +1,4 @@
-"""Real servers and what befalls them: kills, stops, clocks, peers that hang."""
+"""Real servers under kills, stops, jumping clocks and peers that hang."""
 
 import contextlib
 import os
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.checked_client import checked_clients, ended_well
+from support.checked_client import checked_clients, ended_well, until
 
 from policy_server.contract import wire
 from policy_server.contract.wire import Header, Kind, Status
@@ -28,16 +28,22 @@ sys.path.insert(0, str(Path(__file__).parents[3] / "benchmarks"))
 from soaking.attacker import Connection
 
 OBS = np.float32([0.1, -0.2, 0.01])
-ASK = (
-    "import sys, numpy as np; from policy_server.control.client import PolicyClient; c = PolicyClient(sys.argv[1], 10); "
-    "c.hello(); print('ready', flush=True)\n"
-    "while True: c.send(np.zeros(3)); c.receive(0.0)"
-)
+ASK = """
+import sys
+import numpy as np
+from policy_server.control.client import PolicyClient
+client = PolicyClient(sys.argv[1], 10)
+client.hello()
+print("ready", flush=True)
+while True:
+    client.send(np.zeros(3))
+    client.receive(0.0)
+"""
 
 
 @pytest.fixture
 def checked(bundle_path):
-    """Makes checked clients."""
+    """Makes clients whose answers are checked."""
     with checked_clients(bundle_path) as make:
         yield make
 
@@ -59,24 +65,18 @@ def ask(link, header, payload=b"", timeout_s=10):
     return wire.decode(data)
 
 
-def until(condition, timeout_s=10.0):
-    end_s = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < end_s, "it did not happen"
-        time.sleep(0.01)
-
-
 def test_a_killed_server_costs_time_and_no_wrong_answer(
     start_server, bundle_path, checked, tmp_path
 ):
-    endpoint, rng = f"ipc://{tmp_path}/s", random.Random(4)
+    endpoint = f"ipc://{tmp_path}/s"
+    rng = random.Random(4)
     server = start_server(bundle_path, endpoint)
     good = checked(endpoint)
     for seed in (7, 8):
         killer = threading.Timer(0.02 + 0.05 * rng.random(), server.process.kill)
         killer.start()
         with pytest.raises(PolicyTimeout):
-            while True:  # as fast as it can: the kill comes in the middle of a request
+            while True:  # The kill comes in the middle of a request.
                 good.act(deadline_s=0.05)
         killer.join()
         server.process.wait()
@@ -88,7 +88,8 @@ def test_a_killed_server_costs_time_and_no_wrong_answer(
 
 
 def test_killed_clients_leave_nothing_behind(start_server, bundle_path, checked):
-    server, rng = start_server(bundle_path), random.Random(5)
+    server = start_server(bundle_path)
+    rng = random.Random(5)
     good = checked(server.endpoint)
     files = Path(f"/proc/{server.process.pid}/fd")
     n_files = len(list(files.iterdir()))
@@ -112,9 +113,10 @@ def test_killed_clients_leave_nothing_behind(start_server, bundle_path, checked)
     assert ended_well(server.process)
 
 
-def test_a_stopped_server_answers_nothing_that_is_believed_later(start_server, bundle_path):
+def test_late_answers_of_a_stopped_server_are_dropped(start_server, bundle_path):
     server = start_server(bundle_path)
-    old, new = OBS, OBS + np.float32(0.5)
+    old = OBS
+    new = OBS + np.float32(0.5)
     with PolicyClient(server.endpoint, 10) as client:
         client.hello()
         client.reset(3)
@@ -125,12 +127,12 @@ def test_a_stopped_server_answers_nothing_that_is_believed_later(start_server, b
                     client.act(old, deadline_s=0.03)
             start_s = time.monotonic()
             with PolicyClient(server.endpoint, 10) as fresh, pytest.raises(PolicyTimeout):
-                fresh.act(old, deadline_s=0.03)  # hello is part of it
+                fresh.act(old, deadline_s=0.03)  # It says hello first.
             assert time.monotonic() - start_s < 5
         finally:
             os.kill(server.process.pid, signal.SIGCONT)
         answer = client.act(new)
-    possible = []  # the server may have computed some of the old ones, which took noise
+    possible = []  # The server may have drawn noise for some of the old observations.
     local = LocalPolicy(bundle_path, "cpu")
     for n_before in range(4):
         local.reset(3)
@@ -149,17 +151,15 @@ def test_a_clients_clock_may_say_anything(served, budget_us):
             if budget_us == 1 and header.kind == Kind.ERROR:
                 assert header.status == Status.LATE
             else:
-                assert (header.kind, header.client_time_ns, len(payload)) == (
-                    Kind.ACT_REPLY,
-                    stamp_ns,
-                    16,
-                )
+                assert (header.kind, header.client_time_ns) == (Kind.ACT_REPLY, stamp_ns)
+                assert len(payload) == 16
                 assert header.server_us < 5_000_000
 
 
 def test_the_wall_clock_may_jump(bundle_path, monkeypatch):
-    """Server and client under a wall clock that goes anywhere with every look at it."""
-    rng, real = random.Random(1), time.time
+    """Server and client under a wall clock that jumps at every reading."""
+    rng = random.Random(1)
+    real = time.time
     monkeypatch.setattr(servers.time, "time", lambda: real() + rng.uniform(-1e8, 1e8))
     monkeypatch.setattr(
         servers.time, "time_ns", lambda: int((real() + rng.uniform(-1e8, 1e8)) * 1e9)
@@ -172,19 +172,21 @@ def test_the_wall_clock_may_jump(bundle_path, monkeypatch):
             for _ in range(100):
                 client.act(OBS, deadline_s=5)
                 assert 0 < client.last_times["server_us"] < 5e6
-            counts, health = client.stats()["counts"], client.health()
+            counts = client.stats()["counts"]
+            health = client.health()
     finally:
         server.stop()
         thread.join(10)
     assert "LATE" not in counts and 0 < health["uptime_s"] < 60
 
 
-def test_peers_that_hang_or_do_not_read_hold_nobody_up(start_server, bundle_path, checked):
+def test_peers_that_hang_or_do_not_read_delay_no_other(start_server, bundle_path, checked):
     server = start_server(bundle_path)
     good = checked(server.endpoint)
     memory = Path(f"/proc/{server.process.pid}/statm")
     before = int(memory.read_text().split()[1])
-    greeting, ready = zmtp.greeting(), zmtp.ready(b"DEALER", b"")
+    greeting = zmtp.greeting()
+    ready = zmtp.ready(b"DEALER", b"")
     hello = zmtp.frame(wire.encode(Header(Kind.CONTROL, 0, 1), b'{"op": "hello"}'))
     half = (
         b"",
@@ -195,20 +197,20 @@ def test_peers_that_hang_or_do_not_read_hold_nobody_up(start_server, bundle_path
         greeting + ready + hello[:30],
     )
     with contextlib.ExitStack() as stack:
-        for said in (
-            *half * 8,
-            greeting + ready + 20_000 * hello,
-        ):  # the last one does not read 30 MB of answers
+        unread = greeting + ready + 20_000 * hello  # 30 MB of answers.
+        for said in (*half * 8, unread):
             peer = Connection(server.endpoint)
             stack.callback(peer.close)
             peer.send(said)
             good.act(deadline_s=2)
-        until(
-            lambda: (good.act(2), good.client.stats()["counts"].get("undeliverable", 0) > 10_000)[1]
-        )
-        grown_mib = (
-            (int(memory.read_text().split()[1]) - before) * os.sysconf("SC_PAGE_SIZE") / 2**20
-        )
+
+        def answers_were_dropped():
+            good.act(2)
+            return good.client.stats()["counts"].get("undeliverable", 0) > 10_000
+
+        until(answers_were_dropped)
+        n_pages = int(memory.read_text().split()[1]) - before
+        grown_mib = n_pages * os.sysconf("SC_PAGE_SIZE") / 2**20
     assert grown_mib < 10
     assert ended_well(server.process)
 

@@ -1,4 +1,4 @@
-"""A real server with keys, and who must not get in."""
+"""A real server with keys, and clients that it must not admit."""
 
 import subprocess
 import sys
@@ -9,8 +9,7 @@ import pytest
 from support.serving import SERVE
 
 from policy_server.control.client import PolicyClient, PolicyTimeout
-from policy_server.transport import keys as security
-from policy_server.transport.keys import ClientKeys
+from policy_server.transport.keys import ClientKeys, make_keys
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "benchmarks"))
 
@@ -21,9 +20,9 @@ OBS = np.float32([0.1, -0.2, 0.01])
 
 @pytest.fixture(scope="module")
 def keyed(bundle_path, tmp_path_factory):
-    """A server with keys: its endpoint and its folder of keys."""
+    """A server with keys, as (endpoint, key folder)."""
     folder = tmp_path_factory.mktemp("keys") / "server"
-    security.make_keys(folder, "robot-1")
+    make_keys(folder, "robot-1")
     where = ["--bind", "tcp://127.0.0.1:*", "--provider", "cpu"]
     command = [*SERVE, str(bundle_path), *where, "--keys", str(folder)]
     process = subprocess.Popen(
@@ -37,9 +36,9 @@ def keyed(bundle_path, tmp_path_factory):
 
 
 def wrong_keys(folder, tmp_path, fault):
-    """Keys of a client that has no business there."""
+    """Returns keys that the server must refuse."""
     right = ClientKeys.load(folder / "private" / "robot-1.key_secret")
-    security.make_keys(tmp_path / "foreign", "robot-1")
+    make_keys(tmp_path / "foreign", "robot-1")
     foreign = ClientKeys.load(tmp_path / "foreign" / "private" / "robot-1.key_secret")
     return {
         "no keys": None,

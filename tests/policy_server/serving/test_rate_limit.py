@@ -1,3 +1,5 @@
+"""When a peer that sends bad messages is ignored, by hand-counted tokens."""
+
 import pytest
 
 from policy_server.serving.rate_limit import BadMessageLimit
@@ -13,20 +15,19 @@ def bad(limit, identity, now_ns, n, **known):
 def test_the_burst_passes_and_the_next_one_blocks_for_block_s():
     limit = BadMessageLimit(limit_per_s=2, burst=3, block_s=10)
     assert bad(limit, b"a", T0, 3) == [False] * 3 and limit.allow(b"a", T0)
-    assert bad(limit, b"a", T0, 2) == [True, False]  # to be logged once a block
+    assert bad(limit, b"a", T0, 2) == [True, False]  # One line a block.
     assert not limit.allow(b"a", T0) and not limit.allow(b"a", T0 + 10 * S - 1)
     assert limit.allow(b"b", T0) and limit.n_blocked(T0) == 1
     assert limit.allow(b"a", T0 + 10 * S) and limit.n_blocked(T0 + 10 * S) == 0
-    assert bad(limit, b"a", T0 + 10 * S, 4) == [False] * 3 + [
-        True
-    ]  # the second block is logged again
+    # The second block is logged again.
+    assert bad(limit, b"a", T0 + 10 * S, 4) == [False, False, False, True]
 
 
 def test_tokens_come_back_at_the_rate():
     limit = BadMessageLimit(limit_per_s=2, burst=3)
     bad(limit, b"a", T0, 3)
-    assert limit.bad(b"a", T0 + S // 2) is False  # 0.5 s x 2/s: exactly one token
-    assert limit.bad(b"a", T0 + S // 2 + S // 2 - 1) is True  # one nanosecond short of the next
+    assert limit.bad(b"a", T0 + S // 2) is False  # 0.5 s x 2/s: exactly one token.
+    assert limit.bad(b"a", T0 + S // 2 + S // 2 - 1) is True  # One nanosecond short of the next.
 
 
 @pytest.mark.parametrize(("per_s", "blocked"), [(2, False), (3, True)])
@@ -39,7 +40,7 @@ def test_new_ids_share_a_bucket_so_that_reconnecting_does_not_help():
     limit = BadMessageLimit(limit_per_s=2, burst=3, block_s=10)
     ids = [b"%d" % i for i in range(10)]
     answers = [limit.bad(i, T0) for i in ids]
-    assert answers == [False] * 3 + [True] + [False] * 6  # one line for all of them
+    assert answers == [False] * 3 + [True] + [False] * 6  # One line for all of them.
     assert [limit.allow(i, T0) for i in ids] == [True] * 3 + [False] * 7
     assert limit.allow(b"newcomer", T0)
     assert limit.bad(b"later", T0 + 10 * S) is False and limit.allow(b"later", T0 + 10 * S)
@@ -54,7 +55,7 @@ def test_a_known_peer_is_judged_by_its_own_bucket():
     assert limit.bad(b"stranger", T0) is False and not limit.allow(b"stranger", T0)
 
 
-def test_memory_is_bounded_and_a_clock_that_stands_still_is_no_harm():
+def test_memory_is_bounded_and_a_clock_may_stand_still():
     limit = BadMessageLimit(limit_per_s=2, burst=1, max_peers=4)
     for i in range(100):
         limit.bad(b"%d" % i, T0 - i)

@@ -1,4 +1,4 @@
-"""Real server processes on real sockets."""
+"""Real server processes on real sockets: sessions, noise, refusals, signals."""
 
 import json
 import signal
@@ -10,11 +10,12 @@ import pytest
 import zmq
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support.checked_client import refusal
 from support.serving import SERVE
 
 from policy_server.contract import wire
 from policy_server.contract.wire import Header, Kind, Status
-from policy_server.control.client import PolicyClient, PolicyError
+from policy_server.control.client import PolicyClient
 from policy_server.control.local import LocalPolicy
 
 OBS = np.float32([0.1, -0.2, 0.01])
@@ -28,17 +29,17 @@ def client(served):
 
 @pytest.fixture
 def raw(served):
-    """A bare DEALER as a function: raw(*frames) -> (header, payload)."""
+    """A bare DEALER as a function: raw(*frames) returns (header, payload)."""
     with zmq.Context.instance().socket(zmq.DEALER) as socket:
-        socket.linger, socket.rcvtimeo = 0, 10_000
+        socket.linger = 0
+        socket.rcvtimeo = 10_000
         socket.connect(served.endpoint)
-        yield lambda *frames: (socket.send_multipart(frames), wire.decode(socket.recv()))[1]
 
+        def ask(*frames):
+            socket.send_multipart(frames)
+            return wire.decode(socket.recv())
 
-def refusal(action):
-    with pytest.raises(PolicyError) as caught:
-        action()
-    return caught.value.status
+        yield ask
 
 
 def run_serve(bundle, endpoint):
@@ -75,16 +76,14 @@ def test_served_equals_local_bit_for_bit(client, bundle_path, tiny):
 def test_first_session_without_reset_equals_local_with_the_servers_seed(start_server, bundle_path):
     with PolicyClient(start_server(bundle_path, seed=42).endpoint, 10) as first:
         assert first.hello()["session"] == 0
-        local, other = (
-            LocalPolicy(bundle_path, "cpu", seed=42),
-            LocalPolicy(bundle_path, "cpu", seed=43),
-        )
+        local = LocalPolicy(bundle_path, "cpu", seed=42)
+        other = LocalPolicy(bundle_path, "cpu", seed=43)
         served = [first.act(OBS).tobytes() for _ in range(3)]
         assert served == [local.act(OBS).tobytes() for _ in range(3)]
         assert served[0] != other.act(OBS).tobytes()
 
 
-def test_sessions_have_noise_of_their_own(served, client):
+def test_sessions_have_their_own_noise(served, client):
     with PolicyClient(served.endpoint, 10) as other:
         for each in (client, other):
             each.reset(5)
@@ -101,7 +100,7 @@ def test_sessions_that_were_not_reset_differ(start_server, bundle_path):
 
 
 def test_a_reconnected_client_keeps_its_session(served, client, monkeypatch):
-    """A second connection of the same identity, while the first is not yet seen dead: the session goes on there."""
+    """The session continues on a second connection while the first is not seen dead yet."""
     client.reset(5)
     expected = [client.act(OBS).tobytes() for _ in range(2)]
     same = uuid.uuid4()
@@ -121,8 +120,8 @@ def test_reset_without_seed_goes_on_and_refused_requests_take_no_noise(client):
     seen = [client.act(OBS).tobytes()]
     client.reset()
     seen.append(client.act(OBS).tobytes())
-    assert refusal(lambda: client.act(OBS * np.nan)) == Status.NOT_FINITE
-    assert refusal(lambda: client.act(OBS[:2])) == Status.BAD_LENGTH
+    assert refusal(lambda: client.act(OBS * np.nan))[0] == Status.NOT_FINITE
+    assert refusal(lambda: client.act(OBS[:2]))[0] == Status.BAD_LENGTH
     seen.append(client.act(OBS).tobytes())
     assert seen == expected and len(set(expected)) == 3
 
@@ -140,18 +139,18 @@ def test_reset_without_seed_goes_on_and_refused_requests_take_no_noise(client):
 )
 def test_bad_observations_get_a_typed_reply_and_serving_goes_on(client, obs, status):
     with np.errstate(over="ignore"):
-        assert refusal(lambda: client.act(obs)) == status
+        assert refusal(lambda: client.act(obs))[0] == status
     assert client.act(OBS).shape == (2, 2)
 
 
 @pytest.mark.parametrize("seed", [-1, 2**63, 1.5, "1", True, []])
 def test_bad_seeds_are_refused(client, seed):
-    assert refusal(lambda: client.reset(seed)) == Status.MALFORMED
+    assert refusal(lambda: client.reset(seed))[0] == Status.MALFORMED
 
 
 def test_control_requests_that_do_not_exist(client):
     for op in ("kill", "shutdown", None, ["hello"]):
-        assert refusal(lambda op=op: client._control({"op": op})) == Status.UNSUPPORTED
+        assert refusal(lambda op=op: client._control({"op": op}))[0] == Status.UNSUPPORTED
 
 
 @pytest.mark.parametrize(
@@ -174,14 +173,10 @@ def test_malformed_messages_get_a_typed_reply_and_serving_goes_on(raw, client, f
     assert client.act(OBS).shape == (2, 2)
 
 
-def test_reply_repeats_sequence_and_time_and_tells_its_own(raw):
+def test_a_reply_repeats_sequence_and_time(raw):
     header, payload = raw(wire.encode(Header(Kind.ACT, 0, 77, -5, 0), wire.float_bytes(OBS)))
-    assert (header.kind, header.status, header.sequence, header.client_time_ns) == (
-        Kind.ACT_REPLY,
-        0,
-        77,
-        -5,
-    )
+    assert (header.kind, header.status) == (Kind.ACT_REPLY, Status.OK)
+    assert (header.sequence, header.client_time_ns) == (77, -5)
     assert header.valid_us == 10_000 and len(payload) == 16
     assert header.queue_us + header.inference_us <= header.server_us + 2
 
@@ -203,7 +198,8 @@ def test_no_json_stops_it(raw, value):
 
 def test_a_message_over_the_size_cap_costs_its_sender_the_connection(served, client):
     with zmq.Context.instance().socket(zmq.DEALER) as socket:
-        socket.linger, socket.rcvtimeo = 0, 300
+        socket.linger = 0
+        socket.rcvtimeo = 300
         socket.connect(served.endpoint)
         socket.send(bytes(wire.MAX_FRAME_BYTES + 1))
         with pytest.raises(zmq.Again):
@@ -227,18 +223,15 @@ def test_signals_end_it_cleanly(start_server, bundle_path, number):
     process = start_server(bundle_path).process
     process.send_signal(number)
     _, errors = process.communicate(timeout=20)
-    assert (process.returncode, [line.split()[2] for line in errors.splitlines()]) == (
-        0,
-        ["serving", "draining"],
-    )
+    assert process.returncode == 0
+    assert [line.split()[2] for line in errors.splitlines()] == ["serving", "draining"]
 
 
 def test_endpoint_in_use_is_refused(served, bundle_path):
     result = run_serve(bundle_path, served.endpoint)
     assert result.returncode == 1
-    assert (
-        "Address already in use; stop the other process or choose another --bind" in result.stderr
-    )
+    hint = "Address already in use; stop the other process or choose another --bind"
+    assert hint in result.stderr
     assert "Traceback" not in result.stderr and result.stdout == ""
 
 
@@ -246,18 +239,13 @@ def test_a_machine_that_computes_something_else_does_not_serve(tiny, tmp_path):
     tiny.save(tmp_path / "b", onnx_bytes=tiny.onnx_bytes(tiny.W * np.float32(1.1)))
     result = run_serve(tmp_path / "b", "tcp://127.0.0.1:*")
     assert result.returncode == 1 and result.stdout == ""
-    assert (
-        "self-test failed on cpu: max abs error" in result.stderr
-        and "Traceback" not in result.stderr
-    )
+    assert "self-test failed on cpu: max abs error" in result.stderr
+    assert "Traceback" not in result.stderr
 
 
 def test_a_damaged_bundle_is_not_served(tiny, tmp_path):
     tiny.save(tmp_path / "b")
     (tmp_path / "b" / "policy.onnx").write_bytes(b"")
     result = run_serve(tmp_path / "b", "tcp://127.0.0.1:*")
-    assert (
-        result.returncode == 1
-        and "policy.onnx is damaged" in result.stderr
-        and "Traceback" not in result.stderr
-    )
+    assert result.returncode == 1 and "policy.onnx is damaged" in result.stderr
+    assert "Traceback" not in result.stderr

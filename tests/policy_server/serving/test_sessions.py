@@ -1,3 +1,5 @@
+"""Sessions, their numbers, and the order of their turns."""
+
 import numpy as np
 import pytest
 
@@ -21,19 +23,15 @@ def test_a_session_that_waits_for_an_answer_is_kept():
     waiting.waiting = Request(1, 0, 0, np.zeros(3), 0)
     for name in (b"b", b"c", b"d"):
         sessions.get(name, 1)
-    assert (
-        sessions.find(b"a") is waiting
-        and sessions.find(b"b") is None
-        and sessions.find(b"d") is not None
-    )
+    assert sessions.find(b"a") is waiting
+    assert sessions.find(b"b") is None and sessions.find(b"d") is not None
 
 
 def test_numbers_of_a_session():
     session = Sessions(seed=0).get(b"a", 1_000_000_000)
-    assert session.to_json(3_000_000_000) == {
-        **{"session": 0, "n_acts": 0, "n_late": 0, "n_errors": 0, "idle_s": 2.0},
-        **{"hz": 0.0, "p50_us": 0.0, "p99_us": 0.0},
-    }
+    counts = {"session": 0, "n_acts": 0, "n_late": 0, "n_errors": 0}
+    times = {"idle_s": 2.0, "hz": 0.0, "p50_us": 0.0, "p99_us": 0.0}
+    assert session.to_json(3_000_000_000) == {**counts, **times}
     for k in range(101):
         session.recent.append((k * 20_000_000, k))
     row = session.to_json(3_000_000_000)
@@ -41,13 +39,12 @@ def test_numbers_of_a_session():
 
 
 def filled(ages_and_budgets_us, batch=2):
-    sessions, scheduler = Sessions(seed=0), Scheduler(batch)
+    sessions = Sessions(seed=0)
+    scheduler = Scheduler(batch)
     for k, (age_us, budget_us) in enumerate(ages_and_budgets_us):
         session = sessions.get(b"%d" % k, 0)
-        assert scheduler.put(session, Request(k, 0, budget_us, np.zeros(3), -age_us * 1000)) == (
-            True,
-            None,
-        )
+        request = Request(k, 0, budget_us, np.zeros(3), arrival_ns=-age_us * 1000)
+        assert scheduler.put(session, request) == (True, None)
     return scheduler
 
 
@@ -63,8 +60,10 @@ def test_the_longest_waiting_come_first_and_the_late_leave():
 
 
 def test_the_bound_counts_sessions_not_observations():
-    sessions, scheduler = Sessions(seed=0), Scheduler(batch=1, limit=1)
-    first, second = sessions.get(b"a", 0), sessions.get(b"b", 0)
+    sessions = Sessions(seed=0)
+    scheduler = Scheduler(batch=1, limit=1)
+    first = sessions.get(b"a", 0)
+    second = sessions.get(b"b", 0)
     requests = [Request(k, 0, 0, np.zeros(3), 0) for k in range(3)]
     assert scheduler.put(first, requests[0]) == (True, None)
     assert scheduler.put(second, requests[1]) == (False, None)

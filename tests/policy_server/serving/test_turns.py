@@ -1,4 +1,4 @@
-"""Whose turn it is, and what becomes of the others: a server whose socket is replaced by lists."""
+"""Which observation is computed next, and what the others are answered."""
 
 import numpy as np
 import pytest
@@ -17,13 +17,15 @@ OBS = np.float32([0.1, -0.2, 0.01])
 
 
 class Bench:
-    """A server whose socket is replaced by lists: `give` messages in, `sent` replies out."""
+    """A server without sockets: `give` hands it a message, `sent` holds its replies."""
 
     def __init__(self, bundle_path):
         self.server = PolicyServer(bundle_path, "tcp://127.0.0.1:*", "cpu")
         self.server.close()
         self.sent = []
-        self.server.state.send = lambda identity, frame: self.sent.append((identity, *wire.decode(frame)))
+        self.server.state.send = lambda identity, frame: self.sent.append(
+            (identity, *wire.decode(frame))
+        )
         self.now_ns = servers.time.monotonic_ns()
 
     def give(self, identity, sequence, budget_us=0, age_us=0, obs=OBS):
@@ -32,7 +34,8 @@ class Bench:
 
     def answers(self):
         self.server._compute()
-        sent, self.sent[:] = list(self.sent), []
+        sent = list(self.sent)
+        self.sent[:] = []
         return [(identity, header.sequence, Status(header.status)) for identity, header, _ in sent]
 
 
@@ -55,19 +58,17 @@ def test_no_bytes_stop_it(bench, frames, prefix):
     assert header.kind == Kind.ERROR and header.status != Status.INTERNAL
 
 
-def test_a_peer_that_sends_rubbish_is_not_listened_to_and_another_one_is(bench):
+def test_a_peer_that_sends_rubbish_is_ignored_and_others_are_served(bench):
     for _ in range(100):
         bench.server._take(b"bad", [b"rubbish"], 0)
-    assert len(bench.sent) == 51 and {header.status for _, header, _ in bench.sent} == {
-        Status.MALFORMED
-    }
+    assert [header.status for _, header, _ in bench.sent] == [Status.MALFORMED] * 51
     bench.sent.clear()
     bench.give(b"bad", 1)
     bench.give(b"good", 2)
     assert bench.answers() == [(b"good", 2, Status.OK)]
 
 
-def test_what_waited_longer_than_its_budget_is_late(bench):
+def test_an_observation_that_waits_longer_than_its_budget_is_late(bench):
     bench.give(b"a", 1, budget_us=5000, age_us=6000)
     assert bench.answers() == [(b"a", 1, Status.LATE)]
     bench.give(b"a", 2, budget_us=500_000)
@@ -125,7 +126,7 @@ def test_a_full_queue_says_so(bench):
     assert [bench.answers()[0][1] for _ in range(MAX_WAITING)][-1] == 999
 
 
-def test_the_policys_nan_is_not_sent(bench):
+def test_a_policy_s_nan_is_not_sent(bench):
     bench.server.state.policy.act = lambda n: np.full((n, 2, 2), np.nan, np.float32)
     bench.give(b"a", 1)
     bench.server._compute()
@@ -134,25 +135,23 @@ def test_the_policys_nan_is_not_sent(bench):
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError("/home/secret"), BackendError("secret")])
-def test_a_failure_is_an_internal_error_not_the_end_and_its_text_stays_here(bench, error):
+def test_a_failure_is_an_internal_error_without_its_text(bench, error):
     def fail(n):
         raise error
 
-    act, bench.server.state.policy.act = bench.server.state.policy.act, fail
+    act = bench.server.state.policy.act
+    bench.server.state.policy.act = fail
     bench.give(b"a", 8)
     bench.server._compute()
     _, header, payload = bench.sent.pop()
-    assert (header.status, header.sequence, b"secret" in bytes(payload)) == (
-        Status.INTERNAL,
-        8,
-        False,
-    )
+    assert (header.status, header.sequence) == (Status.INTERNAL, 8)
+    assert b"secret" not in bytes(payload)
     bench.server.state.policy.act = act
     bench.give(b"a", 9)
     assert bench.answers() == [(b"a", 9, Status.OK)]
 
 
-def test_what_waits_is_computed_in_one_batch(tiny, tmp_path):
+def test_waiting_observations_are_computed_in_one_batch(tiny, tmp_path):
     bench = Bench(tiny.save(tmp_path / "b", sampler={"batch_sizes": [1, 4]}).path)
     rows = np.random.default_rng(0).normal(size=(6, 3)).astype(np.float32)
     for k, obs in enumerate(rows):
@@ -181,9 +180,10 @@ def test_no_session_takes_more_turns_than_another(bench):
     assert abs(served.count(b"slow") - served.count(b"eager")) <= 1
 
 
-def test_busy_polling_looks_before_it_sleeps(bundle_path, monkeypatch):
+def test_busy_polling_comes_before_sleep(bundle_path, monkeypatch):
     server = PolicyServer(bundle_path, "tcp://127.0.0.1:*", "cpu", busy_poll_s=0.1)
-    waits, answers = [], [[], [], [(b"a", [b"first"])]]
+    waits = []
+    answers = [[], [], [(b"a", [b"first"])]]
 
     def receive(wait_s):
         waits.append(wait_s)
@@ -194,11 +194,12 @@ def test_busy_polling_looks_before_it_sleeps(bundle_path, monkeypatch):
     assert server._receive(wait=True) == [(b"a", [b"first"])] and waits == [0, 0, 0]
     waits.clear()
     assert server._receive(wait=True) == []
-    assert len(waits) > 10 and set(waits[:-1]) == {0} and waits[-1] > 0  # nothing came: it sleeps
-    waits.clear()
     assert (
-        server._receive(wait=True) == [] and waits == [waits[0]] and waits[0] > 0
-    )  # and looks no more until it hears
+        len(waits) > 10 and set(waits[:-1]) == {0} and waits[-1] > 0
+    )  # No message came, so it sleeps.
+    waits.clear()
+    # It polls no more until a message comes.
+    assert server._receive(wait=True) == [] and waits == [waits[0]] and waits[0] > 0
     server.close()
 
 

@@ -219,6 +219,8 @@ def test_a_front_without_keys_serves_where_there_is_no_epoll():
 
 
 def test_an_endpoint_in_use_is_a_server_error():
-    with contextlib.closing(CurveFront("tcp://127.0.0.1:*", None)) as front:
-        with pytest.raises(ServerError, match="stop the other process or choose another --bind"):
-            CurveFront(front.endpoint, None)
+    with (
+        contextlib.closing(CurveFront("tcp://127.0.0.1:*", None)) as front,
+        pytest.raises(ServerError, match="stop the other process or choose another --bind"),
+    ):
+        CurveFront(front.endpoint, None)

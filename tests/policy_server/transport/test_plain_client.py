@@ -1,4 +1,4 @@
-"""A client's own socket against servers that do what a script says: what comes, in which pieces, and deadlines."""
+"""A link against scripted servers: the pieces in which bytes come, and deadlines."""
 
 import contextlib
 import os
@@ -30,7 +30,8 @@ from policy_server.transport import plain_client as plain_link
 from policy_server.transport import zmtp
 from policy_server.transport.plain_client import PlainLink
 
-PING, PONG = zmtp.command(b"PING", b"\0\0ctx"), zmtp.command(b"PONG", b"ctx")
+PING = zmtp.command(b"PING", b"\0\0ctx")
+PONG = zmtp.command(b"PONG", b"ctx")
 
 
 def test_a_handshake_and_a_reply_byte_by_byte(start):
@@ -49,7 +50,7 @@ def test_a_handshake_and_a_reply_byte_by_byte(start):
 
 
 def test_everything_in_one_piece_and_a_message_in_parts(start):
-    """The greeting, READY, a ping and three messages at once, the second of two frames, as DEALERs may be sent."""
+    """The greeting, READY, a ping and three messages at once, the second of two frames."""
 
     def script(conn):
         conn.sendall(
@@ -112,8 +113,8 @@ def test_deadlines_are_kept_when_nothing_comes(start, wait_s):
     server.check()
 
 
-def test_a_server_that_accepts_and_says_nothing_holds_nobody(start, monkeypatch):
-    """Each call ends at its deadline; after HANDSHAKE_S another attempt is made, and that one is answered."""
+def test_a_silent_server_holds_no_call_beyond_its_deadline(start, monkeypatch):
+    """After HANDSHAKE_S the link tries again, until the third server answers."""
     monkeypatch.setattr(plain_link, "HANDSHAKE_S", 0.15)
     server, link = start(
         until_closed, lambda conn: (conn.sendall(GREETING[:30]), until_closed(conn)), meet
@@ -131,8 +132,8 @@ def test_a_server_that_accepts_and_says_nothing_holds_nobody(start, monkeypatch)
 @pytest.mark.parametrize(
     "said", [b"", ANSWER[:4], zmtp.frame(b"ans", zmtp.MORE), zmtp.frame(bytes(5000))[:3000]]
 )
-def test_a_server_that_closes_amid_a_reply_is_noticed_and_the_rest_is_clean(start, said):
-    """Nothing of the half reply gets into the next one, and the caller need not wait for its deadline."""
+def test_a_server_that_closes_amid_a_reply_is_noticed_at_once(start, said):
+    """Nothing of the half reply gets into the next one."""
 
     def script(conn):
         greet(conn)
@@ -169,7 +170,7 @@ def test_a_server_that_breaks_the_rules_is_left(start, said):
 
     server, link = start(script, meet)
     start_s = time.monotonic()
-    for _ in range(2):  # where the handshake fails, the same call tries again
+    for _ in range(2):  # Where the handshake fails, the same call tries again.
         assert link.send(b"ask", within(LONG_S))
         if reply := link.receive(within(LONG_S)):
             break
@@ -201,7 +202,7 @@ def test_descriptors_beyond_those_of_select(start):
 @settings(
     max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-def test_no_bytes_of_a_server_are_more_than_a_lost_connection(tmp_path, begin, noise):
+def test_no_bytes_of_a_server_do_more_than_lose_the_connection(tmp_path, begin, noise):
     path = f"ipc://{tmp_path}/s"
     with listening(path) as (listener, _), contextlib.closing(PlainLink(path, b"me")) as link:
         assert not link.send(b"ask", 0)

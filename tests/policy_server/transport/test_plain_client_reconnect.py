@@ -1,4 +1,4 @@
-"""A client's own socket when the server is not there, goes, comes back, is silent or does not read; and libzmq."""
+"""A link whose server is absent, restarts, is silent or does not read, and libzmq as the server."""
 
 import contextlib
 import os
@@ -30,19 +30,20 @@ from policy_server.transport import zmtp
 from policy_server.transport.plain_client import BACK_OFF_S, PlainLink
 from policy_server.transport.plain_server import PlainFront
 
-PING, PONG = zmtp.command(b"PING", b"\0\0ctx"), zmtp.command(b"PONG", b"ctx")
+PING = zmtp.command(b"PING", b"\0\0ctx")
+PONG = zmtp.command(b"PONG", b"ctx")
 
 
-def test_a_server_that_is_not_there_and_comes(wanted):
+def test_a_server_that_comes_late(wanted):
     with listening(wanted) as (_, endpoint):
         pass
     with contextlib.closing(PlainLink(endpoint, b"me")) as link:
         start_s = time.monotonic()
         assert not link.send(b"stale", within(0.1))
         assert 0.1 <= time.monotonic() - start_s < 1.5
-        assert link.receive(within(LONG_S)) is None  # at once: there is nobody who could answer
+        assert link.receive(within(LONG_S)) is None  # At once: no server could answer.
         with listening(endpoint) as (listener, _):
-            server = Server(listener, [meet])  # nothing stale comes: `meet` reads "ask" first
+            server = Server(listener, [meet])  # `meet` fails on a stale request.
             check_answers(link)
             server.check()
         assert time.monotonic() - start_s < LONG_S / 2
@@ -50,18 +51,19 @@ def test_a_server_that_is_not_there_and_comes(wanted):
 
 def test_a_server_that_goes_and_comes_back(wanted):
     with contextlib.ExitStack() as stack:
-        endpoint, link = wanted, None
+        endpoint = wanted
+        link = None
         for _ in range(3):
             with listening(endpoint) as (listener, endpoint):
                 link = link or stack.enter_context(contextlib.closing(PlainLink(endpoint, b"me")))
                 server = Server(listener, [meet])
                 while not link.send(b"ask", within(LONG_S)) or link.receive(within(LONG_S)) is None:
-                    pass  # the connection to the one before
+                    pass  # The connection to the server before is lost.
                 server.check()
 
 
-def test_attempts_get_rarer_up_to_a_bound_and_begin_anew_after_success(start):
-    """0, 20, 60, 140 and 300 ms after the first: no more than 5 attempts in 0.5 s, then one each 0.5 s at most."""
+def test_attempts_get_rarer_up_to_a_bound_until_one_succeeds(start):
+    """Attempts after 0, 20, 60, 140 and 300 ms: 5 at most in 0.5 s, then one each 0.5 s."""
     server, link = start(*[lambda conn: None] * 5, meet)
     start_s = time.monotonic()
     assert not link.send(b"ask", within(0.5))
@@ -73,8 +75,8 @@ def test_attempts_get_rarer_up_to_a_bound_and_begin_anew_after_success(start):
     server.check()
 
 
-def test_a_silent_server_is_left(start, monkeypatch):
-    """It has read the request and says nothing, not even a ping, for SILENCE_S: its machine may have lost its power."""
+def test_a_connection_to_a_silent_server_ends(start, monkeypatch):
+    """A server that owes an answer and is silent for SILENCE_S may have lost its power."""
     monkeypatch.setattr(plain_link, "SILENCE_S", 0.1)
     server, link = start(lambda conn: (greet(conn), until_closed(conn)), meet)
     assert link.send(b"ask", within(LONG_S))
@@ -83,9 +85,10 @@ def test_a_silent_server_is_left(start, monkeypatch):
     server.check()
 
 
-def test_a_slow_server_that_shows_signs_of_life_is_not_left(start, monkeypatch):
+def test_a_connection_to_a_slow_server_that_pings_stays(start, monkeypatch):
     monkeypatch.setattr(plain_link, "SILENCE_S", 0.05)
-    alive, given_up = threading.Event(), threading.Event()
+    alive = threading.Event()
+    given_up = threading.Event()
 
     def script(conn):
         greet(conn)
@@ -124,14 +127,15 @@ def test_after_a_pause_pings_are_answered_and_a_closed_connection_is_not_used(st
     check_answers(link)
     pause.set()
     for _ in range(2):
-        assert select.select([link._socket], [], [], LONG_S)[0]  # the ping; then the end
+        assert select.select([link._socket], [], [], LONG_S)[0]  # First the ping, then the end.
         check_answers(link)
     server.check()
 
 
 def test_half_a_request_at_the_deadline_ends_the_connection(start):
-    """The server has stopped reading. What it got is half a frame; the next request is on a new connection."""
-    late, got = threading.Event(), []
+    """The server has stopped reading, so that it has half a frame of the request."""
+    late = threading.Event()
+    got = []
 
     def script(conn):
         meet(conn)
@@ -152,7 +156,7 @@ def test_half_a_request_at_the_deadline_ends_the_connection(start):
 
 
 class Narrow:
-    """A socket whose buffer has room for 3 bytes."""
+    """A socket that sends 3 bytes at most."""
 
     def __init__(self, own):
         self._own = own
@@ -215,13 +219,13 @@ def test_a_router_of_libzmq_that_goes_and_comes_back(wanted, router):
         own.send_multipart([b"me", b"in", b"parts"])
         assert link.receive(within(LONG_S)) == b"inparts"
         own.close()
-        assert link.receive(within(LONG_S)) is None  # noticed at once
+        assert link.receive(within(LONG_S)) is None  # Noticed at once.
         own, _ = router(endpoint)
         echo(own, link, b"back")
 
 
 def test_a_router_of_libzmq_with_heartbeats_keeps_the_link_while_it_waits(wanted, router):
-    """Without a PONG within 60 ms libzmq ends the connection; the link waits 5 such times."""
+    """Without a PONG within 60 ms libzmq ends the connection. The link waits for 300 ms."""
     own, endpoint = router(wanted, HEARTBEAT_IVL=20, HEARTBEAT_TIMEOUT=60)
     events = own.get_monitor_socket(zmq.EVENT_DISCONNECTED)
     with contextlib.closing(PlainLink(endpoint, b"me")) as link:

@@ -1,4 +1,4 @@
-"""The server's own sockets against raw ones and against libzmq; see test_plain_front_strangers.py for bad peers."""
+"""A front against raw sockets and libzmq. Bad peers are in test_plain_server_strangers.py."""
 
 import contextlib
 import itertools
@@ -20,7 +20,7 @@ from policy_server.transport.plain_server import MAX_UNSENT, PlainFront
 
 @pytest.fixture
 def dealer():
-    """Makes libzmq sockets, DEALERs unless told otherwise."""
+    """Makes libzmq sockets, DEALERs by default."""
     context = zmq.Context()
 
     def make(front, kind=zmq.DEALER, **options):
@@ -43,7 +43,8 @@ def test_the_handshake_to_the_byte(front):
 
 
 def test_a_handshake_and_messages_byte_by_byte(front):
-    peer, messages = Raw(front, hello=False), []
+    peer = Raw(front, hello=False)
+    messages = []
     data = GREETING + zmtp.ready(b"DEALER", b"slow") + zmtp.frame(b"one") + zmtp.frame(bytes(300))
     for byte in data:
         peer.socket.sendall(bytes([byte]))
@@ -60,8 +61,8 @@ def test_everything_in_one_piece(front):
     assert pump(front, lambda got: len(got) == 2) == [(b"fast", [b"one"]), (b"fast", [b"two"])]
 
 
-def test_peers_without_a_name_get_different_ones(ipc):
-    """A name that begins with 0, or is too long, is none: nobody takes the name that another one was given."""
+def test_peers_without_a_routing_id_get_different_ones(ipc):
+    """A routing id that begins with 0 or is too long is replaced, so that none is taken."""
     names = [b"", b"", b"\0" + (1).to_bytes(8, "big"), b"n" * 256]
     peers = [Raw(ipc) for _ in names[:2]] + [Raw(ipc, hello=False) for _ in names[2:]]
     for peer, name in zip(peers[2:], names[2:], strict=True):
@@ -88,11 +89,11 @@ def test_libzmq_dealers_talk(front, dealer):
         assert front.send(b"robot", body)
         pump(front, lambda got: own.poll(0))
         assert own.recv() == body
-    assert not front.send(b"nobody", b"")
+    assert not front.send(b"absent", b"")
 
 
 def test_libzmq_dealers_with_heartbeats_stay_while_idle(front, dealer):
-    """Without a PONG within 60 ms libzmq ends the connection; the front lets 8 such times pass."""
+    """Without a PONG within 60 ms libzmq ends the connection. The test lasts 480 ms."""
     own = dealer(
         front, ROUTING_ID=b"idle", HEARTBEAT_IVL=20, HEARTBEAT_TIMEOUT=60, HEARTBEAT_TTL=60
     )
@@ -107,8 +108,8 @@ def test_libzmq_dealers_with_heartbeats_stay_while_idle(front, dealer):
     own.disable_monitor()
 
 
-def test_a_req_socket_sends_a_delimiter_and_that_is_told(front, dealer):
-    """docs/wire.md: use DEALER. The server answers two frames with MALFORMED; the front must hand over both."""
+def test_a_req_socket_sends_a_delimiter_first(front, dealer):
+    """The front hands over both frames, so that the server can answer MALFORMED."""
     own = dealer(front, zmq.REQ, ROUTING_ID=b"req")
     own.send(b"ask")
     assert pump(front, len) == [(b"req", [b"", b"ask"])]
@@ -116,7 +117,7 @@ def test_a_req_socket_sends_a_delimiter_and_that_is_told(front, dealer):
     assert len(front._peers) == 1
 
 
-def test_the_same_name_again_takes_over(front):
+def test_a_second_connection_with_a_routing_id_takes_over(front):
     old = Raw(front, b"robot")
     old.send(b"half", zmtp.MORE)
     new = Raw(front, b"robot", hello=False)
@@ -130,8 +131,9 @@ def test_the_same_name_again_takes_over(front):
     check_serves(front, new, b"robot")
 
 
-def test_who_reads_late_gets_every_byte(ipc):
-    peer, sent = Raw(ipc, b"late"), b""
+def test_a_peer_that_reads_late_gets_every_byte(ipc):
+    peer = Raw(ipc, b"late")
+    sent = b""
     assert peer.read(64 + len(ROUTER_READY)) == GREETING + ROUTER_READY
     for number in itertools.count():
         body = bytes([number % 256]) * 5000
@@ -172,7 +174,7 @@ def test_the_path_of_a_killed_server_is_taken_over_and_given_back(tmp_path):
 @pytest.mark.parametrize(
     "endpoint", ["tcp://127.0.0.1:http", "tcp://127.0.0.1:70000", "udp://a:1", "ipc:///no/such/f"]
 )
-def test_where_nobody_can_listen_is_a_server_error(endpoint):
+def test_an_endpoint_that_cannot_be_bound_is_a_server_error(endpoint):
     with pytest.raises(ServerError, match="cannot listen on"):
         PlainFront(endpoint)
 
@@ -186,17 +188,21 @@ def test_an_address_in_use_is_a_server_error():
 
 
 def _fill(front, identity):
-    """Sends until a peer that does not read has MAX_UNSENT waiting; returns what it has to read."""
-    sent, body = b"", bytes(range(250)) * 40
+    """Returns what was sent to a peer that does not read until MAX_UNSENT waits for it."""
+    sent = b""
+    body = bytes(range(250)) * 40
     while front.send(identity, body):
         sent += zmtp.frame(body)
     return sent
 
 
-def test_close_lets_the_replies_of_all_who_read_leave(ipc):
-    """One never reads; the other takes its time, with pauses, and gets everything."""
-    never, late, got = Raw(ipc, b"never"), met(Raw(ipc, b"late")), []
-    never_reads, sent = _fill(ipc, b"never"), _fill(ipc, b"late")
+def test_close_lets_the_replies_to_all_readers_leave(ipc):
+    """One peer never reads. The other one reads slowly and gets everything."""
+    never = Raw(ipc, b"never")
+    late = met(Raw(ipc, b"late"))
+    got = []
+    never_reads = _fill(ipc, b"never")
+    sent = _fill(ipc, b"late")
     assert len(never_reads) > MAX_UNSENT < len(sent)
 
     def read():
@@ -213,7 +219,7 @@ def test_close_lets_the_replies_of_all_who_read_leave(ipc):
     assert never.ended()
 
 
-def test_close_does_not_wait_for_who_never_reads(ipc):
+def test_close_does_not_wait_for_a_peer_that_never_reads(ipc):
     peer = Raw(ipc, b"never")
     _fill(ipc, b"never")
     start_s = time.monotonic()

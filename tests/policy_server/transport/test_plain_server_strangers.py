@@ -1,4 +1,4 @@
-"""Peers that flood, stall, do not read or break the rules end alone; the others do not notice."""
+"""Connections of bad peers end alone. The others do not notice."""
 
 import contextlib
 import threading
@@ -16,23 +16,26 @@ from policy_server.transport.plain_server import MAX_UNSENT, PlainFront
 
 MET = GREETING + zmtp.ready(b"DEALER", b"peer")
 PING = zmtp.command(b"PING", b"\0\0")
-TURN = 16  # messages
-STUCK_S = 0.2  # instead of 10
+TURN = 16  # Messages.
+STUCK_S = 0.2  # Instead of 10.
 
 
 @pytest.fixture
 def hurried(monkeypatch):
-    """Standing still for STUCK_S is enough, and it is looked at all the time."""
+    """Makes the front end stuck connections after STUCK_S, and check for them in every call."""
     monkeypatch.setattr(plain_front, "STUCK_S", STUCK_S)
     monkeypatch.setattr(
         PlainFront, "_swept_ns", property(lambda self: 0, lambda self, value: None), raising=False
     )
 
 
-def test_who_never_reads_costs_little_and_ends(ipc, hurried):
-    greedy, good = Raw(ipc, b"greedy"), Raw(ipc, b"good")
+def test_a_peer_that_never_reads_costs_little_and_ends(ipc, hurried):
+    greedy = Raw(ipc, b"greedy")
+    good = Raw(ipc, b"good")
     assert good.read(64 + len(ROUTER_READY))
-    message, n_sent, start_s = bytes(20_000), 0, time.monotonic()
+    message = bytes(20_000)
+    n_sent = 0
+    start_s = time.monotonic()
     while ipc.send(b"greedy", message):
         n_sent += 1
         assert n_sent < 1000
@@ -74,8 +77,9 @@ def test_who_never_reads_costs_little_and_ends(ipc, hurried):
         "message_pings",
     ],
 )
-def test_who_stops_in_the_middle_or_drips_ends_and_who_is_silent_stays(ipc, hurried, said, drip):
-    silent, peer = Raw(ipc, b"silent"), Raw(ipc, hello=False)
+def test_a_peer_that_stops_midway_or_drips_ends_and_an_idle_one_stays(ipc, hurried, said, drip):
+    silent = Raw(ipc, b"silent")
+    peer = Raw(ipc, hello=False)
     start_s = dripped_s = time.monotonic()
     peer.socket.sendall(said)
     while not peer.ended():
@@ -92,10 +96,11 @@ def test_who_stops_in_the_middle_or_drips_ends_and_who_is_silent_stays(ipc, hurr
 
 def test_many_large_messages_without_an_end_are_too_many(ipc, monkeypatch):
     monkeypatch.setattr(plain_front, "MAX_HALF", 250_000)
-    good, (one, two, three) = Raw(ipc, b"good"), [Raw(ipc, name) for name in (b"1", b"2", b"3")]
+    good = Raw(ipc, b"good")
+    one, two, three = [Raw(ipc, name) for name in (b"1", b"2", b"3")]
     met(good)
     half = zmtp.frame(bytes(200_000))[:100_000]
-    small = zmtp.frame(bytes(60_000))[:50_001]  # small ones are not to blame
+    small = zmtp.frame(bytes(60_000))[:50_001]  # A small half stays.
     for peer, start, n_half in ((one, half, 100_000), (two, half, 200_000), (good, small, 250_001)):
         peer.socket.sendall(start)
         pump(
@@ -115,7 +120,7 @@ def test_many_large_messages_without_an_end_are_too_many(ipc, monkeypatch):
 
 
 def send(own, data):
-    """Sends as much as the other end lets it."""
+    """Sends as much as the front takes."""
     with contextlib.suppress(OSError):
         own.sendall(data)
 
@@ -129,7 +134,7 @@ def send(own, data):
         GREETING + zmtp.ready(b"PUB"),
         GREETING + zmtp.command(b"READY", b""),
         GREETING + zmtp.command(b"ERROR", b"\0"),
-        GREETING + zmtp.frame(zmtp.ready(b"DEALER")[2:]),  # right, but a message
+        GREETING + zmtp.frame(zmtp.ready(b"DEALER")[2:]),  # The right bytes, as a message.
         GREETING + zmtp.ready(b"DEALER")[:-3] + b"\xff" * 3,
         MET + b"\2" + (wire.MAX_FRAME_BYTES + 1).to_bytes(8, "big"),
         MET + b"\2" + b"\xff" * 8,
@@ -153,8 +158,9 @@ def send(own, data):
         "large_parts",
     ],
 )
-def test_who_breaks_the_rules_ends_alone_and_at_once(front, said):
-    good, bad = Raw(front, b"good"), Raw(front, hello=False)
+def test_a_peer_that_breaks_the_rules_ends_alone_and_at_once(front, said):
+    good = Raw(front, b"good")
+    bad = Raw(front, hello=False)
     assert good.read(64 + len(ROUTER_READY))
     sender = threading.Thread(target=send, args=(bad.socket, said))
     sender.start()
@@ -164,9 +170,11 @@ def test_who_breaks_the_rules_ends_alone_and_at_once(front, said):
     check_serves(front, good, b"good")
 
 
-def test_who_floods_delays_nobody_by_more_than_a_turn(ipc):
-    """20,000 messages of one peer; the other one's are in the next list, behind one turn of the flood at most."""
-    flood, good, n_flood = Raw(ipc, b"flood"), Raw(ipc, b"good"), 20_000
+def test_a_flood_delays_other_peers_by_one_turn_at_most(ipc):
+    """The other peer's message is in the next list, behind one turn of the flood at most."""
+    flood = Raw(ipc, b"flood")
+    good = Raw(ipc, b"good")
+    n_flood = 20_000
     data = b"".join(zmtp.frame(number.to_bytes(2, "big")) for number in range(n_flood))
     sender = threading.Thread(target=flood.socket.sendall, args=(data,))
     sender.start()
@@ -191,7 +199,8 @@ def test_who_floods_delays_nobody_by_more_than_a_turn(ipc):
     max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 def test_no_bytes_of_a_stranger_harm_the_others(ipc, begin, rest):
-    good, evil = met(Raw(ipc, b"good")), Raw(ipc, hello=False)
+    good = met(Raw(ipc, b"good"))
+    evil = Raw(ipc, hello=False)
     evil.socket.sendall(begin + b"".join(rest))
     pump(ipc, lambda got: len(ipc._peers) == 2 or evil.ended())
     evil.socket.close()

@@ -1,4 +1,4 @@
-"""Our ZMTP 3.0, held against bytes written down by hand from RFC 23, and against everything a stranger may send."""
+"""ZMTP 3.0 against bytes written by hand from RFC 23, and against arbitrary bytes."""
 
 import contextlib
 import time
@@ -21,7 +21,7 @@ frames_ = st.lists(
     max_size=8,
 )
 cuts_ = st.lists(st.integers(0, 3000), max_size=12)
-# random bytes seldom begin like a frame; these do
+# Random bytes seldom begin like a frame. These do.
 noise_ = st.lists(
     st.binary(max_size=30)
     | st.builds(
@@ -35,7 +35,7 @@ noise_ = st.lists(
 
 
 def pieces(data, cuts):
-    """The data, cut at these places."""
+    """Returns the data, cut at these places."""
     edges = [0, *sorted(min(cut, len(data)) for cut in cuts), len(data)]
     return [data[a:b] for a, b in zip(edges, edges[1:], strict=False)]
 
@@ -79,8 +79,8 @@ def test_ready_to_the_byte():
     assert zmtp.parse_ready(ready[2:]) == {b"socket-type": b"DEALER", b"identity": b"id"}
 
 
-def test_ready_as_others_may_write_it():
-    """Names in any case, unknown properties, an empty value, none at all."""
+def test_other_spellings_of_ready_are_read():
+    """Names in any case, an unknown property, an empty value, no property."""
     body = b"\x05READY\x0bSOCKET-type\x00\x00\x00\x03REQ\x01X\x00\x00\x00\x00"
     assert zmtp.parse_ready(body) == {b"socket-type": b"REQ", b"x": b""}
     assert zmtp.parse_ready(b"\x05READY") == {}
@@ -89,7 +89,7 @@ def test_ready_as_others_may_write_it():
 @pytest.mark.parametrize(
     "frame", [Frame(0, b"\x05READY"), Frame(MORE, b"\x05READY"), Frame(COMMAND, b"\x05ERROR\0")]
 )
-def test_what_is_not_ready_is_refused(frame):
+def test_other_frames_than_ready_are_refused(frame):
     with pytest.raises(ZmtpError, match=r"expected.* READY"):
         zmtp.parse_ready(frame.body, frame.flags)
 
@@ -103,7 +103,7 @@ def test_a_ready_that_is_cut_is_refused(cut):
 
 
 def test_ping_and_pong_to_the_byte():
-    """PING: time to live 300 (0.1 s units), then a context of up to 16 bytes, which PONG repeats."""
+    """PING has a time to live of 300 (0.1 s each) and a context of up to 16 bytes for PONG."""
     assert zmtp.pong(b"\x04PING\x01\x2c") == bytes.fromhex("04 05 04 504f4e47")
     assert zmtp.pong(b"\x04PING\x01\x2ccontext") == bytes.fromhex("04 0c 04 504f4e47") + b"context"
     assert (
@@ -117,7 +117,8 @@ def test_ping_and_pong_to_the_byte():
 @given(frames_, cuts_)
 @settings(max_examples=150, deadline=None)
 def test_frames_survive_any_cutting(frames, cuts):
-    decoder, decoded = Decoder(LIMIT), []
+    decoder = Decoder(LIMIT)
+    decoded = []
     for piece in pieces(encode(frames), cuts):
         decoded += decoder.feed(piece)
     assert decoded == frames
@@ -126,8 +127,9 @@ def test_frames_survive_any_cutting(frames, cuts):
 
 @given(frames_)
 @settings(max_examples=25, deadline=None)
-def test_each_frame_comes_with_its_last_byte_and_partial_tells_the_truth(frames):
-    ends, at = {}, 0
+def test_each_frame_comes_with_its_last_byte(frames):
+    ends = {}
+    at = 0
     for frame in frames:
         at += len(zmtp.frame(frame.body, frame.flags))
         ends[at] = frame
@@ -140,7 +142,8 @@ def test_each_frame_comes_with_its_last_byte_and_partial_tells_the_truth(frames)
 @given(noise_, cuts_, st.integers(0, 300))
 @settings(max_examples=400, deadline=None)
 def test_noise_gives_frames_within_the_limit_or_zmtp_error(noise, cuts, limit):
-    decoder, frames = Decoder(limit), []
+    decoder = Decoder(limit)
+    frames = []
     with contextlib.suppress(ZmtpError):
         for piece in pieces(noise, cuts):
             frames += decoder.feed(piece)
@@ -149,7 +152,7 @@ def test_noise_gives_frames_within_the_limit_or_zmtp_error(noise, cuts, limit):
 
 
 def _bytes_of(noise, frames):
-    """The bytes of these frames as they were in the noise, which may write a short frame in the long way."""
+    """Yields the frames' bytes as they were. A short frame may have a long header."""
     at = 0
     for _, body in frames:
         end = at + (9 if noise[at] & zmtp.LONG else 2) + len(body)
@@ -185,7 +188,7 @@ def test_reserved_flags_are_refused(flags, split):
         (LIMIT, b"\x02" + b"\xff" * 8),
         (LIMIT, b"\x06" + (1 << 40).to_bytes(8, "big")),
         (100, b"\x00\x65"),
-        (100, b"\x00\x65" + bytes(101)),  # all at once: the short way through
+        (100, b"\x00\x65" + bytes(101)),  # All at once: the decoder's fast path.
     ],
 )
 def test_a_frame_over_the_limit_is_refused_by_its_header(limit, head):
@@ -198,8 +201,9 @@ def test_a_frame_of_just_the_limit_passes():
     assert Decoder(LIMIT).feed(zmtp.frame(body)) == [Frame(0, body)]
 
 
-def test_what_is_kept_is_never_more_than_one_frame():
-    decoder, most = Decoder(LIMIT), LIMIT + 9
+def test_the_decoder_keeps_one_frame_at_most():
+    decoder = Decoder(LIMIT)
+    most = LIMIT + 9
     for _ in range(50):
         for piece in pieces(zmtp.frame(bytes(LIMIT)) * 3, range(0, 3000, 130)):
             decoder.feed(piece)
@@ -207,8 +211,10 @@ def test_what_is_kept_is_never_more_than_one_frame():
 
 
 def test_a_frame_in_many_pieces_costs_no_copy_for_each():
-    """Copying what is there for each of 65536 pieces would move 32 GiB."""
-    data, decoder, frames = zmtp.frame(bytes(1 << 20)), Decoder(1 << 20), []
+    """Copying the start of the frame for each of 65536 pieces would move 32 GiB."""
+    data = zmtp.frame(bytes(1 << 20))
+    decoder = Decoder(1 << 20)
+    frames = []
     start_s = time.monotonic()
     for at in range(0, len(data), 16):
         frames += decoder.feed(data[at : at + 16])
@@ -241,4 +247,4 @@ def test_a_bad_greeting_is_refused_as_soon_as_it_shows(bad, n_needed, message):
 @pytest.mark.parametrize("n", range(65))
 def test_every_start_of_a_good_greeting_is_accepted(n):
     zmtp.check_greeting(GREETING[:n])
-    zmtp.check_greeting((GREETING[:11] + b"\x01" + GREETING[12:])[:n])  # version 3.1
+    zmtp.check_greeting((GREETING[:11] + b"\x01" + GREETING[12:])[:n])  # Version 3.1.
