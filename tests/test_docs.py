@@ -169,6 +169,7 @@ def test_commands_are_cut_short(typed, run):
     [
         "```sh\nedp fly\n```\n",
         "```sh\nedp tasks --no-such-option\n```\n",
+        "```sh\nedp study exploration --no-such-option\n```\n",
         "```sh\nedp export --from no/such/run --out a\n```\n",
         "```sh\nmake fly\n```\n",
         "```sh\npip install 'edp-robot[fly]'\n```\n",
