@@ -51,7 +51,13 @@ class DDPGConfig:
 
 @torch.no_grad()
 def polyak_update(target: nn.Module, online: nn.Module, polyak: float) -> None:
-    """Moves every parameter of `target` the share `polyak` of the way to `online`."""
+    """Moves the parameters of `target` towards those of `online`.
+
+    Args:
+        target: The lagged network.
+        online: The network that learns.
+        polyak: Share of the way.
+    """
     torch._foreach_lerp_(list(target.parameters()), list(online.parameters()), polyak)
 
 

@@ -78,7 +78,8 @@ def load_tree(path: Path) -> Any:
                 raise ValueError(
                     f"{path}: checkpoint format {meta.get('format')!r}, this version reads {FORMAT}"
                 )
-            tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118  safe_open is no dict
+            names = list(file.keys())  # safe_open is no dict
+            tensors = {name: file.get_tensor(name) for name in names}
     except SafetensorError as error:
         raise ValueError(f"{path} is damaged, or no checkpoint: {error}") from error
     return unflatten(tensors, json.loads(meta["tree"]))

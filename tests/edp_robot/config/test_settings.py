@@ -55,5 +55,5 @@ def test_names_of_older_versions_stand_for_todays():
 
 
 def test_a_setting_of_another_method_is_refused():
-    with pytest.raises(ValueError, match="no setting 'rnd.width': there is no 'width'"):
+    with pytest.raises(ValueError, match=r"no setting 'rnd.width': there is no 'width'"):
         changed(CONFIG, ["rnd.width=3"])

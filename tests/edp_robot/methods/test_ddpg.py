@@ -16,14 +16,16 @@ def agent(obs_dim=1, act_dim=1, **changes) -> DDPG:
 
 def batch_of(obs, action, reward, terminated=1.0) -> Batch:
     n, n_step = reward.shape
-    next_obs, valid = obs.unsqueeze(1).expand(-1, n_step, -1), torch.ones(n, n_step)
+    next_obs = obs.unsqueeze(1).expand(-1, n_step, -1)
+    valid = torch.ones(n, n_step)
     return Batch(obs, action, next_obs, reward, valid, torch.full((n,), terminated))
 
 
 def test_bandit_with_a_known_optimum():
     ddpg = agent(learning_rate=3e-3)
     for _ in range(400):
-        obs, action = torch.rand(128, 1) * 2 - 1, torch.rand(128, 1) * 2 - 1
+        obs = torch.rand(128, 1) * 2 - 1
+        action = torch.rand(128, 1) * 2 - 1
         reward = -((action - 0.6 * obs) ** 2)
         ddpg.update(batch_of(obs, action, reward), reward)
     obs = torch.linspace(-0.9, 0.9, 9).unsqueeze(-1)
@@ -64,20 +66,22 @@ def test_target_noise_is_clipped():
     nn.init.zeros_(ddpg.actor.weight)
     nn.init.zeros_(ddpg.actor.bias)
     actions = []
-    ddpg.critic_target.forward = lambda obs, action: (
-        actions.append(action) or torch.zeros(2, len(obs))
-    )
-    ddpg.target(
-        batch_of(torch.zeros(500, 1), torch.zeros(500, 1), torch.zeros(500, 1), 0.0),
-        torch.zeros(500, 1),
-    )
+
+    def spy(obs, action):
+        actions.append(action)
+        return torch.zeros(2, len(obs))
+
+    ddpg.critic_target.forward = spy
+    zeros = torch.zeros(500, 1)
+    ddpg.target(batch_of(zeros, zeros, zeros, 0.0), zeros)
     assert actions[0].abs().max().item() == pytest.approx(0.3)
     assert (actions[0].abs() == actions[0].abs().max()).float().mean() > 0.8
 
 
 def test_critic_loss_and_value_by_hand():
     ddpg = agent(learning_rate=0.0)
-    obs, action = torch.randn(6, 1), torch.randn(6, 1).clamp(-1, 1)
+    obs = torch.randn(6, 1)
+    action = torch.randn(6, 1).clamp(-1, 1)
     reward = torch.randn(6, 1)
     q = ddpg.critic(obs, action)
     metrics = ddpg.update(batch_of(obs, action, reward), reward)
@@ -89,7 +93,9 @@ def test_critic_loss_and_value_by_hand():
 
 def test_actor_step_leaves_no_gradient_in_the_critic():
     ddpg = agent(learning_rate=0.0)
-    obs, action, reward = torch.randn(6, 1), torch.zeros(6, 1), torch.randn(6, 1)
+    obs = torch.randn(6, 1)
+    action = torch.zeros(6, 1)
+    reward = torch.randn(6, 1)
     loss = (ddpg.critic(obs, action) - reward[:, 0]).square().sum(0).mean()
     expected = torch.autograd.grad(loss, list(ddpg.critic.parameters()))
     ddpg.update(batch_of(obs, action, reward), reward)
@@ -100,7 +106,8 @@ def test_actor_step_leaves_no_gradient_in_the_critic():
 
 
 def test_polyak_is_exact():
-    target, online = nn.Linear(3, 2), nn.Linear(3, 2)
+    target = nn.Linear(3, 2)
+    online = nn.Linear(3, 2)
     old = [p.detach().clone() for p in target.parameters()]
     polyak_update(target, online, 0.1)
     for p, was, goal in zip(target.parameters(), old, online.parameters(), strict=True):
@@ -113,9 +120,8 @@ def test_target_follows_after_an_update():
     ddpg = agent(learning_rate=1e-2, polyak=0.25)
     old = [p.clone() for p in ddpg.critic_target.parameters()]
     ddpg.update(batch_of(torch.ones(4, 1), torch.zeros(4, 1), torch.ones(4, 1)), torch.ones(4, 1))
-    for p, was, online in zip(
-        ddpg.critic_target.parameters(), old, ddpg.critic.parameters(), strict=True
-    ):
+    new = ddpg.critic_target.parameters()
+    for p, was, online in zip(new, old, ddpg.critic.parameters(), strict=True):
         torch.testing.assert_close(p, 0.75 * was + 0.25 * online.data)
 
 
@@ -144,9 +150,8 @@ def test_exploration_noise_has_its_size_and_correlation_from_the_first_step(rho)
     noise = torch.cat(runs, 1)  # (3, 3000)
     assert (noise.std(1) / 0.1 - 1).abs().max() < 4 / math.sqrt(2 * 3000)
     for a, b in pairwise(noise):
-        assert torch.corrcoef(torch.stack([a, b]))[0, 1].item() == pytest.approx(
-            rho, abs=4 / math.sqrt(3000)
-        )
+        correlation = torch.corrcoef(torch.stack([a, b]))[0, 1].item()
+        assert correlation == pytest.approx(rho, abs=4 / math.sqrt(3000))
 
 
 def test_actions_stay_in_bounds():

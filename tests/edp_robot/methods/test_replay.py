@@ -10,30 +10,40 @@ EPISODE = 5
 
 
 def fill(replay: Replay, n: int, start: int = 0, end_every: int = 0) -> None:
-    """Adds vector steps start ... start + n - 1: step k of environment e has obs 100 e + k, reward k, next_obs + 1."""
+    """Adds vector steps start ... start + n - 1.
+
+    Step k of environment e has obs 100 e + k, the next obs one more, and reward k.
+    """
     for k in range(start, start + n):
         value = 100.0 * np.arange(replay.n_envs) + k
         ended = bool(end_every) and (k + 1) % end_every == 0
-        obs, done = value[:, None], np.full(replay.n_envs, ended)
+        obs = value[:, None]
         replay.add(
-            obs, -obs, np.full(replay.n_envs, float(k)), obs + 1, np.zeros(replay.n_envs), done
+            obs,
+            action=-obs,
+            reward=np.full(replay.n_envs, float(k)),
+            next_obs=obs + 1,
+            terminated=np.zeros(replay.n_envs),
+            truncated=np.full(replay.n_envs, ended),
         )
 
 
 def by_hand() -> Replay:
-    """One environment, six steps: the second ends by truncation, the fifth by termination; rewards are powers of 2."""
+    """Returns one environment's six steps, with powers of 2 as rewards.
+
+    The second step ends by truncation, the fifth by termination. An episode's last observation is
+    not the first of the next one.
+    """
     replay = Replay(6, 1, 1, 1, seed=0)
     for k in range(6):
         obs = np.array([[float(k)]])
-        final = (
-            np.array([[k + 0.5]]) if k in (1, 4) else obs + 1
-        )  # a last observation is no first one
+        final = np.array([[k + 0.5]]) if k in (1, 4) else obs + 1
         replay.add(obs, obs, [2.0**k], final, [k == 4], [k == 1])
     return replay
 
 
 def by_start(batch: Batch) -> dict[int, int]:
-    """Row of the batch for every first observation in it."""
+    """Returns the row of the batch for every first observation in it."""
     return {int(o): i for i, o in enumerate(batch.obs[:, 0].tolist())}
 
 
@@ -41,11 +51,8 @@ def test_n_step_futures_by_hand():
     batch = by_hand().sample(200, n_step=3)
     total, next_obs, factor = batch.n_step_return(batch.reward, 0.5)
     expected = {  # start: (return, bootstrap observation, factor)
-        0: (
-            1 + 0.5 * 2,
-            1.5,
-            0.25,
-        ),  # truncated after two: bootstraps with gamma^2 from the episode's last obs
+        # Truncated after two steps, it bootstraps with gamma^2 from the episode's last obs.
+        0: (1 + 0.5 * 2, 1.5, 0.25),
         1: (2, 1.5, 0.5),
         2: (4 + 0.5 * 8 + 0.25 * 16, 4.5, 0.0),  # terminated at the third
         3: (8 + 0.5 * 16, 4.5, 0.0),
@@ -93,9 +100,8 @@ def test_return_takes_another_reward():
         valid=torch.tensor([[1.0, 1.0, 1.0], [1.0, 0.0, 0.0]]),
         terminated=torch.tensor([0.0, 0.0]),
     )
-    total, next_obs, factor = batch.n_step_return(
-        torch.tensor([[1.0, 10.0, 100.0], [7.0, 9.0, 9.0]]), 0.1
-    )
+    other = torch.tensor([[1.0, 10.0, 100.0], [7.0, 9.0, 9.0]])
+    total, next_obs, factor = batch.n_step_return(other, 0.1)
     torch.testing.assert_close(total, torch.tensor([3.0, 7.0]))
     torch.testing.assert_close(next_obs, torch.tensor([[3.0], [4.0]]))
     torch.testing.assert_close(factor, torch.tensor([0.001, 0.1]))
@@ -108,9 +114,8 @@ def test_no_sample_crosses_the_seam_of_the_ring(n_added):
     batch = replay.sample(400, n_step=3)
     step = batch.obs[:, 0] % 100
     oldest = max(n_added - 8, 0)
-    assert set(step.tolist()) == set(
-        range(oldest, n_added - 2)
-    )  # old data are gone, and every start is possible
+    # Old data are gone, and every start is possible.
+    assert set(step.tolist()) == set(range(oldest, n_added - 2))
     torch.testing.assert_close(batch.next_obs[..., 0], batch.obs + torch.tensor([1.0, 2.0, 3.0]))
     torch.testing.assert_close(batch.reward, step[:, None] + torch.tensor([0.0, 1.0, 2.0]))
     torch.testing.assert_close(batch.action, -batch.obs)
@@ -143,19 +148,16 @@ def test_too_little_data_is_refused():
 
 @pytest.mark.parametrize("n_added", [5, 11])
 def test_state_goes_on_with_the_same_samples(n_added):
-    replay, other = Replay(16, 2, 1, 1, seed=0), Replay(16, 2, 1, 1, seed=9)
+    replay = Replay(16, 2, 1, 1, seed=0)
+    other = Replay(16, 2, 1, 1, seed=9)
     fill(replay, n_added, end_every=EPISODE)
     replay.sample(3)
     state = replay.state()
-    arrays = {k: v.clone() for k, v in state["arrays"].items()}
-    other.load(
-        {
-            **json.loads(json.dumps({k: v for k, v in state.items() if k != "arrays"})),
-            "arrays": arrays,
-        }
-    )
+    arrays = {name: values.clone() for name, values in state.pop("arrays").items()}
+    other.load({**json.loads(json.dumps(state)), "arrays": arrays})
     for k in range(3):
-        a, b = replay.sample(32, n_step=3), other.sample(32, n_step=3)
+        a = replay.sample(32, n_step=3)
+        b = other.sample(32, n_step=3)
         assert all(torch.equal(getattr(a, f), getattr(b, f)) for f in Batch.__dataclass_fields__)
         fill(replay, 4, start=n_added + 4 * k, end_every=EPISODE)
         fill(other, 4, start=n_added + 4 * k, end_every=EPISODE)

@@ -26,17 +26,17 @@ def test_a_clone_is_a_teacher_that_distils(tmp_path):
     source = load_source(tmp_path / "run", 4)
     with torch.no_grad():
         action = source.teacher(torch.zeros(3, 2), torch.randn(3, 3))
-    assert action.shape == (3, 3) and (source.spec.name, source.n_action_steps) == ("modes", 1)
+    assert action.shape == (3, 3)
+    assert (source.spec.name, source.n_action_steps) == ("modes", 1)
     assert source.replay_obs.shape == (200, 2)
 
 
 def test_given_demonstrations_are_learned(tmp_path):
-    """One action everywhere: after some grad_steps the sampler gives it; before, it does not."""
+    """The demonstrations have one action everywhere, and the sampler learns to give it."""
     shown = np.tile(np.float32([0.5, -0.3, 0.0]), (64, 1))
     np.savez(tmp_path / "d.npz", obs=np.random.default_rng(0).uniform(-1, 1, (64, 2)), action=shown)
-    config = replace(
-        smoke(data=str(tmp_path / "d.npz")), n_chunks=10, grad_steps_per_chunk=40, polyak=0.05
-    )
+    data = str(tmp_path / "d.npz")
+    config = replace(smoke(data=data), n_chunks=10, grad_steps_per_chunk=40, polyak=0.05)
     clone(config, str(tmp_path / "run"))
     teacher = load_source(tmp_path / "run").teacher
     with torch.no_grad():
@@ -47,7 +47,8 @@ def test_given_demonstrations_are_learned(tmp_path):
 
 def test_a_resumed_clone_equals_an_uninterrupted_one(tmp_path, monkeypatch):
     clone(smoke(), str(tmp_path / "whole"))
-    chunk, count = Cloner.chunk, []
+    chunk = Cloner.chunk
+    count = []
 
     def cut(self):
         count.append(1)
@@ -83,9 +84,8 @@ def test_demonstrations_that_do_not_fit_are_refused(tmp_path, arrays, message):
 
 
 def test_a_task_without_an_expert_needs_data(tmp_path):
-    with pytest.raises(
-        ValueError, match=r"'arm' shows nothing by itself \(modes, gym:FetchReach-v4 do\)"
-    ):
+    problem = r"'arm' shows nothing by itself \(modes, gym:FetchReach-v4 do\)"
+    with pytest.raises(ValueError, match=problem):
         clone(replace(smoke(), task="arm"), str(tmp_path / "run"))
 
 

@@ -1,4 +1,4 @@
-"""Where networks are trained. No GPU is needed: torch's meta device stands in for one that is not the CPU."""
+"""Where networks are trained. torch's meta device stands for a device that is not the CPU."""
 
 from dataclasses import replace
 
@@ -47,18 +47,18 @@ def test_a_run_of_another_device_is_refused():
 
 @pytest.mark.parametrize("method", ["edp", "network", "rnd", "particle"])
 def test_a_grad_step_makes_no_tensor_elsewhere(method):
-    """Any tensor made on the CPU would not go together with those on the device."""
-    network = method == "network"
-    config = presets.pretrain(
-        "demo", "maze-square-a", method="edp" if network else method, n_seeds=2
-    )
-    config = changed(config, ("score_reward.estimator=shared",) if network else ())
+    """A tensor made on the CPU does not go together with those on the device."""
+    name = "edp" if method == "network" else method
+    config = presets.pretrain("demo", "maze-square-a", method=name, n_seeds=2)
+    if method == "network":
+        config = changed(config, ["reward.estimator=shared"])
     learner = Pretrainer(task_spec("maze-square-a"), replace(config, batch=8)).to(META)
-    replay = Replay(40, 4, 2, 2, 0, 2)
+    replay = Replay(capacity=40, n_envs=4, obs_dim=2, act_dim=2, seed=0, n_seeds=2)
+    vectors = np.zeros((4, 2))
+    scalars = np.zeros(4)
     for _ in range(10):
-        replay.add(
-            *(np.zeros((4, 2)),) * 2, np.zeros(4), np.zeros((4, 2)), np.zeros(4), np.zeros(4)
-        )
+        replay.add(vectors, vectors, scalars, vectors, scalars, scalars)
     metrics = learner.update_once(replay.sample(8, config.ddpg.n_step, META))
-    assert "critic_loss" in metrics and {v.device for v in metrics.values()} == {META}
+    assert "critic_loss" in metrics
+    assert {value.device for value in metrics.values()} == {META}
     assert learner.ddpg.explore(torch.zeros(2, 2, 2, device=META)).device == META

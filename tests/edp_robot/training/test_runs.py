@@ -121,7 +121,7 @@ def test_a_record_of_a_fine_tuning_holds_its_tuner(tmp_path, method):
 
 def test_a_record_of_another_kind_is_refused(tmp_path):
     Run(tmp_path, tiny_pretrain())
-    with pytest.raises(ValueError, match="a pre-training, not a distillation; .*`edp distill`"):
+    with pytest.raises(ValueError, match=r"a pre-training, not a distillation; .*`edp distill`"):
         RunRecord.load(tmp_path, DistillConfig)
 
 

@@ -51,7 +51,7 @@ def test_killed_training_resumes(tmp_path):
 
 
 def test_a_killed_maze_run_ends_on_the_same_curve(tmp_path):
-    """kill -9 of `edp pretrain` after it saved; --resume ends bit for bit where a whole run does."""
+    """After kill -9, `edp pretrain --resume` ends bit for bit where a whole run does."""
     edp = [sys.executable, "-m", "edp_robot.cli", "pretrain", "--task", "maze-square-large"]
     edp += ["--preset", "smoke", "--n-seeds", "2"]
     edp += ["--set", "loop.checkpoint_every_s=0.2", "loop.n_logs=20", "--out"]

@@ -53,17 +53,17 @@ def test_many_states_of_a_gaussian_give_its_log_density():
 
 
 def best_noise_model(states, x_t, t):
-    """eps_hat of the diffusion of `states` (n,), for x_t (m,) at t: (x_t - alpha E[x_0 | x_t]) / sigma."""
+    """Returns (x_t - alpha E[x_0 | x_t]) / sigma of the diffusion of `states` (n,), x_t (m,)."""
     alpha, sigma = alpha_sigma(t)
     weights = torch.softmax(-((x_t[:, None] - alpha * states) ** 2) / (2 * sigma**2), -1)
     return (x_t - alpha * (weights * states).sum(-1)) / sigma
 
 
 def test_it_is_the_integral_of_the_best_models_errors():
-    """E -log p_low(s_low) - E -log p_high(s_high) = 1/2 int (E||eps_hat - eps||^2 - 1) d log_snr + log of the scales.
+    """The change of E log p from high to low noise is 1/2 int (E||eps_hat - eps||^2 - 1) d log_snr.
 
-    s_t = s + sigma / alpha eps. In one dimension; -log p of pure noise of that scale is the entropy of a Gaussian,
-    whose growth with the scale is the -1.
+    s_t = s + sigma / alpha eps, in one dimension. -log p of pure noise of that scale is the entropy
+    of a Gaussian, whose growth with the scale is the -1.
     """
     torch.manual_seed(0)
     states = torch.tensor([-1.0, -0.8, 0.1, 0.9], dtype=torch.float64)
@@ -135,7 +135,7 @@ def test_a_pseudo_count_of_nothing_is_refused():
 
 
 def test_a_field_that_the_task_lacks_is_refused():
-    with pytest.raises(KeyError, match="no observation field 'x7'.*'x0', 'x1'"):
+    with pytest.raises(KeyError, match=r"no observation field 'x7'.*'x0', 'x1'"):
         reward(2, fields=("x0", "x7"))
 
 

@@ -53,7 +53,7 @@ def test_rnd_learns_its_target_and_leaves_it_alone():
 
 
 def test_particle_by_hand():
-    """Particles 0, 1, 3, 7 on a line, the nearest left out: from 0, 1 and 3 count; from 4, 1 and 7."""
+    """Particles lie at 0, 1, 3, 7. Without the nearest, 0 counts 1 and 3, and 4 counts 1 and 7."""
     intrinsic = particle(1, n_neighbours=2, n_particles=8)
     intrinsic.update(torch.tensor([[[0.0], [1.0], [3.0], [7.0]]]))
     got = intrinsic.error(torch.tensor([[[0.0], [4.0]]]))

@@ -64,7 +64,10 @@ def test_states_learned_since_pay_less(trained):
 
 
 def signal_to_noise(estimate, states, n_repeats=200) -> float:
-    """Variance between states over Monte-Carlo variance; what all states share is no noise to a learner."""
+    """Returns the variance between states over the Monte-Carlo variance.
+
+    What all states share is no noise to a learner.
+    """
     values = torch.stack([estimate(states)[0] for _ in range(n_repeats)])
     values = values - values.mean(1, keepdim=True)
     return (values.mean(0).var() / values.var(0).mean()).item()
@@ -122,7 +125,7 @@ def test_levels_are_even_in_log_snr():
 
 
 class Exact(nn.Module):
-    """The best noise model of x_0 ~ N(0, s^2): E[eps | x_t] = sigma x_t / (alpha^2 s^2 + sigma^2)."""
+    """The best noise model of N(0, s^2): E[eps | x_t] = sigma x_t / (alpha^2 s^2 + sigma^2)."""
 
     def __init__(self, s: float) -> None:
         super().__init__()
@@ -134,7 +137,10 @@ class Exact(nn.Module):
 
 
 def test_even_in_log_snr_the_error_is_the_log_density():
-    """-log p(x) = c + 1/2 int E||eps_hat - eps||^2 d log_snr, exactly, for the best model (Kingma et al. 2021)."""
+    """-log p(x) = c + 1/2 int E||eps_hat - eps||^2 d log_snr for the best model.
+
+    Source: Kingma et al. 2021.
+    """
     torch.manual_seed(0)
     options = {"spacing": "log_snr", "t_low": 1e-5, "t_high": 1.0, "n_draws": 4000}
     intrinsic = tiny_reward(1, network=Exact(0.5), **options)
@@ -146,7 +152,7 @@ def test_even_in_log_snr_the_error_is_the_log_density():
 
 
 def test_even_in_log_snr_the_reward_knows_the_rarer_half():
-    """Nine of ten states lie in the left half of a square; both halves are full, so nothing is unseen."""
+    """Nine of ten states lie in the left half of a square. Both halves are full of states."""
     torch.manual_seed(0)
 
     def visited(n: int) -> torch.Tensor:
@@ -185,7 +191,10 @@ def test_seeds_side_by_side_learn_their_own_states():
 
 
 class Constant(nn.Module):
-    """Predicts (x_t - alpha_t c) / sigma_t: right for data at c; elsewhere off by alpha_t (x_0 - c) / sigma_t."""
+    """Predicts (x_t - alpha_t c) / sigma_t, which is right for data at c.
+
+    Elsewhere it is off by alpha_t (x_0 - c) / sigma_t.
+    """
 
     def __init__(self, c: float) -> None:
         super().__init__()
