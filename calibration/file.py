@@ -3,8 +3,8 @@
     {"schema_version": 1, "robot": "...", "created": "2026-11-23T13:00:00+00:00",
      "sections": {"latency": {...}, ...}, "sha256": "..."}
 
-`sha256` is that of the canonical JSON (sorted keys, no spaces, ASCII) of everything else, so that a policy
-can name the calibration that it was trained with and a changed file is refused.
+`sha256` is the hash of the canonical JSON (sorted keys, no spaces, ASCII) of everything else. A
+policy can name the calibration that it was trained with, and a file that was changed is refused.
 """
 
 from __future__ import annotations
@@ -12,17 +12,20 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
-import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from calibration.errors import CalibrationError
+from policy_server.contract.files import write_json
 
 SCHEMA_VERSION = 1
 FIELDS = {"schema_version": int, "robot": str, "created": str, "sections": dict, "sha256": str}
+
+
+class CalibrationError(ValueError):
+    """A file, a signal, a robot or a graph cannot be used; the message says why and what to do."""
 
 
 @dataclass(frozen=True)
@@ -30,10 +33,11 @@ class Calibration:
     """What a checked `calibration.json` says.
 
     Attributes:
-        robot: name of the robot that was measured.
+        robot: Name of the robot that was measured.
         created: UTC time of writing, ISO 8601.
-        sections: measurements by kind, such as `latency`; each is a JSON object.
-        sha256: hash of the content.
+        sections: Measurements by kind, such as `latency`. Each is a JSON object.
+        sha256: Hash of the content.
+        schema_version: Version of the file's schema.
     """
 
     robot: str
@@ -42,11 +46,29 @@ class Calibration:
     sha256: str
     schema_version: int = SCHEMA_VERSION
 
+    @classmethod
+    def load(cls, path: str | Path) -> Calibration:
+        """Returns the calibration in `path`, after checking schema, numbers and hash.
+
+        Raises:
+            CalibrationError: The file is missing, is not JSON, has another schema, holds a number
+                that is not finite, or was changed after it was written.
+        """
+        document = _read(path)
+        _check_schema(document, str(path))
+        found = content_hash(document)
+        if found != document["sha256"]:
+            raise CalibrationError(
+                f"{path} was changed after it was written: its content has sha256 {found[:12]}..., "
+                f"it says {document['sha256'][:12]}...; measure again instead of editing it"
+            )
+        return cls(**document)
+
     def section(self, name: str) -> dict[str, Any]:
         """Returns the section `name`.
 
         Raises:
-            CalibrationError: there is none; the message lists those that exist.
+            CalibrationError: There is none. The message lists those that exist.
         """
         if name not in self.sections:
             raise CalibrationError(
@@ -56,94 +78,82 @@ class Calibration:
 
 
 def content_hash(document: dict[str, Any]) -> str:
-    """Returns the sha256 (hex) of `document`'s canonical JSON, its own `sha256` left out.
+    """Returns the sha256 (hex) of a document's canonical JSON, without its own `sha256`.
 
     Raises:
-        CalibrationError: it holds a number that is not finite, or what JSON cannot hold.
+        CalibrationError: The document holds a number that is not finite, or what JSON cannot hold.
     """
     content = {key: value for key, value in document.items() if key != "sha256"}
     _check_plain(content, "calibration")
-    text = json.dumps(
-        content, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False
-    )
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def save(
     path: str | Path, robot: str, sections: dict[str, dict[str, Any]], created: str | None = None
 ) -> str:
-    """Writes `calibration.json` in one piece (temporary name, then renamed) and returns its hash.
+    """Writes `calibration.json` atomically and returns its hash.
 
     Args:
-        path: where; missing folders are made.
-        robot: name of the robot.
-        sections: measurements by kind; JSON objects with finite numbers.
-        created: UTC time, ISO 8601; now if None.
+        path: File to write. Missing folders are made.
+        robot: Name of the robot.
+        sections: Measurements by kind: JSON objects with finite numbers.
+        created: UTC time, ISO 8601. None: now.
 
     Raises:
-        CalibrationError: the content would not load again.
+        CalibrationError: The content would not load again.
     """
-    created = created or datetime.now(UTC).isoformat(timespec="seconds")
     document = {
         "schema_version": SCHEMA_VERSION,
         "robot": robot,
-        "created": created,
+        "created": created or datetime.now(UTC).isoformat(timespec="seconds"),
         "sections": sections,
     }
-    document["sha256"] = content_hash(document)
+    sha256 = content_hash(document)
+    document["sha256"] = sha256
     _check_schema(document, str(path))
-    _write_atomically(
-        Path(path), json.dumps(document, indent=2, sort_keys=True, allow_nan=False) + "\n"
-    )
-    return document["sha256"]
+    write_json(path, document)
+    return sha256
 
 
 def update(path: str | Path, robot: str, name: str, section: dict[str, Any]) -> str:
-    """Puts one section into the file, keeping the others, and returns the new hash.
+    """Puts one section into the file, keeps the others, and returns the new hash.
+
+    Args:
+        path: File to change, or to make.
+        robot: Name of the robot.
+        name: Name of the section.
+        section: JSON object with finite numbers.
 
     Raises:
-        CalibrationError: the file there is damaged or belongs to another robot.
+        CalibrationError: The file there is damaged or belongs to another robot.
     """
     sections: dict[str, dict[str, Any]] = {}
     if Path(path).exists():
-        old = load(path)
+        old = Calibration.load(path)
         if old.robot != robot:
             raise CalibrationError(
                 f"{path} belongs to robot {old.robot!r}, not {robot!r}; choose another file"
             )
-        sections = dict(old.sections)
+        sections = old.sections
     return save(path, robot, sections | {name: section})
 
 
-def load(path: str | Path) -> Calibration:
-    """Returns the calibration in `path`, after checking schema, numbers and hash.
-
-    Raises:
-        CalibrationError: the file is missing, is not JSON, has another schema, holds a number that is not
-            finite, or was changed after it was written.
-    """
+def _read(path: str | Path) -> Any:
+    """Returns the JSON in a file. Raises CalibrationError where it cannot be read."""
     try:
-        document = json.loads(
-            Path(path).read_text(encoding="utf-8"), parse_constant=_refuse_constant
-        )
+        text = Path(path).read_text(encoding="utf-8")
+        return json.loads(text, parse_constant=_refuse_constant)
     except OSError as error:
         raise CalibrationError(f"cannot read the calibration {path}: {error.strerror}") from error
     except CalibrationError as error:
         raise CalibrationError(f"{path}: {error}") from None
     except ValueError as error:
         raise CalibrationError(f"{path} is not JSON: {error}") from error
-    _check_schema(document, str(path))
-    found = content_hash(document)
-    if found != document["sha256"]:
-        raise CalibrationError(
-            f"{path} was changed after it was written: its content has sha256 {found[:12]}..., it says "
-            f"{document['sha256'][:12]}...; measure again (edp calibrate) instead of editing it"
-        )
-    return Calibration(**document)
 
 
 def _check_schema(document: Any, path: str) -> None:
-    """Raises CalibrationError unless `document` has exactly the fields of the contract, of the right types."""
+    """Raises CalibrationError unless a document has the contract's fields, of the right types."""
     if not isinstance(document, dict):
         raise CalibrationError(
             f"{path} holds a {type(document).__name__}, expected an object with {_list(FIELDS)}"
@@ -197,26 +207,10 @@ def _check_plain(value: Any, where: str) -> None:
 
 
 def _refuse_constant(text: str) -> float:
-    """Refuses NaN and Infinity, which Python's JSON reader would take."""
+    """Refuses NaN and Infinity, which Python's JSON reader would accept."""
     raise CalibrationError(f"holds {text}; every number must be finite")
 
 
-def _list(names: Any) -> str:
+def _list(names: Iterable[str]) -> str:
     """Returns 'there are a, b' for a message."""
     return "there are " + (", ".join(sorted(names)) or "none")
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    """Writes `text` so that a reader sees the old file or the whole new one, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise

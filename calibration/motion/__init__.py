@@ -1,1 +1,1 @@
-"""Measures the delay between command and motion."""
+"""Measures how late a robot's joints follow their commands."""

@@ -1,23 +1,24 @@
 """Measures how late a robot's joints follow their commands.
 
-`measure` wiggles the joints around where they are, a little and smoothly, on absolute deadlines, and hands
-what it recorded to `calibration.motion.delay`. Two figures come back: `delay_s`, the pure transport delay, and
-`lag_s`, transport and actuator response together; nothing is subtracted by guess. The instants are those
-of this process: a reading counts at the middle of `get_observation`, a command when `send_action` is
-called, so what the robot's own driver needs is part of the delay, the reading's age as well.
+`measure` moves the joints a little around where they are, smoothly and on absolute deadlines, and
+hands the recording to `calibration.motion.delay`. The result has two figures: `delay_s`, the
+transport delay alone, and `lag_s`, transport and actuator response together.
+
+All times are those of this process. A reading counts at the middle of `get_observation`, a command
+when `send_action` is called. So the time that the robot's driver needs and the age of its reading
+are part of the delay.
 """
 
 from __future__ import annotations
 
 import contextlib
-import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from calibration.errors import CalibrationError
+from calibration.file import CalibrationError
 from calibration.motion.delay import (
     T_QUANTILE,
     WEAK_CORRELATION,
@@ -26,25 +27,35 @@ from calibration.motion.delay import (
     estimate_delay,
 )
 from calibration.motion.excitation import smooth_motion
+from policy_server.control.clock import Clock, wait_until
 from policy_server.control.robot import KnowsConnection, Robot
 
-__all__ = ["DelayEstimate", "LatencyResult", "Recording", "estimate_delay", "measure", "summarise"]
-
 MIN_SECONDS = 4.0
-AMPLITUDE = 0.1  # of the action's own unit; for our arm [rad]
+AMPLITUDE = 0.1  # in the action's own unit; for our arm [rad]
 SPIN_NS = 300_000
+FIRST_TICK_NS = 20_000_000
 MAX_LATE_SHARE = 0.02
+
+
+@runtime_checkable
+class Named(Protocol):
+    """A robot that has a name, as LeRobot's have."""
+
+    name: str
 
 
 @dataclass(frozen=True)
 class Recording:
-    """One run: `command` and `measured` (n, n_joints) at ticks `period_s` apart.
+    """One motion and what was read meanwhile, at ticks `period_s` apart.
 
     Attributes:
-        joints: names of the columns.
-        reading_to_command_s: mean time from the instant of a reading to that of its tick's command [s].
-        n_late: ticks that came more than a quarter period late.
-        worst_late_s: the latest of them [s].
+        joints: Names of the columns.
+        command: (n, n_joints) commanded positions.
+        measured: (n, n_joints) positions read.
+        period_s: Time between ticks [s].
+        reading_to_command_s: Mean time from a reading to the command of the same tick [s].
+        n_late: Ticks that came more than a quarter period late.
+        worst_late_s: Lateness of the worst tick [s].
     """
 
     joints: tuple[str, ...]
@@ -58,12 +69,21 @@ class Recording:
 
 @dataclass(frozen=True)
 class LatencyResult:
-    """The robot's delay and lag [s], each with a 95 % interval, and what every joint said.
+    """A robot's delay and lag [s], each with a 95 % interval, and the estimate of every joint.
 
     Attributes:
-        joints: estimate of each joint that moved; those with warnings do not count in the figures above.
-        n_used: joints that count.
-        n_ticks: length of the recording.
+        delay_s: Transport delay [s].
+        delay_low_s: Lower bound of the delay [s].
+        delay_high_s: Upper bound of the delay [s].
+        lag_s: Transport and response together [s].
+        lag_low_s: Lower bound of the lag [s].
+        lag_high_s: Upper bound of the lag [s].
+        period_s: Time between ticks [s].
+        n_ticks: Length of the recording.
+        n_used: Joints that count in delay and lag. Joints that hardly follow do not.
+        n_late_ticks: Ticks that came more than a quarter period late.
+        joints: Estimate of each joint that moved.
+        warnings: What makes the numbers doubtful, in words.
     """
 
     delay_s: float
@@ -96,55 +116,67 @@ def measure(
     amplitude: float = AMPLITUDE,
     joints: tuple[str, ...] | None = None,
     max_delay_s: float = 0.4,
-    wait_until: Callable[[int, int], int] | None = None,
-    now_ns: Callable[[], int] = time.monotonic_ns,
+    clock: Clock | None = None,
 ) -> LatencyResult:
-    """Returns delay and lag of `robot`, measured by moving its joints for `seconds`.
+    """Returns delay and lag of `robot`, measured by moving its joints.
 
-    The joints move by at most `amplitude` around where they are; make room for that. The robot is connected
-    if it is not yet, sent back to where it was, and disconnected again if it was connected here.
+    The joints move by at most `amplitude` around where they are, so make room for that. The robot
+    goes back to where it was. It is connected first and disconnected at the end, unless it is
+    connected already.
 
     Args:
-        robot: anything with LeRobot's names; the joint `x` is read as `x.pos` and driven as `x.target` or `x.pos`.
-        seconds: length of the motion [s].
-        hz: tick rate.
-        seed: of the motion.
-        amplitude: largest offset, in the action's unit.
-        joints: which to move; all that can be read and driven if None.
-        max_delay_s: longest lag to look for [s].
-        wait_until: sleeps to a deadline, `policy_server.control.loop.wait_until` if None.
-        now_ns: the clock that deadlines are on.
+        robot: The robot. Joint `x` is read as `x.pos` and driven as `x.target` or `x.pos`.
+        seconds: Length of the motion [s].
+        hz: Tick rate [Hz].
+        seed: Seeds the motion.
+        amplitude: Largest offset, in the action's unit.
+        joints: Joints to move. None: all that can be read and driven.
+        max_delay_s: Longest lag to look for [s].
+        clock: Clock of the deadlines. None: the monotonic clock.
 
     Raises:
-        CalibrationError: too short, no such joint, or no joint gave a usable answer.
+        CalibrationError: The motion is too short, a joint is missing, or no joint gave a usable
+            answer.
     """
     if not (seconds >= MIN_SECONDS and hz > 0 and amplitude > 0):
         raise CalibrationError(
-            f"got seconds={seconds}, hz={hz}, amplitude={amplitude}; expected seconds of {MIN_SECONDS} or more, "
-            "the others positive"
+            f"got seconds={seconds}, hz={hz}, amplitude={amplitude}; "
+            f"expected seconds of {MIN_SECONDS} or more, and the others above 0"
         )
-    if wait_until is None:
-        from policy_server.control.loop import wait_until
     names = _joints(robot, joints)
-    motion = smooth_motion(
-        round(seconds * hz), len(names), 1 / hz, amplitude, np.random.default_rng(seed)
-    )
-    motion[:, [joint not in (joints or names) for joint in names]] = (
-        0.0  # held: some robots want every target
-    )
-    ours = not (isinstance(robot, KnowsConnection) and robot.is_connected)
-    if ours:
-        robot.connect()
-    try:
-        recording = _record(robot, names, motion, 1 / hz, wait_until, now_ns)
-    finally:
-        if ours:
-            robot.disconnect()
+    rng = np.random.default_rng(seed)
+    motion = smooth_motion(round(seconds * hz), len(names), 1 / hz, amplitude, rng)
+    still = [joint not in (joints or names) for joint in names]
+    motion[:, still] = 0.0  # these are commanded too, since some robots want every target
+    with _connected(robot):
+        recording = _record(robot, names, motion, 1 / hz, clock or Clock())
     return summarise(recording, max_delay_s)
 
 
+def robot_name(robot: Robot) -> str:
+    """Returns the robot's own name, or that of its class."""
+    return robot.name if isinstance(robot, Named) else type(robot).__name__
+
+
+@contextlib.contextmanager
+def _connected(robot: Robot) -> Iterator[None]:
+    """Connects the robot for the length of the block, unless it is connected already."""
+    if isinstance(robot, KnowsConnection) and robot.is_connected:
+        yield
+        return
+    robot.connect()
+    try:
+        yield
+    finally:
+        robot.disconnect()
+
+
 def _joints(robot: Robot, wanted: tuple[str, ...] | None) -> dict[str, str]:
-    """Returns the action name of each joint that can be read and driven, by joint name; all of `wanted` are there."""
+    """Returns the action's name of each joint that can be read and driven, by joint.
+
+    Raises:
+        CalibrationError: A wanted joint is missing, or there is none at all.
+    """
     read = {
         name.removesuffix(".pos") for name in robot.observation_features if name.endswith(".pos")
     }
@@ -156,54 +188,54 @@ def _joints(robot: Robot, wanted: tuple[str, ...] | None) -> dict[str, str]:
     missing = [joint for joint in wanted or () if joint not in names]
     if missing or not names:
         raise CalibrationError(
-            f"cannot move {missing or 'any joint'}: a joint x needs the observation x.pos and the action x.target or "
-            f"x.pos; the robot has the joints {sorted(names)}, observations {sorted(robot.observation_features)}, "
-            f"actions {sorted(robot.action_features)}"
+            f"cannot move {missing or 'any joint'}: a joint x needs the observation x.pos and the "
+            f"action x.target or x.pos; the robot has the joints {sorted(names)}, observations "
+            f"{sorted(robot.observation_features)}, actions {sorted(robot.action_features)}"
         )
     return names
 
 
 def _record(
-    robot: Robot,
-    names: dict[str, str],
-    motion: np.ndarray,
-    period_s: float,
-    wait_until: Callable[[int, int], int],
-    now_ns: Callable[[], int],
+    robot: Robot, names: dict[str, str], motion: np.ndarray, period_s: float, clock: Clock
 ) -> Recording:
-    """Moves the joints by `motion` (n, n_joints) around where they are and returns what was read meanwhile."""
+    """Moves the joints by `motion` (n, n_joints) around where they are and returns what was read.
+
+    Args:
+        robot: The robot, connected.
+        names: Name of each joint's action.
+        motion: (n, n_joints) offsets.
+        period_s: Time between ticks [s].
+        clock: Clock of the deadlines.
+    """
     start = robot.get_observation()
     rest = np.array([float(start[f"{joint}.pos"]) for joint in names])
     command = rest + motion
-    measured, gap_ns, late_ns = (
-        np.empty_like(command),
-        np.empty(len(command)),
-        np.empty(len(command)),
-    )
-    first_ns = now_ns() + 20_000_000
+    measured = np.empty_like(command)
+    gap_ns = np.empty(len(command))
+    late_ns = np.empty(len(command))
+    first_ns = clock.now_ns() + FIRST_TICK_NS
     try:
         for k, row in enumerate(command):
             deadline_ns = first_ns + round(k * period_s * 1e9)
-            before_ns = wait_until(deadline_ns, SPIN_NS)
+            before_ns = wait_until(deadline_ns, SPIN_NS, clock)
             reading = robot.get_observation()
-            middle_ns = (before_ns + now_ns()) / 2
+            middle_ns = (before_ns + clock.now_ns()) / 2
             measured[k] = [reading[f"{joint}.pos"] for joint in names]
-            gap_ns[k], late_ns[k] = now_ns() - middle_ns, before_ns - deadline_ns
+            gap_ns[k] = clock.now_ns() - middle_ns
+            late_ns[k] = before_ns - deadline_ns
             robot.send_action(dict(zip(names.values(), row.tolist(), strict=True)))
     finally:
-        with contextlib.suppress(Exception):  # what stopped the motion matters more
+        with contextlib.suppress(Exception):  # the error that stopped the motion matters more
             robot.send_action(dict(zip(names.values(), rest.tolist(), strict=True)))
-    n_late = int(np.sum(late_ns > period_s * 1e9 / 4))
     moved = np.abs(motion).max(axis=0) > 0
-    joints = tuple(joint for joint, moves in zip(names, moved, strict=True) if moves)
     return Recording(
-        joints,
-        command[:, moved],
-        measured[:, moved],
-        period_s,
-        float(gap_ns.mean() * 1e-9),
-        n_late,
-        float(late_ns.max() * 1e-9),
+        joints=tuple(joint for joint, moves in zip(names, moved, strict=True) if moves),
+        command=command[:, moved],
+        measured=measured[:, moved],
+        period_s=period_s,
+        reading_to_command_s=float(gap_ns.mean() * 1e-9),
+        n_late=int(np.sum(late_ns > period_s * 1e9 / 4)),
+        worst_late_s=float(late_ns.max() * 1e-9),
     )
 
 
@@ -213,44 +245,32 @@ def summarise(recording: Recording, max_delay_s: float = 0.4) -> LatencyResult:
     Where joints differ by more than their intervals, the interval of the mean is widened to match.
 
     Raises:
-        CalibrationError: no joint gave a usable answer; the message says why for each.
+        CalibrationError: No joint gave a usable answer; the message says why for each.
     """
-    estimates, warnings = {}, []
-    for k, joint in enumerate(recording.joints):
-        try:
-            estimates[joint] = estimate_delay(
-                recording.command[:, k], recording.measured[:, k], recording.period_s, max_delay_s
-            )
-        except CalibrationError as error:
-            warnings.append(f"{joint}: {error}")
-            continue
-        warnings += [f"{joint}: {text}" for text in estimates[joint].warnings]
-    used = [
-        e
-        for e in estimates.values()
-        if e.correlation >= WEAK_CORRELATION and e.explained >= WEAK_FIT
-    ]
+    estimates, warnings = _estimates(recording, max_delay_s)
+    used = [e for e in estimates.values() if _follows(e)]
     if not used:
         raise CalibrationError(
             "no joint followed its command well enough to measure: " + "; ".join(warnings)
         )
-    if recording.n_late > MAX_LATE_SHARE * len(recording.command):
+    n_ticks = len(recording.command)
+    if recording.n_late > MAX_LATE_SHARE * n_ticks:
         warnings.append(
-            f"{recording.n_late} of {len(recording.command)} ticks came late (worst "
+            f"{recording.n_late} of {n_ticks} ticks came late (worst "
             f"{recording.worst_late_s * 1e3:.1f} ms): measure again on a quieter machine"
         )
-    shift = recording.reading_to_command_s
-    delay = _mean([(e.delay_s - shift, e.delay_high_s - e.delay_s) for e in used])
-    lag = _mean([(e.lag_s - shift, (e.lag_high_s - e.lag_low_s) / 2) for e in used])
+    shift_s = recording.reading_to_command_s
+    delay_s, delay_half_s = _mean([(e.delay_s, e.delay_high_s - e.delay_s) for e in used])
+    lag_s, lag_half_s = _mean([(e.lag_s, (e.lag_high_s - e.lag_low_s) / 2) for e in used])
     return LatencyResult(
-        delay[0],
-        delay[0] - delay[1],
-        delay[0] + delay[1],
-        lag[0],
-        lag[0] - lag[1],
-        lag[0] + lag[1],
+        delay_s=delay_s - shift_s,
+        delay_low_s=delay_s - shift_s - delay_half_s,
+        delay_high_s=delay_s - shift_s + delay_half_s,
+        lag_s=lag_s - shift_s,
+        lag_low_s=lag_s - shift_s - lag_half_s,
+        lag_high_s=lag_s - shift_s + lag_half_s,
         period_s=recording.period_s,
-        n_ticks=len(recording.command),
+        n_ticks=n_ticks,
         n_used=len(used),
         n_late_ticks=recording.n_late,
         joints=estimates,
@@ -258,10 +278,36 @@ def summarise(recording: Recording, max_delay_s: float = 0.4) -> LatencyResult:
     )
 
 
+def _follows(estimate: DelayEstimate) -> bool:
+    """Returns whether a joint follows its command well enough to count."""
+    return estimate.correlation >= WEAK_CORRELATION and estimate.explained >= WEAK_FIT
+
+
+def _estimates(
+    recording: Recording, max_delay_s: float
+) -> tuple[dict[str, DelayEstimate], list[str]]:
+    """Returns the estimates by joint, and warnings; an unusable joint has only a warning."""
+    estimates: dict[str, DelayEstimate] = {}
+    warnings: list[str] = []
+    columns = zip(recording.joints, recording.command.T, recording.measured.T, strict=True)
+    for joint, command, measured in columns:
+        try:
+            estimate = estimate_delay(command, measured, recording.period_s, max_delay_s)
+        except CalibrationError as error:
+            warnings.append(f"{joint}: {error}")
+            continue
+        estimates[joint] = estimate
+        warnings += [f"{joint}: {text}" for text in estimate.warnings]
+    return estimates, warnings
+
+
 def _mean(values: list[tuple[float, float]]) -> tuple[float, float]:
-    """Returns the weighted mean of (value, half interval) and its half interval, widened where they disagree."""
+    """Returns the weighted mean of (value, half interval), and half of its own interval.
+
+    The interval is widened where the values disagree.
+    """
     value, half = np.array(values).T
-    half = np.maximum(half, 1e-5)  # a perfect fit does not count without end
+    half = np.maximum(half, 1e-5)  # bounds the weight of a perfect fit
     weight = half**-2.0
     mean = float(weight @ value / weight.sum())
     spread = 0.0

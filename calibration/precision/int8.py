@@ -1,12 +1,14 @@
-"""A policy's graph with its matrix products in int8, as QuantizeLinear and DequantizeLinear pairs (QDQ).
+"""Puts the matrix products of a policy's graph into int8 (QDQ: QuantizeLinear, DequantizeLinear).
 
-What was chosen by action error and closed-loop return on trained arm-press policies:
+These choices gave the best action error and closed-loop return on trained arm-press policies:
 
-- Ranges are the smallest and largest value seen; clipping to a percentile costs more than it gains.
-- Layers that read no other layer's output stay float32: one scale over observation, noise and time is too coarse.
-- Results of products are not rounded again, only what goes into them.
-- Weights take 7 of their 8 bits: kernels of CPUs without VNNI add pairs of products in 16 bits, which 8 bits overflow
-  in silence. With 7 every machine computes the same.
+- Ranges are the smallest and the largest value seen. Clipping to a percentile costs more than it
+  gains.
+- Layers that read no other layer's output stay float32. One scale over observation, noise and time
+  is too coarse.
+- The inputs of products are rounded, their results are not.
+- Weights take 7 of their 8 bits. CPUs without VNNI add pairs of products in 16 bits, and with 8
+  bits these sums overflow in silence. With 7 bits every machine computes the same.
 - Activations are symmetric (zero point 0), as TensorRT asks.
 """
 
@@ -21,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from calibration.errors import CalibrationError
+from calibration.file import CalibrationError
 from calibration.precision.layers import (
     load_onnx,
     load_quantization,
@@ -37,23 +39,27 @@ OPTIONS = {"ActivationSymmetric": True, "OpTypesToExcludeOutputQuantization": li
 
 
 def to_int8(graph: bytes, obs: np.ndarray, noise: np.ndarray) -> bytes:
-    """Returns the graph in QDQ form; the whole sampler is in it, so that each of its steps gets scales of its own.
+    """Returns the graph in QDQ form.
+
+    It holds the whole sampler, so each denoising step gets its own scales.
 
     Args:
         graph: float32, (obs, noise) -> action.
-        obs: (n, obs_dim) that the policy meets.
+        obs: (n, obs_dim) observations that the policy meets.
         noise: (n, latent_dim), standard normal.
 
     Raises:
-        CalibrationError: no row of data, or no layer to quantise.
+        CalibrationError: There is no row of data, or no layer to quantise.
     """
     if not len(obs):
         raise CalibrationError(
             "int8: 0 rows of calibration data; expected obs that the policy meets, not random ones"
         )
-    onnx, quantization = load_onnx(), load_quantization()
+    onnx = load_onnx()
+    quantization = load_quantization()
     model = read_graph(graph)
-    nodes, behind = model.graph.node, with_layer_upstream(model.graph.node)
+    nodes = model.graph.node
+    behind = with_layer_upstream(nodes)
     wanted = [n.name for i, n in enumerate(nodes) if n.op_type in QUANTISED and i in behind]
     if not wanted:
         raise CalibrationError(
@@ -78,19 +84,17 @@ def to_int8(graph: bytes, obs: np.ndarray, noise: np.ndarray) -> bytes:
 
 def _reader(model: Any, obs: np.ndarray, noise: np.ndarray) -> Any:
     """Returns a CalibrationDataReader over the rows, in the batches that the graph takes."""
-    inputs = {value.name: value.type.tensor_type.shape.dim for value in model.graph.input}
-    size = 1 if inputs["obs"][0].dim_value == 1 else BATCH
-    feeds = {
-        name: rows.astype(np.float32)
-        for name, rows in (("obs", obs), ("noise", noise))
-        if name in inputs
-    }
+    shapes = {value.name: value.type.tensor_type.shape.dim for value in model.graph.input}
+    size = 1 if shapes["obs"][0].dim_value == 1 else BATCH
+    feeds = {"obs": obs.astype(np.float32), "noise": noise.astype(np.float32)}
     batches = iter(
-        [{k: v[i : i + size] for k, v in feeds.items()} for i in range(0, len(obs), size)]
+        {name: feeds[name][start : start + size] for name in shapes}
+        for start in range(0, len(obs), size)
     )
 
     class Reader(load_quantization().CalibrationDataReader):
         def get_next(self) -> dict[str, np.ndarray] | None:
+            """Returns the next batch by input, None after the last."""
             return next(batches, None)
 
     return Reader()
@@ -98,7 +102,7 @@ def _reader(model: Any, obs: np.ndarray, noise: np.ndarray) -> Any:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps the quantiser's advice off the terminal; it writes to the root logger."""
+    """Silences the quantiser's advice, which it writes to the root logger."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -1,7 +1,7 @@
-"""How a policy in fewer bits compares with the exact one: its actions, and what it earns in closed loop.
+"""Compares a policy in fewer bits with the exact one, by its actions and its return.
 
-Actions are compared on states that set no scale, with the same noise; closed loops on the same episodes: starts and
-noise are the same stream, whatever the policy does.
+Actions are compared on states that set no scale, with the same noise. Closed loops run the same
+episodes: start states and noise do not depend on the policy.
 """
 
 from __future__ import annotations
@@ -12,27 +12,26 @@ from typing import Any
 
 import numpy as np
 
-from calibration.errors import CalibrationError
+from calibration.file import CalibrationError
 from calibration.precision.layers import load_onnx
-from calibration.precision.visited import Policy, Rows, bundle_actor
-from policy_server.contract.bundle import Manifest, Precision
+from calibration.precision.visited import Graph, Rows, answers
+from policy_server.contract.choices import Precision
+from policy_server.contract.manifest import Manifest
 from sim.core.evaluate import evaluate
 from sim.core.spec import TaskSpec
 
-N_GROUPS, T_95 = (
-    20,
-    2.093,
-)  # groups of episodes, and the two-sided 95 % quantile of Student's t for 19
+N_GROUPS = 20  # groups of episodes
+T_95 = 2.093  # two-sided 95 % quantile of Student's t with N_GROUPS - 1 degrees of freedom
 
 
 @dataclass(frozen=True)
 class ClosedLoop:
-    """Whole episodes in N_GROUPS groups, each with a seed of its own.
+    """Whole episodes in N_GROUPS groups, each with its own seed.
 
     Attributes:
-        returns: mean return of each group, (N_GROUPS,).
-        successes: share of success of each group, (N_GROUPS,).
-        n_episodes: of all groups together.
+        returns: Mean return of each group, (N_GROUPS,).
+        successes: Share of successful episodes of each group, (N_GROUPS,).
+        n_episodes: Episodes of all groups together.
     """
 
     returns: np.ndarray
@@ -42,24 +41,34 @@ class ClosedLoop:
 
 def action_errors(
     precision: Precision,
-    policy: Policy,
+    policy: Graph,
     rows: Rows,
     expected: np.ndarray,
     golden: Mapping[str, np.ndarray],
     manifest: Manifest,
 ) -> dict[str, Any]:
-    """Returns how far a policy's commands are from `expected` (n, horizon, act_dim), and from the golden ones.
+    """Returns how far a policy's commands are from the expected and from the golden ones.
 
-    max_abs_error and mean_abs_error are in physical units; max_share and mean_share are shares of each action's range,
-    None where no action has finite limits.
+    max_abs_error and mean_abs_error are in physical units. max_share and mean_share are shares of
+    each action's range, None where no action has finite limits.
+
+    Args:
+        precision: Name of the policy's version, for the message.
+        policy: Computes the commands.
+        rows: Its inputs.
+        expected: (n, horizon, act_dim) commands of the exact policy.
+        golden: Golden vectors of the bundle.
+        manifest: The policy's manifest.
 
     Raises:
-        CalibrationError: an answer is not finite.
+        CalibrationError: An answer is not finite.
     """
-    action, replayed = policy.act(rows.obs, rows.noise), policy.act(golden["obs"], golden["noise"])
+    action = policy.act(rows.obs, rows.noise)
+    replayed = policy.act(golden["obs"], golden["noise"])
     for answer in (action, replayed):
         _check_finite(precision, answer)
-    error, span = np.abs(action - expected), manifest.action_high - manifest.action_low
+    error = np.abs(action - expected)
+    span = manifest.action_high - manifest.action_low
     share = (error / np.where(span > 0, span, np.inf))[..., np.isfinite(span)]
     return {
         "max_abs_error": float(error.max()),
@@ -72,13 +81,13 @@ def action_errors(
 
 
 def rounded_error(graph: bytes, golden: Mapping[str, np.ndarray]) -> float:
-    """Returns the largest error on the golden vectors where every operator's result is rounded to float16.
+    """Returns the largest golden error if every operator's result is rounded to float16.
 
-    ONNX Runtime's CPU has few float16 kernels and rounds only now and then; a GPU rounds as this does. 0 where the
-    graph holds operators that are not ONNX's own.
+    ONNX Runtime has few float16 kernels for the CPU and rounds only now and then. A GPU rounds as
+    this does. Returns 0 where the graph holds operators that are not ONNX's own.
 
     Raises:
-        CalibrationError: an answer is not finite.
+        CalibrationError: An answer is not finite.
     """
     onnx = load_onnx()
     model = onnx.load_from_string(graph)
@@ -92,47 +101,64 @@ def rounded_error(graph: bytes, golden: Mapping[str, np.ndarray]) -> float:
 
 def _check_finite(precision: Precision, action: np.ndarray) -> None:
     """Raises CalibrationError where an action (n, horizon, act_dim) is not finite."""
-    bad = int((~np.isfinite(action)).any(axis=(1, 2)).sum())
-    if bad:
+    n_bad = int((~np.isfinite(action)).any(axis=(1, 2)).sum())
+    if n_bad:
         raise CalibrationError(
-            f"{precision} answers NaN or infinity in {bad} of {len(action)} states: its numbers are too large for this "
-            "precision; leave it out with --precisions"
+            f"{precision} answers NaN or infinity in {n_bad} of {len(action)} states: its numbers "
+            "are too large for this precision; leave it out with --precisions"
         )
 
 
 def closed_loop(
-    policy: Policy, manifest: Manifest, spec: TaskSpec, n_episodes: int, seed: int
+    policy: Graph, manifest: Manifest, spec: TaskSpec, n_episodes: int, seed: int
 ) -> ClosedLoop:
-    """Returns return and success over `n_episodes`, rounded up to whole groups."""
-    size, groups = -(-n_episodes // N_GROUPS), []
+    """Returns return and success over `n_episodes`, rounded up to whole groups.
+
+    Args:
+        policy: Computes the commands.
+        manifest: The policy's manifest.
+        spec: Its task in sim.
+        n_episodes: Episodes to run.
+        seed: Seeds start states and noise.
+    """
+    size = -(-n_episodes // N_GROUPS)
+    groups = []
     for i in range(N_GROUPS):
-        group_seed = 1000 * seed + 10 + i  # apart from those of `visited.collect`
-        act = bundle_actor(policy, spec, manifest.latent_dim, group_seed)
+        group_seed = 1000 * seed + 10 + i  # `visited.collect` uses other seeds
+        answer = answers(policy, manifest.latent_dim, group_seed)
+
+        def act(obs: np.ndarray, answer=answer) -> np.ndarray:
+            return spec.action_map.action(obs, answer(obs))
+
         groups.append(evaluate(act, spec.name, size, group_seed, manifest.n_action_steps))
-    returns, successes = (
-        np.array([getattr(g, name) for g in groups]) for name in ("mean_return", "success")
+    return ClosedLoop(
+        returns=np.array([group.mean_return for group in groups]),
+        successes=np.array([group.success for group in groups]),
+        n_episodes=size * N_GROUPS,
     )
-    return ClosedLoop(returns, successes, size * N_GROUPS)
 
 
 def compare(base: ClosedLoop, other: ClosedLoop) -> dict[str, Any]:
-    """Returns what `other` earns beside `base`: the difference of their returns, its 95 % interval, and the loss.
+    """Returns what `other` earns beside `base`: difference of returns, 95 % interval, loss.
 
-    return_loss is (base - other) / |base|: of the return, or where that is 0 of the success, which loss_of tells; both
-    are None where float32 has neither. Groups are paired, so that only what the policies do differently is left in the
-    interval.
+    return_loss is (base - other) / |base|, where base is the return, or the success where the
+    return is 0; loss_of says which. Both are None where float32 has neither. Groups are paired, so
+    the interval holds only what the policies do differently.
     """
     difference = other.returns - base.returns
-    mean, half = float(difference.mean()), T_95 * float(difference.std(ddof=1)) / np.sqrt(N_GROUPS)
+    mean = float(difference.mean())
+    half = T_95 * float(difference.std(ddof=1)) / np.sqrt(N_GROUPS)
+    mean_return = float(other.returns.mean())
+    success = float(other.successes.mean())
     pairs = (
-        ("return", float(base.returns.mean()), float(other.returns.mean())),
-        ("success", float(base.successes.mean()), float(other.successes.mean())),
+        ("return", float(base.returns.mean()), mean_return),
+        ("success", float(base.successes.mean()), success),
     )
     known = [(what, (before - after) / abs(before)) for what, before, after in pairs if before]
     loss_of, loss = known[0] if known else (None, None)
     return {
-        "mean_return": float(other.returns.mean()),
-        "success": float(other.successes.mean()),
+        "mean_return": mean_return,
+        "success": success,
         "return_difference": mean,
         "return_difference_ci": [mean - half, mean + half],
         "return_loss": loss,

@@ -1,53 +1,50 @@
-"""What of a policy's graph is the network, and what is arithmetic around it: normaliser, solver, action map, limits."""
+"""Finds the network in a policy's graph, and reads and writes such graphs.
+
+The arithmetic around the network is the normaliser, the solver, the action map and the limits.
+"""
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from calibration.errors import CalibrationError
+from calibration.file import CalibrationError
 
 LAYERS = ("MatMul", "Gemm", "Conv")
-
-
-@contextlib.contextmanager
-def _needed() -> Iterator[None]:
-    """Turns a failing import into a CalibrationError that names the extra."""
-    try:
-        yield
-    except ImportError as error:
-        raise CalibrationError(f"{error}; expected: pip install 'edp-robot[train]'") from error
+INSTALL = "expected: pip install 'edp-robot[train]'"
 
 
 def load_onnx() -> Any:
-    """Returns the module onnx, imported when it is first needed. Raises CalibrationError where it is not installed."""
-    with _needed():
+    """Returns the module onnx. Raises CalibrationError where it is not installed."""
+    try:
         import onnx
         import onnx.reference
+    except ImportError as error:
+        raise CalibrationError(f"{error}; {INSTALL}") from error
     return onnx
 
 
 def load_quantization() -> Any:
-    """Returns onnxruntime.quantization, as `load_onnx` does onnx."""
-    with _needed():
+    """Returns onnxruntime.quantization. Raises CalibrationError where it is not installed."""
+    try:
         from onnxruntime import quantization
+    except ImportError as error:
+        raise CalibrationError(f"{error}; {INSTALL}") from error
     return quantization
 
 
 def read_graph(graph: bytes) -> Any:
-    """Returns the onnx.ModelProto of a graph, every node named, every tensor typed, and weights in their final layout.
+    """Returns a graph's onnx.ModelProto: nodes named, tensors typed, weights in final layout.
 
     Raises:
-        CalibrationError: not an ONNX graph, or one whose types contradict one another.
+        CalibrationError: This is no ONNX graph, or its types contradict one another.
     """
     onnx = load_onnx()
     try:
-        model = onnx.shape_inference.infer_shapes(
-            onnx.load_from_string(graph), check_type=True, strict_mode=True
-        )
+        model = onnx.load_from_string(graph)
+        model = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True)
     except Exception as error:  # onnx raises protobuf's and its own private types
         raise CalibrationError(
             f"the graph is not one that onnx {onnx.__version__} reads: {error}"
@@ -59,10 +56,10 @@ def read_graph(graph: bytes) -> Any:
 
 
 def write_graph(model: Any) -> bytes:
-    """Returns the bytes of a model whose types fit together everywhere (strongly typed, as TensorRT 11 asks).
+    """Returns the bytes of a model that is strongly typed, as TensorRT 11 asks.
 
     Raises:
-        CalibrationError: they do not.
+        CalibrationError: The types do not fit together.
     """
     onnx = load_onnx()
     _drop_unread(model.graph)
@@ -77,7 +74,7 @@ def write_graph(model: Any) -> bytes:
 
 
 def reads(node: Any) -> Iterator[str]:
-    """Yields every tensor that a node reads, those that its subgraphs take from around them included."""
+    """Yields every tensor that a node or one of its subgraphs reads."""
     yield from node.input
     for attribute in node.attribute:
         for graph in (attribute.g, *attribute.graphs):
@@ -86,10 +83,11 @@ def reads(node: Any) -> Iterator[str]:
 
 
 def with_layer_upstream(nodes: Any) -> set[int]:
-    """Returns the positions of the nodes that read something which a layer had a part in; `nodes` in running order."""
-    touched, found = set(), set()
+    """Returns the positions of the nodes whose input depends on a layer, `nodes` in order."""
+    touched: set[str] = set()
+    found = set()
     for i, node in enumerate(nodes):
-        behind = any(name in touched for name in reads(node))
+        behind = not touched.isdisjoint(reads(node))
         if behind:
             found.add(i)
         if behind or node.op_type in LAYERS:
@@ -98,27 +96,30 @@ def with_layer_upstream(nodes: Any) -> set[int]:
 
 
 def with_layer_downstream(nodes: Any) -> set[int]:
-    """Returns the positions of the nodes that have a part in what a layer reads; `nodes` in running order."""
-    wanted, found = set(), set()
+    """Returns the positions of the nodes that a layer's input depends on, `nodes` in order."""
+    wanted: set[str] = set()
+    found = set()
     for i, node in reversed(list(enumerate(nodes))):
-        ahead = any(name in wanted for name in node.output)
+        ahead = not wanted.isdisjoint(node.output)
         if ahead:
             found.add(i)
         if ahead or node.op_type in LAYERS:
-            wanted.update(reads(node))
-    wanted.discard("")
+            wanted.update(filter(None, reads(node)))  # an input that is left out has the name ""
     return found
 
 
 def network(graph: Any) -> set[int]:
-    """Returns the positions of the nodes inside the network: layers, and what leads from one to the next.
+    """Returns the positions of the network's nodes: layers, and what leads from one to the next.
 
-    A solver leads from one call of the network to the next as well, and divides by a small alpha on its way. A node of
-    it reads a coefficient, a constant of one number, or only what such nodes made; neither is inside.
+    A solver also leads from one call of the network to the next, and divides by a small alpha on
+    its way. Its nodes read a coefficient (a constant of one number), or only results of such nodes.
+    They are not inside.
     """
-    nodes, made = graph.node, set()
-    between, found = with_layer_upstream(nodes) & with_layer_downstream(nodes), set()
+    nodes = graph.node
+    between = with_layer_upstream(nodes) & with_layer_downstream(nodes)
     numbers = {t.name for t in graph.initializer if t.data_type == t.FLOAT and np.prod(t.dims) == 1}
+    made: set[str] = set()
+    found = set()
     for i, node in enumerate(nodes):
         leads = i in between and not made.isdisjoint(node.input) and numbers.isdisjoint(node.input)
         if node.op_type in LAYERS or leads:
@@ -128,8 +129,12 @@ def network(graph: Any) -> set[int]:
 
 
 def _fold(model: Any) -> None:
-    """Turns nodes of constants and transposes of them into plain constants: a weight there passes for an activation."""
-    onnx, graph = load_onnx(), model.graph
+    """Turns Constant nodes, and transposes of constants, into initializers.
+
+    Otherwise a weight would be taken for an activation.
+    """
+    onnx = load_onnx()
+    graph = model.graph
     values = {tensor.name: tensor for tensor in graph.initializer}
     for node in list(graph.node):
         attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
@@ -142,16 +147,16 @@ def _fold(model: Any) -> None:
         else:
             continue
         graph.node.remove(node)
-        values[node.output[0]] = graph.initializer.add()
-        values[node.output[0]].CopyFrom(folded)
-        values[node.output[0]].name = node.output[0]
+        tensor = graph.initializer.add()
+        tensor.CopyFrom(folded)
+        tensor.name = node.output[0]
+        values[tensor.name] = tensor
 
 
 def _drop_unread(graph: Any) -> None:
     """Removes the constants that no node reads."""
-    read = {name for node in graph.node for name in reads(node)} | {
-        output.name for output in graph.output
-    }
+    read = {name for node in graph.node for name in reads(node)}
+    read |= {output.name for output in graph.output}
     kept = [tensor for tensor in graph.initializer if tensor.name in read]
     del graph.initializer[:]
     graph.initializer.extend(kept)

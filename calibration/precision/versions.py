@@ -1,4 +1,4 @@
-"""Versions of a policy in fewer bits: made, measured, and kept in the bundle unless they lose return.
+"""Makes versions of a policy in fewer bits, measures them, and keeps those that lose little return.
 
 Everything runs in ONNX Runtime on the CPU, float32 included.
 """
@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from calibration.file import CalibrationError
 from calibration.precision.half import to_fp16
 from calibration.precision.int8 import METHOD, to_int8
 from calibration.precision.judge import action_errors, closed_loop, compare, rounded_error
@@ -19,12 +20,19 @@ from policy_server.bench.latency import bench_backend
 from policy_server.bench.statistics import summary
 from policy_server.contract.bundle import ONNX, Bundle, extend, graph_name
 from policy_server.contract.choices import Precision
+from policy_server.contract.manifest import Manifest
 from policy_server.runtime.onnxruntime import OnnxPolicy
 from sim.core.spec import TaskSpec
 
 EXACT: Precision = "fp32"
-MAX_LOSS = 0.02  # of the return
-N_TIMED, N_TURNS = 1000, 10  # queries timed of each version, in so many turns
+MAX_LOSS = 0.02  # share of the return
+N_TIMED = 1000  # queries timed of each version
+N_TURNS = 10  # the versions take turns, so that a busy spell of the machine hits all of them
+HEADS = (
+    *("", "max, mean error", "of range [%]", "golden"),
+    *("return", "less fp32 [95 %]", "success"),
+    *("p50 [us]", "p99 [us]", "size [kB]"),
+)
 
 
 @dataclass(frozen=True)
@@ -33,11 +41,11 @@ class Version:
 
     Attributes:
         precision: fp32, fp16 or int8.
-        graph: its ONNX graph.
-        errors: of actions against float32; see `action_errors`.
-        loop: see `compare`; None where nothing could be run.
-        latency_us: summary of single queries on this machine's CPU [us].
-        calibration: how it was made: method, n_rows, source.
+        graph: Its ONNX graph.
+        errors: Difference of its actions from float32's; see `action_errors`.
+        loop: What it earns beside float32; see `compare`. None: no simulated task.
+        latency_us: Summary of single queries on this machine's CPU [us].
+        calibration: How it was made: method, n_rows, source.
     """
 
     precision: Precision
@@ -49,7 +57,7 @@ class Version:
 
     @property
     def return_loss(self) -> float | None:
-        """Share of float32's return that it loses; negative where it gains, None where that is not known."""
+        """Share of float32's return that it loses; negative where it gains, None where unknown."""
         return self.loop["return_loss"] if self.loop else None
 
     @property
@@ -58,28 +66,39 @@ class Version:
         return self.return_loss is not None and self.return_loss > MAX_LOSS
 
     def to_json(self) -> dict[str, Any]:
-        """Returns plain values, the graph as its size [bytes]."""
-        rest = {key: value for key, value in asdict(self).items() if key != "graph"}
-        return {
-            **rest,
-            "graph_bytes": len(self.graph),
-            "return_loss": self.return_loss,
-            "refused": self.refused,
-        }
+        """Returns plain values, with the graph's size [bytes] in place of the graph."""
+        plain = asdict(self)
+        graph = plain.pop("graph")
+        known = {"return_loss": self.return_loss, "refused": self.refused}
+        return {**plain, "graph_bytes": len(graph), **known}
 
     def parity(self) -> dict[str, Any]:
-        """Returns the bundle's entry on it."""
+        """Returns the version's entry in the bundle's manifest."""
         keys = ("golden_max_abs_error", "max_abs_error", "mean_abs_error", "n")
-        known = {
+        return {
+            **{key: self.errors[key] for key in keys},
             "return_loss": self.return_loss,
             "forced": self.refused,
             "calibration": self.calibration,
         }
-        return {**{key: self.errors[key] for key in keys}, **known}
+
+
+def check_request(n_episodes: int, precisions: tuple[str, ...]) -> None:
+    """Raises CalibrationError unless there are episodes and versions to make."""
+    if n_episodes < 1 or not precisions or EXACT in precisions:
+        raise CalibrationError(
+            f"{n_episodes} episodes, precisions {precisions}: expected 1 or more, of fp16 and int8"
+        )
 
 
 def convert(precision: Precision, graph: bytes, visited: Visited) -> tuple[bytes, dict[str, Any]]:
-    """Returns (graph, how it was made) of a precision, from the float32 graph."""
+    """Returns a version of the float32 graph, and how it was made.
+
+    Args:
+        precision: Version to make.
+        graph: The float32 graph.
+        visited: Observations that the policy meets.
+    """
     if precision == EXACT:
         return graph, {}
     if precision == "fp16":
@@ -97,126 +116,151 @@ def measure(
     n_episodes: int,
     seed: int,
 ) -> list[Version]:
-    """Returns float32 and each of `precisions`, measured one after the other; nothing is written.
+    """Returns float32 and each of `precisions`, measured. Writes nothing.
 
     Args:
-        bundle: the policy.
-        spec: its task in sim; None where there is none, and then no closed loop is run.
-        visited: what to calibrate with, and what to judge actions by.
+        bundle: The policy.
+        spec: Its task in sim. None: it has none, and no closed loop is run.
+        visited: Rows to calibrate with, and rows to compare actions on.
         precisions: fp16, int8.
-        n_episodes: of the closed loop, rounded up to whole groups.
-        seed: of starts and noise.
+        n_episodes: Episodes of the closed loop, rounded up to whole groups.
+        seed: Seeds start states and noise.
 
     Raises:
-        CalibrationError: a graph cannot be converted, or answers NaN.
+        CalibrationError: A graph cannot be converted, or answers NaN.
     """
-    exact, rows, golden = bundle.read(ONNX), visited.held_out, bundle.golden()
-    made: dict[Precision, Any] = {p: convert(p, exact, visited) for p in (EXACT, *precisions)}
+    exact = bundle.read(ONNX)
+    golden = bundle.golden()
+    rows = visited.held_out
+    made: dict[Precision, Any] = {
+        name: convert(name, exact, visited) for name in (EXACT, *precisions)
+    }
     policies: dict[Precision, OnnxPolicy] = {
-        p: OnnxPolicy(graph, "cpu") for p, (graph, _) in made.items()
+        name: OnnxPolicy(graph, "cpu") for name, (graph, _) in made.items()
     }
     expected = policies[EXACT].act(rows.obs, rows.noise)
     errors = {
-        p: action_errors(p, policy, rows, expected, golden, bundle.manifest)
-        for p, policy in policies.items()
+        name: action_errors(name, policy, rows, expected, golden, bundle.manifest)
+        for name, policy in policies.items()
     }
     if "fp16" in made:
         rounded = rounded_error(made["fp16"][0], golden)
-        errors["fp16"]["golden_max_abs_error"] = max(
-            errors["fp16"]["golden_max_abs_error"], rounded
-        )
+        worst = max(errors["fp16"]["golden_max_abs_error"], rounded)
+        errors["fp16"]["golden_max_abs_error"] = worst
     loops = {}
     if spec is not None:
         runs = {
-            p: closed_loop(policy, bundle.manifest, spec, n_episodes, seed)
-            for p, policy in policies.items()
+            name: closed_loop(policy, bundle.manifest, spec, n_episodes, seed)
+            for name, policy in policies.items()
         }
-        loops = {p: compare(runs[EXACT], run) for p, run in runs.items()}
+        loops = {name: compare(runs[EXACT], run) for name, run in runs.items()}
     times = time_in_turns(policies, rows)
     return [
-        Version(p, graph, errors[p], loops.get(p), summary(times[p]), how)
-        for p, (graph, how) in made.items()
+        Version(name, graph, errors[name], loops.get(name), summary(times[name]), how)
+        for name, (graph, how) in made.items()
     ]
 
 
 def time_in_turns(policies: Mapping[Precision, OnnxPolicy], rows: Rows) -> dict[Any, np.ndarray]:
-    """Returns the times of N_TIMED single queries of each policy [us]; in turns, so that a busy spell hits them all."""
-    obs, noise, times = rows.obs[:1], rows.noise[:1], {p: [] for p in policies}
+    """Returns the times of N_TIMED single queries of each policy [us], measured in turns."""
+    obs = rows.obs[:1]
+    noise = rows.noise[:1]
+    n = N_TIMED // N_TURNS
+    times: dict[Any, list[np.ndarray]] = {name: [] for name in policies}
     for _ in range(N_TURNS):
-        for p, policy in policies.items():
-            times[p].append(
-                bench_backend(policy, obs, noise, N_TIMED // N_TURNS, N_TIMED // N_TURNS)
-            )
-    return {p: np.concatenate(parts) for p, parts in times.items()}
+        for name, policy in policies.items():
+            times[name].append(bench_backend(policy, obs, noise, n, n))
+    return {name: np.concatenate(parts) for name, parts in times.items()}
 
 
 def keep(bundle: Bundle, versions: list[Version], force: bool) -> Bundle:
-    """Returns the bundle with the versions that lose little, or with `force` all, written into it; fp32 is there."""
+    """Returns the bundle with the good versions written into it.
+
+    Args:
+        bundle: The policy.
+        versions: Measured versions; float32 is in the bundle already.
+        force: Writes those that lose too much as well.
+    """
     kept = [v for v in versions if v.precision != EXACT and (force or not v.refused)]
     if not kept:
         return bundle
-    files = {graph_name(v.precision): v.graph for v in kept}
-    return extend(bundle, files, {v.precision: v.parity() for v in kept})
+    files = {graph_name(version.precision): version.graph for version in kept}
+    return extend(bundle, files, {version.precision: version.parity() for version in kept})
+
+
+def summary_of(
+    manifest: Manifest, visited: Visited, versions: list[Version], force: bool
+) -> dict[str, Any]:
+    """Returns all measurements and what was decided, as JSON values.
+
+    Args:
+        manifest: The policy's manifest.
+        visited: The rows that were used.
+        versions: Measured versions, float32 first.
+        force: Whether versions that lose too much are kept.
+    """
+    return {
+        "policy": manifest.name,
+        "task": manifest.task,
+        "source": visited.source,
+        "max_loss": MAX_LOSS,
+        "force": force,
+        "refused": [] if force else [v.precision for v in versions if v.refused],
+        "versions": {version.precision: version.to_json() for version in versions},
+    }
 
 
 def table(name: str, visited: Visited, versions: list[Version]) -> list[str]:
-    """Returns the lines of a table for people."""
-    heads = (
-        "",
-        "max, mean error",
-        "of range [%]",
-        "golden",
-        "return",
-        "less fp32 [95 %]",
-        "success",
-    )
-    rows = [(*heads, "p50 [us]", "p99 [us]", "size [kB]"), *map(_row, versions)]
+    """Returns the lines of a table.
+
+    Args:
+        name: The policy's name.
+        visited: The rows that were used.
+        versions: Measured versions, float32 first.
+    """
+    rows = [HEADS, *map(_row, versions)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
         "  ".join(f"{text:>{width}}" for text, width in zip(row, widths, strict=True))
         for row in rows
     ]
-    n, n_others = len(visited.calibration.obs), len(visited.held_out.obs)
-    return [
-        f"{name}: scales from {n} rows of {visited.source}; action errors on {n_others} others",
-        *lines,
-    ]
+    n_rows = len(visited.calibration.obs)
+    n_others = len(visited.held_out.obs)
+    head = (
+        f"{name}: scales from {n_rows} rows of {visited.source}; action errors on {n_others} others"
+    )
+    return [head, *lines]
 
 
 def _row(version: Version) -> tuple[str, ...]:
-    """Returns the texts of one line of the table."""
-    e, loop, times = version.errors, version.loop, version.latency_us
-    share = (
-        "-"
-        if e["max_share"] is None
-        else f"{100 * e['max_share']:.2g}, {100 * e['mean_share']:.2g}"
-    )
+    """Returns the cells of one line of the table."""
+    errors = version.errors
+    error = f"{errors['max_abs_error']:.2g}, {errors['mean_abs_error']:.2g}"
+    share = "-"
+    if errors["max_share"] is not None:
+        share = f"{100 * errors['max_share']:.2g}, {100 * errors['mean_share']:.2g}"
     earned = ("-", "-", "-")
-    if loop:
+    if loop := version.loop:
         low, high = loop["return_difference_ci"]
         interval = f"{loop['return_difference']:+.2g} [{low:+.2g}, {high:+.2g}]"
         earned = (f"{loop['mean_return']:.4g}", interval, f"{loop['success']:.3f}")
-    errors = (
-        f"{e['max_abs_error']:.2g}, {e['mean_abs_error']:.2g}",
-        share,
-        f"{e['golden_max_abs_error']:.2g}",
-    )
+    times = version.latency_us
     speed = (f"{times['p50']:.1f}", f"{times['p99']:.1f}", f"{len(version.graph) / 1000:.0f}")
-    return (version.precision, *errors, *earned, *speed)
+    golden = f"{errors['golden_max_abs_error']:.2g}"
+    return (version.precision, error, share, golden, *earned, *speed)
 
 
 def verdict(version: Version, force: bool) -> str:
-    """Returns the line that says whether a version was kept, and why."""
-    name, loop = version.precision, version.loop
-    if loop is None or loop["return_loss"] is None:
-        why = (
-            "its task is not one of sim's"
-            if loop is None
-            else "float32 has neither return nor success"
-        )
-        return f"{name}: kept, but what it loses in closed loop is not known: {why}"
-    loss, what = loop["return_loss"], loop["loss_of"]
-    lost = f"it {'loses' if loss > 0 else 'gains'} {abs(loss):.2%} of the {what} in {loop['n_episodes']} episodes"
+    """Returns the line that says whether a version is kept, and why."""
+    name = version.precision
+    loop = version.loop
+    if loop is None:
+        return f"{name}: kept; its loss in closed loop is not known: its task is not one of sim's"
+    loss = loop["return_loss"]
+    if loss is None:
+        return f"{name}: kept; its loss is not known: float32 has neither return nor success"
+    change = f"{'loses' if loss > 0 else 'gains'} {abs(loss):.2%} of the {loop['loss_of']}"
+    lost = f"it {change} in {loop['n_episodes']} episodes"
     if not version.refused:
         return f"{name}: kept; {lost} (limit {MAX_LOSS:.0%})"
     if force:

@@ -1,29 +1,13 @@
-"""`edp control` and `edp calibrate`: what needs a robot."""
+"""`edp control`: drives a robot with a policy."""
 
 from __future__ import annotations
 
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from edp_robot.cli.train import write_json
-
-
-def make_robot(text: str) -> Any:
-    """Returns the robot that `kind:rest` names, e.g. sim:arm-press; kinds are entry points of `edp_robot.robots`.
-
-    Raises:
-        ValueError: no such kind; the message lists those that are installed.
-    """
-    kind, _, rest = text.partition(":")
-    kinds = {e.name: e for e in entry_points(group="edp_robot.robots")}
-    if kind not in kinds:
-        raise ValueError(
-            f"no robot {text!r}; give KIND:NAME with KIND one of {sorted(kinds)}, e.g. sim:arm-press"
-        )
-    return kinds[kind].load()(rest)
+from policy_server.contract.files import write_json
 
 
 def control(
@@ -35,111 +19,109 @@ def control(
     episode_s: float | None = None,
     seed: int = 0,
     realtime: bool = False,
+    backend: str = "onnxruntime",
     json: Path | None = None,
     record: Path | None = None,
     keys: Path | None = None,
 ) -> int:
-    """Drive a robot with a policy on absolute deadlines; give one of --server, --bundle.
+    """Drive a robot with a policy, at fixed times. Give either --server or --bundle.
 
-    Every command passes the limiter; on silence the robot holds its last safe target.
+    A limiter checks every command. While the policy is silent, the robot holds its last safe
+    target.
     Example: edp control --server tcp://127.0.0.1:5599 --robot sim:arm-press --seconds 20
 
     Args:
-        robot: KIND:NAME; sim:TASK runs MuJoCo in real time in a process of its own.
+        robot: Robot as KIND:NAME?option=value or package.module:Class?option=value; `edp plugins`
+            lists the kinds. sim:TASK runs MuJoCo in real time in its own process.
         server: Endpoint of a policy server.
-        bundle: Bundle folder, run in this process instead.
-        hz: Control rate; the policy's where not given.
-        seconds: How long [s].
-        episode_s: Start anew from another pose after this long [s].
-        seed: Of poses and noise.
-        realtime: Ask for SCHED_FIFO, and fail where it is refused.
+        bundle: Folder of a bundle to run in this process.
+        hz: Control rate [Hz]. Default: the policy's.
+        seconds: Length of the run [s].
+        episode_s: Length of an episode [s]. Each starts from another pose. Default: one episode.
+        seed: Seeds poses and noise.
+        realtime: Run under SCHED_FIFO, or fail where the system refuses it.
+        backend: Runtime that computes a --bundle; `edp plugins` lists them.
         json: File to write the report to.
         record: File (.npz) for observations, targets and raw times.
-        keys: A client's NAME.key_secret, or the folder with it and server.key, for a server with keys.
+        keys: This client's NAME.key_secret, or the folder that holds it and server.key.
     """
     from policy_server.control.loop import ControlConfig, run
+    from policy_server.control.robot import make_robot
 
-    with _policy(server, bundle, seed, keys) as policy:
-        period_s = policy.manifest.control_period_s if hz is None else 1 / hz
-        n_ticks, episode_ticks = (
-            round(seconds / period_s),
-            round(episode_s / period_s) if episode_s else None,
-        )
+    with _policy(server, bundle, seed, backend, keys) as policy:
+        manifest = policy.manifest
+        period_s = 1 / hz if hz else manifest.control_period_s
         config = ControlConfig(
-            n_ticks, period_s, episode_ticks=episode_ticks, seed=seed, realtime=realtime
+            n_ticks=round(seconds / period_s),
+            control_period_s=period_s,
+            episode_ticks=round(episode_s / period_s) if episode_s else None,
+            seed=seed,
+            realtime=realtime,
         )
-        rows: list[np.ndarray] = []
-        keep = (
-            (lambda tick, obs, target: rows.append(np.concatenate([obs, target])))
-            if record
-            else None
-        )
-        report = run(make_robot(robot), policy, config, keep)
-        obs_dim, act_dim = policy.manifest.obs_dim, policy.manifest.act_dim
+        seen = _Seen(manifest.obs_dim, manifest.act_dim)
+        report = run(make_robot(robot), policy, config, seen.add if record else None)
     show(report)
     if record:
-        _save(record, np.array(rows).reshape(len(rows), obs_dim + act_dim), obs_dim, report)
+        seen.save(record, report)
     write_json(json, report.to_json())
     return 1 if report.error else 130 * report.interrupted
 
 
-def _policy(server: str | None, bundle: Path | None, seed: int, keys: Path | None) -> Any:
-    """Returns a `PolicyClient` or a `LocalPolicy`. Raises ValueError where not exactly one was asked for."""
-    if (server is None) == (bundle is None):
-        raise ValueError("give exactly one of --server ENDPOINT and --bundle FOLDER")
+class _Seen:
+    """Observations and targets of every tick."""
+
+    def __init__(self, obs_dim: int, act_dim: int) -> None:
+        self.obs = [np.empty((0, obs_dim), np.float32)]
+        self.target = [np.empty((0, act_dim), np.float32)]
+
+    def add(self, tick: int, obs: np.ndarray, target: np.ndarray) -> None:
+        """Keeps a copy of one tick's observation and target."""
+        self.obs.append(obs[None].copy())
+        self.target.append(target[None].copy())
+
+    def save(self, path: Path, report: Any) -> None:
+        """Writes obs (n_ticks, obs_dim), target (n_ticks, act_dim) and the raw times [ns]."""
+        np.savez(
+            path,
+            obs=np.concatenate(self.obs),
+            target=np.concatenate(self.target),
+            period_ns=report.period_ns,
+            late_ns=report.late_ns,
+            work_ns=report.work_ns,
+            act_ns=report.act_ns,
+        )
+
+
+def _policy(server: str | None, bundle: Path | None, seed: int, backend: str, keys: Path | None):
+    """Returns the policy. Raises ValueError unless exactly one of server and bundle is given."""
     from policy_server.control.client import PolicyClient
     from policy_server.control.local import LocalPolicy
     from policy_server.transport.keys import client_keys
 
     found_keys = client_keys(keys, has_server=server is not None)
-    return PolicyClient(server, keys=found_keys) if server else LocalPolicy(str(bundle), seed=seed)
-
-
-def _save(record: Path, seen: np.ndarray, obs_dim: int, report: Any) -> None:
-    """Writes what was seen, (n_ticks, obs_dim + act_dim), and the raw times [ns]."""
-    times = {k: getattr(report, k) for k in ("period_ns", "late_ns", "work_ns", "act_ns")}
-    np.savez(record, obs=seen[:, :obs_dim], target=seen[:, obs_dim:], **times)
+    if server is not None and bundle is None:
+        return PolicyClient(server, keys=found_keys)
+    if bundle is not None and server is None:
+        return LocalPolicy(bundle, seed=seed, backend=backend)
+    raise ValueError("give exactly one of --server ENDPOINT and --bundle FOLDER")
 
 
 def show(report: Any) -> None:
     """Prints a control report."""
     said = report.to_json()
-    jitter, act = said["period_jitter_us"], said["act_us"]
+    jitter = said["period_jitter_us"]
+    act = said["act_us"]
     print(
         f"{report.ticks} ticks, {report.missed_deadlines} missed deadlines, {report.n_holds} holds"
     )
     if report.ticks > 1:
-        print(
-            f"period jitter [us]: p50 {jitter['p50']:.1f}, p99 {jitter['p99']:.1f}, max {jitter['max']:.1f}"
-        )
+        p50, p99, worst = (f"{jitter[key]:.1f}" for key in ("p50", "p99", "max"))
+        print(f"period jitter [us]: p50 {p50}, p99 {p99}, max {worst}")
     if len(report.act_ns):
         print(f"policy answers [us]: p50 {act['p50']:.1f}, p99 {act['p99']:.1f}, n {act['n']}")
+    if report.unchecked_fields:
+        print(f"names not compared with the robot's: {', '.join(report.unchecked_fields)}")
     if report.successes:
         print(f"success: {sum(report.successes)} of {len(report.successes)} episodes")
     if report.error:
         print(f"stopped: {report.error}")
-
-
-def calibrate_latency(
-    robot: str = "sim:arm",
-    seconds: float = 10.0,
-    hz: float = 50.0,
-    seed: int = 0,
-    out: Path | None = None,
-    json: Path | None = None,
-) -> int:
-    """Measure the delay between command and motion; the robot moves a little.
-
-    Example: edp calibrate latency --robot 'sim:arm?delay_s=0.03' --out calibration.json
-
-    Args:
-        robot: KIND:NAME; sim:arm?delay_s=0.03 injects a known delay.
-        seconds: Length of the motion [s].
-        hz: Rate of commands and readings.
-        seed: Of the motion.
-        out: calibration.json to put the result into.
-        json: File to write the bare result to.
-    """
-    from edp_robot.cli import calibration_commands as commands
-
-    return commands.latency(make_robot(robot), seconds, hz, seed, out, json)

@@ -1,32 +1,48 @@
-"""`edp doctor` and `edp tasks`."""
+"""`edp doctor` and `edp tasks`; what each part of edp needs installed."""
 
 from __future__ import annotations
 
 import importlib.util
 import os
 import platform
+import traceback
 from importlib.metadata import PackageNotFoundError, version
 
-NEEDS = {
-    "robot (client, control loop)": ("numpy", "pyzmq", "tyro"),
-    "serve": ("onnxruntime-gpu",),
-    "train": (
-        "torch",
-        "mujoco",
-        "gymnasium",
-        "gymnasium-robotics",
-        "onnx",
-        "onnxscript",
-        "safetensors",
-        "tensorboard",
-    ),
-    "report": ("matplotlib", "imageio", "pillow"),
+ROBOT = "robot (client, control loop)"
+NEEDS = {  # extra of edp-robot: the distributions that it adds
+    ROBOT: ("numpy", "pyzmq", "scipy", "tyro"),
+    "serve": ("onnxruntime-gpu", "prometheus-client"),
+    "sim": ("mujoco", "gymnasium", "gymnasium-robotics", "imageio", "pillow"),
+    "train": ("torch", "onnx", "onnxscript", "safetensors", "tensorboard", "matplotlib", "jinja2"),
     "urlb": ("dm_control",),
+    "scale": ("ray",),
 }
+DISTRIBUTIONS = {"PIL": "pillow", "onnxruntime": "onnxruntime-gpu", "zmq": "pyzmq"}  # by module
+
+
+def import_problem(error: ImportError | SyntaxError) -> str:
+    """Returns in one line what is missing or wrong, and what to do about it."""
+    if isinstance(error, SyntaxError):
+        return f"{error.filename}, line {error.lineno}: {error.msg}"
+    package = (error.name or "").partition(".")[0]
+    distribution = DISTRIBUTIONS.get(package, package.replace("_", "-"))
+    if isinstance(error, ModuleNotFoundError):
+        for extra, needed in NEEDS.items():
+            if distribution in needed or package in needed:
+                option = "" if extra == ROBOT else f"[{extra}]"
+                return f"needs {package!r}, which is not installed: pip install 'edp-robot{option}'"
+    return f"{error} (imported in {_place(error)})"
+
+
+def _place(error: ImportError) -> str:
+    """Returns the file and line of the import that failed."""
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = [f for f in frames if not f.filename.startswith("<") and "importlib" not in f.filename]
+    return f"{ours[-1].filename}, line {ours[-1].lineno}"
 
 
 def found(package: str) -> str:
-    """Returns the installed version, or ''; onnxruntime counts as onnxruntime-gpu where that does not exist."""
+    """Returns the installed version, or ''; onnxruntime counts as onnxruntime-gpu."""
     for name in (package, package.removesuffix("-gpu")):
         try:
             return version(name)
@@ -36,18 +52,19 @@ def found(package: str) -> str:
 
 
 def doctor() -> int:
-    """Show what this machine has and what is missing; exit status 1 where the robot's part cannot run.
+    """Show what this machine has and what is missing; exit with 1 where a robot cannot run.
 
     Example: edp doctor
     """
     print(f"{platform.platform()}, Python {platform.python_version()}, {os.cpu_count()} cores")
-    broken = False
     for part, packages in NEEDS.items():
-        versions = {p: found(p) for p in packages}
-        missing = [p for p, v in versions.items() if not v]
+        versions = {package: found(package) for package in packages}
+        missing = [package for package, installed in versions.items() if not installed]
         state = f"missing {', '.join(missing)}" if missing else "ok"
-        print(f"  {part:<30} {state:<24} {', '.join(f'{p} {v}' for p, v in versions.items() if v)}")
-        broken |= bool(missing) and part.startswith("robot")
+        present = ", ".join(
+            f"{name} {installed}" for name, installed in versions.items() if installed
+        )
+        print(f"  {part:<30} {state:<24} {present}")
     if importlib.util.find_spec("onnxruntime"):
         import onnxruntime as ort
 
@@ -55,14 +72,13 @@ def doctor() -> int:
     if importlib.util.find_spec("torch"):
         import torch
 
-        print(
-            f"  CUDA in torch: {torch.cuda.get_device_name() if torch.cuda.is_available() else 'none'}"
-        )
+        gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+        print(f"  CUDA in torch: {gpu}")
     if importlib.util.find_spec("mujoco"):
         from sim.core.render import available
 
         print(f"  rendering: {available() or 'works'}")
-    return int(broken)
+    return int(not all(map(found, NEEDS[ROBOT])))
 
 
 def tasks() -> int:
@@ -78,7 +94,6 @@ def tasks() -> int:
             print(f"{name:<22}any Gymnasium environment, e.g. gym:FetchReach-v4")
             continue
         spec = task_spec(name)
-        print(
-            f"{name:<22}{spec.obs_dim:>5}{spec.act_dim:>5}{spec.episode_steps:>9}{1 / spec.control_period_s:>7.0f} Hz"
-        )
+        sizes = f"{spec.obs_dim:>5}{spec.act_dim:>5}{spec.episode_steps:>9}"
+        print(f"{name:<22}{sizes}{1 / spec.control_period_s:>7.0f} Hz")
     return 0

@@ -1,88 +1,99 @@
-"""What `edp serve` and `edp reload` do; each function returns an exit code."""
+"""`edp serve` and `edp reload`."""
+
+from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Literal
 
-from edp_robot.cli.guard import guarded
-from policy_server.contract.bundle import Precision
-from policy_server.observe.logs import Format
-from policy_server.runtime.base import Provider
+from tyro.conf import Positional
 
-SWITCH_S = 0.001  # a thread that loads a policy gives way to the one that serves after this long, not after 5 ms
+from policy_server.contract.choices import Precision, Provider
+
+# A thread that loads a policy hands the interpreter over after this long [s]. Python's default of 5
+# ms would delay the thread that serves.
+SWITCH_S = 0.001
 
 
 def serve(
-    bundle: str,
+    bundle: Positional[Path],
     bind: str = "tcp://127.0.0.1:5599",
     provider: Provider = "auto",
     seed: int = 0,
     precision: Precision = "fp32",
+    backend: str = "onnxruntime",
     keys: Path | None = None,
     metrics: str | None = None,
-    log: Format = "text",
+    log: Literal["text", "json"] = "text",
     busy_poll_s: float = 0.0,
 ) -> int:
     """Serve a policy to robots until Ctrl-C.
 
     Example: edp serve runs/demo/bundle --bind tcp://127.0.0.1:5599
 
-    SIGTERM answers what waits and ends; SIGHUP loads the bundle, and the keys of the clients, again.
+    SIGTERM answers the requests that wait, then ends. SIGHUP loads the bundle and the clients' keys
+    again.
 
     Args:
         bundle: Folder of the policy bundle.
-        bind: Where to listen: tcp://127.0.0.1:PORT (* for a free port) or ipc://PATH; off loopback only with keys.
-        provider: What computes; auto takes the faster of CPU and CUDA. One that is named is used or refused.
-        seed: Seed of the noise that the policy samples with.
-        precision: fp32, or what `edp calibrate quant` has put into the bundle.
-        keys: Folder of `edp keys new`: clients must prove who they are, and everything is encrypted.
-        metrics: HOST:PORT of pages for Prometheus and health checks, like 127.0.0.1:9464.
-        log: How events are written to stderr: text, or json, one object a line.
-        busy_poll_s: How long after a message to look for more without a pause before sleeping [s], at most 0.1: a
-            core that sleeps is slow to wake. Wants a core that nobody else uses.
+        bind: Address to listen on: tcp://127.0.0.1:PORT (* for a free port) or ipc://PATH. Other
+            machines can connect only with --keys.
+        provider: Device that computes. auto takes the faster of CPU and CUDA; any other one is used
+            or refused.
+        seed: Seeds the noise that the policy samples with.
+        precision: Version of the policy: fp32, or what `edp calibrate quant` added to the bundle.
+        backend: Runtime that computes; `edp plugins` lists them. Your own: package.module:Class.
+        keys: Key folder made by `edp keys new`. Clients must then have a key, and all traffic is
+            encrypted.
+        metrics: HOST:PORT to serve /metrics and /healthz on, for example 127.0.0.1:9464.
+        log: Format of the events on stderr: text, or json with one object a line.
+        busy_poll_s: Time to poll for the next message before sleeping [s], at most 0.1. A sleeping
+            core wakes slowly. This needs a core that nothing else uses.
     """
+    from policy_server.observe import logs
+    from policy_server.observe.monitor import Monitor
+    from policy_server.serving.server import PolicyServer
+    from policy_server.transport.keys import ServerKeys
 
-    def work() -> None:
-        from policy_server.observe import logs
-        from policy_server.observe.monitor import Monitor
-        from policy_server.serving.server import PolicyServer
-        from policy_server.transport.keys import ServerKeys
-
-        sys.setswitchinterval(SWITCH_S)
-        logs.setup(log)
-        monitor = None if metrics is None else Monitor(metrics)
-        try:
-            server_keys = None if keys is None else ServerKeys.load(keys)
-            PolicyServer(
-                bundle, bind, provider, seed, precision, server_keys, monitor, busy_poll_s
-            ).run()
-        finally:
-            if monitor is not None:
-                monitor.close()
-
-    return guarded("serve", work)
+    sys.setswitchinterval(SWITCH_S)
+    logs.setup(log)
+    monitor = None if metrics is None else Monitor(metrics)
+    try:
+        PolicyServer(
+            bundle,
+            bind,
+            provider,
+            seed=seed,
+            precision=precision,
+            keys=None if keys is None else ServerKeys.load(keys),
+            monitor=monitor,
+            busy_poll_s=busy_poll_s,
+            backend=backend,
+        ).run()
+    finally:
+        if monitor is not None:
+            monitor.close()
+    return 0
 
 
 def reload(
     server: str = "tcp://127.0.0.1:5599", rollback: bool = False, keys: Path | None = None
 ) -> int:
-    """Let a running server load its bundle again, or go back to the one before.
+    """Make a running server load its bundle again, or return to the previous one.
 
     Example: edp reload --server tcp://127.0.0.1:5599
 
     Args:
         server: Endpoint of the server.
-        rollback: Go back to the policy before the last reload.
-        keys: A client's NAME.key_secret, or the folder with it and server.key, for a server with keys.
+        rollback: Return to the policy before the last reload.
+        keys: This client's NAME.key_secret, or the folder that holds it and server.key.
     """
+    from policy_server.control.client import PolicyClient
+    from policy_server.transport.keys import client_keys
 
-    def work() -> None:
-        from policy_server.control.client import PolicyClient
-        from policy_server.transport.keys import client_keys
-
-        with PolicyClient(server, keys=client_keys(keys)) as client:
-            swapped = client.rollback() if rollback else client.reload()
-        print(
-            f"serving {swapped['bundle_hash'][:12]}, before {swapped['previous_bundle_hash'][:12]}"
-        )
-
-    return guarded("reload", work)
+    with PolicyClient(server, keys=client_keys(keys)) as client:
+        swapped = client.rollback() if rollback else client.reload()
+    now = swapped["bundle_hash"][:12]
+    before = swapped["previous_bundle_hash"][:12]
+    print(f"serving {now}, before {before}")
+    return 0

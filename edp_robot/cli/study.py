@@ -30,13 +30,11 @@ def _distillation() -> Any:
 def exploration(options: Annotated[Any, arg(name="", constructor_factory=_exploration)]) -> int:
     """Make the table of exploration results: each method in each maze, several seeds.
 
-    Ctrl-C stops it. The same command continues, and runs nothing twice. Tables and figures are written
-    again after every run.
+    Ctrl-C stops it. The same command continues, and runs nothing twice. Tables and figures are
+    written again after every run.
     Example: edp study exploration --mazes a tree --methods edp random --n-seeds 3
     """
-    from edp_robot.studies import exploration as study
-
-    return _run(study.study(options, _machine()), options.out / "table.md")
+    return _run(options, options.out / "table.md")
 
 
 def ablation(options: Annotated[Any, arg(name="", constructor_factory=_ablation)]) -> int:
@@ -45,16 +43,14 @@ def ablation(options: Annotated[Any, arg(name="", constructor_factory=_ablation)
     Ctrl-C stops it. The same command continues, and runs nothing twice.
     Example: edp study ablation --mazes large --variants default iid t-whole
     """
-    from edp_robot.studies import ablation as study
-
-    return _run(study.study(options, _machine()), options.out / "ablation.md")
+    return _run(options, options.out / "ablation.md")
 
 
 def distillation(options: Annotated[Any, arg(name="", constructor_factory=_distillation)]) -> int:
-    """Make the table of distillation: teachers of 1 to 15 denoising steps, students of 1, 2 and 4 calls.
+    """Make the table of distillation: teachers of 1 to 15 steps, students of 1, 2 and 4 calls.
 
-    Ctrl-C stops it. The same command continues: it trains nothing twice and measures no return twice, but
-    it takes all times again.
+    Ctrl-C stops it. The same command continues: it trains nothing twice and measures no return
+    twice, but it takes all times again.
     Example: edp study distillation --tasks modes arm-press
     """
     from edp_robot.studies import distillation as study
@@ -77,8 +73,11 @@ def _machine() -> str:
     return f"{here['cpu']}, {here['n_cores']} cores, {here['kernel']}, Python {here['python']}"
 
 
-def _run(study: Any, table: Path) -> int:
-    """Runs a study and returns the exit status, 1 where a run failed."""
+def _run(options: Any, table: Path) -> int:
+    """Runs a study of pre-trainings and returns the exit status, 1 where a run failed."""
+    from edp_robot.studies.study import Study
+
+    study = Study(options, _machine())
     if study():
         print(table)
         return 0

@@ -1,4 +1,4 @@
-"""`edp pretrain | finetune | distill | export`."""
+"""`edp pretrain | finetune | clone | distill | export`."""
 
 from __future__ import annotations
 
@@ -7,26 +7,14 @@ import time
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import tyro
-
-from edp_robot.config import presets
-
-FROM = tyro.conf.arg(name="from")  # a keyword of Python's, so not a parameter's name
-SET = tyro.conf.arg(name="set")  # a builtin's name
-Preset = Literal["smoke", "demo", "paper"]
-
-
-def write_json(path: Path | None, result: dict[str, Any]) -> None:
-    """Writes a result for other programs, keys sorted; nothing where no file was asked for."""
-    if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json_module.dumps(result, indent=1, sort_keys=True, allow_nan=False) + "\n")
+from edp_robot.cli.arguments import FROM, SET, Preset
+from policy_server.contract.files import write_json
 
 
 def pretrain(
     out: Path,
     task: str = "arm",
-    method: Literal["edp", "rnd", "particle", "random"] = "edp",
+    method: str = "edp",
     env_steps: int | None = None,
     seed: int = 0,
     n_seeds: int = 1,
@@ -42,40 +30,44 @@ def pretrain(
 
     Args:
         out: Run folder.
-        task: `edp tasks` lists them.
-        method: What pays: edp, states that a diffusion model does not know; rnd, states on which a random network is
-            not yet predicted; particle, states far from others. random acts uniformly.
-        env_steps: Control steps of all environments of one seed; the preset's where not given.
-        seed: Of everything.
+        task: Name of a task (`edp tasks` lists them), or your own as package.module:Class.
+        method: Intrinsic reward. edp rewards states that a diffusion model does not know, rnd
+            states whose random features are hard to predict, particle states far from others.
+            random acts uniformly. `edp plugins` lists all of them with their settings. Your own:
+            package.module:Class.
+        env_steps: Control steps of all environments of one seed. Default: the preset's.
+        seed: Seeds all random generators.
         n_seeds: Independent learners trained at once, as stacked networks.
         preset: Sizes and rates.
-        settings: Any other field of the run's config.json, as NAME=VALUE: ddpg.discount=0.95 score_reward.n_draws=8.
-        device: Where the networks are trained; auto: on a GPU where torch sees one.
-        resume: Go on from the checkpoint in --out.
+        settings: Other fields of the run's config.json, as NAME=VALUE: ddpg.discount=0.95
+            score_reward.n_draws=8. `edp plugins` lists the fields of the methods.
+        device: Where the networks are trained. auto: on a GPU where torch finds one.
+        resume: Continue from the checkpoint in --out.
         json: File to write the result to.
     """
+    from edp_robot.config import presets
     from edp_robot.config.settings import changed
     from edp_robot.training.devices import pick
     from edp_robot.training.pretrain import pretrain as run
-    from edp_robot.training.runs import read_metrics
 
     config = presets.pretrain(
         preset, task, method=method, env_steps=env_steps, seed=seed, n_seeds=n_seeds
     )
-    config = changed(config, settings)
-    progress = run(config, str(out), resume, pick(device))
-    result: dict[str, Any] = {
-        "env_steps": progress.env_step,
-        "wall_s": progress.wall_s,
-        "n_seeds": n_seeds,
-    }
+    progress = run(changed(config, settings), str(out), resume, pick(device))
+    result = {"env_steps": progress.env_step, "wall_s": progress.wall_s, "n_seeds": n_seeds}
     for name in ("coverage", "n_episodes", "n_success_episodes", "grad_steps"):
-        values = read_metrics(out, name)[1]
-        if len(values):
-            result[name] = float(values[-1])
-    print(", ".join(f"{k} {v:.4g}" for k, v in result.items()))
+        result |= _last(out, name)
+    print(", ".join(f"{key} {value:.4g}" for key, value in result.items()))
     write_json(json, result)
     return 0
+
+
+def _last(run: Path, metric: str) -> dict[str, float]:
+    """Returns the last value of a run's metric by its name, {} where the run has none."""
+    from edp_robot.training.runs import read_metrics
+
+    _, values = read_metrics(run, metric)
+    return {metric: float(values[-1])} if len(values) else {}
 
 
 def finetune(
@@ -83,7 +75,7 @@ def finetune(
     task: str = "arm-press",
     start: Annotated[Path | None, FROM] = None,
     from_seed: int = 0,
-    method: Literal["edp", "edp-guidance", "ddpg"] = "edp",
+    method: str = "edp",
     env_steps: int | None = None,
     seed: int = 0,
     preset: Preset = "demo",
@@ -94,26 +86,31 @@ def finetune(
     resume: bool = False,
     json: Path | None = None,
 ) -> int:
-    """Fine-tune a pre-trained policy to a task's reward; from scratch where no --from is given.
+    """Fine-tune a pre-trained policy to a task's reward. Without --from, start from scratch.
 
     Example: edp finetune --task arm-press --from runs/arm --out runs/press
 
     Args:
         out: Run folder.
-        task: `edp tasks` lists them.
+        task: Name of a task (`edp tasks` lists them), or your own as package.module:Class.
         start: Run folder of the pre-training.
         from_seed: Which of its seeds, where it trained several at once.
-        method: edp or edp-guidance improve the diffusion policy, ddpg the Gaussian one.
-        env_steps: Control steps of all environments together; the preset's where not given.
-        seed: Of everything.
-        preset: Sizes and rates; give the one that the pre-training had.
-        reuse_replay: Relabel what pre-training saw with the task's reward; the preset's choice where not given.
-        settings: Any other field of the run's config.json, as NAME=VALUE: iql.expectile=0.8 offline_rounds=10.
+        method: Fine-tuner. edp and edp-guidance improve the diffusion policy, ddpg the Gaussian
+            one. `edp plugins` lists all of them with their settings. Your own:
+            package.module:Class.
+        env_steps: Control steps of all environments together. Default: the preset's.
+        seed: Seeds all random generators.
+        preset: Sizes and rates. Give the one that the pre-training had.
+        reuse_replay: Give what the pre-training saw the task's reward, and learn from it. Default:
+            the preset's choice.
+        settings: Other fields of the run's config.json, as NAME=VALUE: iql.expectile=0.8
+            offline_rounds=10.
         eval_every: Control steps between evaluations of 100 episodes; 0 for none.
         eval_episodes: Episodes of the evaluation at the end.
-        resume: Go on from the checkpoint in --out.
+        resume: Continue from the checkpoint in --out.
         json: File to write the result to.
     """
+    from edp_robot.config import presets
     from edp_robot.config.settings import changed
     from edp_robot.training.finetune import final_policy
     from edp_robot.training.finetune import finetune as run
@@ -122,13 +119,10 @@ def finetune(
     config = presets.finetune(preset, task, start=str(start or ""), start_seed=from_seed, **changes)
     config = changed(config, settings)
     progress = run(config, str(out), resume, eval_every)
-    evaluation = final_policy(out, eval_episodes)
-    print(
-        f"success {evaluation.success:.3f} [{evaluation.success_low:.3f}, {evaluation.success_high:.3f}]"
-    )
-    write_json(
-        json, {"env_steps": progress.env_step, "wall_s": progress.wall_s, **evaluation.to_json()}
-    )
+    result = final_policy(config, out, eval_episodes)
+    print(f"success {result.success:.3f} [{result.success_low:.3f}, {result.success_high:.3f}]")
+    times = {"env_steps": progress.env_step, "wall_s": progress.wall_s}
+    write_json(json, {**times, **result.to_json()})
     return 0
 
 
@@ -148,25 +142,25 @@ def clone(
 
     Args:
         out: Run folder.
-        task: `edp tasks` lists them.
-        data: File .npz with arrays obs (n, obs_dim), raw, and action (n, act_dim) in [-1, 1]; where not given, the
-            task's own expert shows its actions (modes and gym:FetchReach-v4 have one).
-        seed: Of everything.
+        task: Name of a task (`edp tasks` lists them), or your own as package.module:Class.
+        data: File (.npz) with obs (n, obs_dim), raw, and action (n, act_dim) in [-1, 1]. Default:
+            the task's own expert acts (modes and gym:FetchReach-v4 have one).
+        seed: Seeds all random generators.
         preset: Sizes and rates.
-        settings: Any other field of the run's config.json, as NAME=VALUE: n_chunks=100.
-        resume: Go on from the checkpoint in --out.
+        settings: Other fields of the run's config.json, as NAME=VALUE: n_chunks=100.
+        resume: Continue from the checkpoint in --out.
         json: File to write the result to.
     """
+    from edp_robot.config import presets
     from edp_robot.config.settings import changed
     from edp_robot.training.clone import clone as run
-    from edp_robot.training.runs import read_metrics
 
     began = time.monotonic()
     config = presets.clone(preset, task, data=str(data or ""), seed=seed)
     run(changed(config, settings), str(out), resume)
-    loss = float(read_metrics(out, "denoising_loss")[1][-1])
-    print(f"denoising loss {loss:.3g}")
-    write_json(json, {"denoising_loss": loss, "wall_s": time.monotonic() - began})
+    result = _last(out, "denoising_loss")
+    print(f"denoising loss {result['denoising_loss']:.3g}")
+    write_json(json, {**result, "wall_s": time.monotonic() - began})
     return 0
 
 
@@ -191,28 +185,30 @@ def distill(
         start: Run folder with the teacher.
         out: Run folder.
         steps: Network calls of the student.
-        method: paired regression on the teacher's own noise-to-action map (of 2 or 4 calls the last ones are the
-            teacher's solver's), or consistency distillation along its ODE.
-        width: Of the student's layers; the preset's where not given.
-        n_layers: Hidden layers of the student; the preset's where not given.
-        seed: Of everything.
+        method: paired: regression on the teacher's own map from noise to action. With 2 or 4 calls,
+            the last ones are steps of the teacher's solver. consistency: consistency distillation
+            along the teacher's ODE.
+        width: Width of the student's layers. Default: the preset's.
+        n_layers: Hidden layers of the student. Default: the preset's.
+        seed: Seeds all random generators.
         preset: Sizes and rates.
-        settings: Any other field of the run's config.json, as NAME=VALUE: activation=relu n_chunks=100.
-        resume: Go on from the checkpoint in --out.
+        settings: Other fields of the run's config.json, as NAME=VALUE: activation=relu
+            n_chunks=100.
+        resume: Continue from the checkpoint in --out.
         json: File to write the result to.
     """
+    from edp_robot.config import presets
     from edp_robot.config.settings import changed
     from edp_robot.training.distill import distill as run
-    from edp_robot.training.runs import read_metrics
 
     began = time.monotonic()
     sizes = {"width": width, "n_layers": n_layers}
     config = presets.distill(preset, str(start), steps=steps, method=method, seed=seed, **sizes)
     run(changed(config, settings), str(out), resume)
-    loss = float(read_metrics(out, "loss")[1][-1])
+    result = _last(out, "loss")
     what = "distance of actions" if method == "paired" else "mean square along the teacher's steps"
-    print(f"{method} loss {loss:.2g} ({what} in [-1, 1])")
-    write_json(json, {"loss": loss, "wall_s": time.monotonic() - began})
+    print(f"{method} loss {result['loss']:.2g} ({what} in [-1, 1])")
+    write_json(json, {**result, "wall_s": time.monotonic() - began})
     return 0
 
 
@@ -224,27 +220,27 @@ def export(
     metrics: Path | None = None,
     json: Path | None = None,
 ) -> int:
-    """Export a run's policy as a bundle: one ONNX graph with everything in it, checked against torch.
+    """Export a run's policy as a bundle: one ONNX graph, checked against torch.
 
     Example: edp export --from runs/student --out runs/bundle
 
     Args:
-        start: Run folder of a distillation, or of a training for the teacher itself.
+        start: Run folder of a distillation, or of a training to export the teacher itself.
         out: Bundle folder.
-        denoise_steps: Of the solver, where the run holds a teacher.
-        best_of: Draw K actions inside the graph and answer the one that the fine-tuning's critic values most.
+        denoise_steps: Denoising steps of the solver, where the run holds a teacher.
+        best_of: Draws K actions inside the graph and answers the one that the fine-tuning's critic
+            values most.
         metrics: JSON file with what is known of the policy, for the manifest.
         json: File to write the result to.
     """
     from edp_robot.deploy.export import export as run
 
     began = time.monotonic()
-    known = json_module.loads(metrics.read_text()) if metrics else None
+    known: dict[str, Any] | None = json_module.loads(metrics.read_text()) if metrics else None
     bundle = run(start, out, known, denoise_steps, best_of)
+    name = bundle.manifest.name
     error = bundle.manifest.parity["max_abs_error"]
-    print(f"{bundle.manifest.name}: {bundle.path}, largest difference from torch {error:.2g}")
-    write_json(
-        json,
-        {"max_abs_error": error, "name": bundle.manifest.name, "wall_s": time.monotonic() - began},
-    )
+    print(f"{name}: {bundle.path}, largest difference from torch {error:.2g}")
+    result = {"max_abs_error": error, "name": name, "wall_s": time.monotonic() - began}
+    write_json(json, result)
     return 0

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from support.moving_robot import plant
 
 from calibration.file import CalibrationError
 from calibration.motion.delay import estimate_delay, response
@@ -10,7 +11,7 @@ DELAYS_S = np.array([0.0, 0.0137, 0.05])
 
 
 @pytest.fixture(scope="module")
-def runs(plant):
+def runs():
     """One command (800, 3) and its motion behind each of DELAYS_S, without noise."""
     command = np.repeat(smooth_motion(800, 1, PERIOD_S, 0.1, np.random.default_rng(2)), 3, axis=1)
     return command, plant(command, PERIOD_S, DELAYS_S)
@@ -107,7 +108,7 @@ def test_dry_friction_does_not_pass_for_delay():
     assert e.damping == pytest.approx(0.7, abs=0.05) and e.explained > 0.998  # nor for damping
 
 
-def test_step_response_equals_a_simulation(plant):
+def test_step_response_equals_a_simulation():
     command = np.r_[np.zeros(3), np.ones(57)][:, None]
     for natural, damping in ((20.0, 0.3), (20.0, 1.0), (20.0, 2.5)):
         theta = np.array([0.025, np.log(natural), np.log(damping)])

@@ -8,6 +8,7 @@ import pytest
 import torch
 from onnx import TensorProto, numpy_helper
 from onnx.reference import ReferenceEvaluator
+from support.graphs import make_graph
 
 from calibration.file import CalibrationError
 from calibration.precision.half import to_fp16
@@ -47,13 +48,13 @@ def types_of(graph):
     return found | {tensor.name: tensor.data_type for tensor in model.graph.initializer}
 
 
-def test_the_network_is_what_lies_between_layers(make_graph):
+def test_the_network_is_what_lies_between_layers():
     constants = {"centre": [0.0], "w1": [[1.0]], "w2": [[1.0]], "scale": 1.0}
     graph = read_graph(make_graph(WRAPPED, constants, (1, 1, 1))).graph
     assert [graph.node[i].op_type for i in sorted(network(graph))] == ["Gemm", "Tanh", "Gemm"]
 
 
-def test_fp16_leaves_what_is_around_the_network_exact(make_graph):
+def test_fp16_leaves_what_is_around_the_network_exact():
     """A network that answers 0: the command is the observation itself, which float16 would move by up to 4.9e-4."""
     constants = {"centre": [0.3], "w1": [[1.0]], "w2": [[0.0]], "scale": 0.03}
     obs = 1.2 + 0.1 * GRID
@@ -64,7 +65,7 @@ def test_fp16_leaves_what_is_around_the_network_exact(make_graph):
     )
 
 
-def test_fp16_rounds_inside_the_network(make_graph):
+def test_fp16_rounds_inside_the_network():
     """1 + 2^-12 is 1 in float16, and 1 + 3 * 2^-12 is 1 + 2^-10."""
     nodes = [("Gemm", "obs w1", "h1"), ("Gemm", "h1 w2", "command")]
     constants = {"w1": [[1 + 2**-12]], "w2": [[1 + 3 * 2**-12]]}
@@ -78,7 +79,7 @@ def test_fp16_rounds_inside_the_network(make_graph):
     assert not {"w1", "w2", "h1"} & set(found)  # no float32 copy is carried along
 
 
-def test_fp16_does_not_spoil_a_constant_that_both_sides_use(make_graph):
+def test_fp16_does_not_spoil_a_constant_that_both_sides_use():
     nodes = [
         ("Gemm", "obs w", "h1"),
         ("Mul", "h1 tenth", "h2"),
@@ -93,7 +94,7 @@ def test_fp16_does_not_spoil_a_constant_that_both_sides_use(make_graph):
     assert types_of(graph)["tenth__fp16"] == TensorProto.FLOAT16
 
 
-def test_fp16_leaves_a_solver_between_two_calls_exact(make_graph):
+def test_fp16_leaves_a_solver_between_two_calls_exact():
     """x = 1 + 2^-11 is 1 in float16; divided by alpha = 2^-7 before or after, that is 0.06 of difference."""
     nodes = [
         ("Gemm", "noise none", "eps"),
@@ -108,12 +109,12 @@ def test_fp16_leaves_a_solver_between_two_calls_exact(make_graph):
     assert rounded(graph, noise, noise) == act(graph, noise, noise) == 128 + 2**-4
 
 
-def test_fp16_of_a_graph_without_layers_is_refused(make_graph):
+def test_fp16_of_a_graph_without_layers_is_refused():
     with pytest.raises(CalibrationError, match="no MatMul, Gemm or Conv"):
         to_fp16(make_graph([("Tanh", "obs", "command")], {}, (1, 1, 1)))
 
 
-def int8_identity(make_graph, layer):
+def int8_identity(layer):
     """Two layers that pass their input on; the second is int8, and its weight, 64 of 64 levels, is exact."""
     nodes = [(layer, "obs w1", "h1"), (layer, "h1 w2", "command")]
     return make_graph(nodes, {"w1": [[1.0]], "w2": [[1.0]]}, (1, 1, 1))
@@ -121,22 +122,22 @@ def int8_identity(make_graph, layer):
 
 @pytest.mark.parametrize("layer", ["Gemm", "MatMul"])
 @pytest.mark.parametrize("largest", [1.0, 3.0])
-def test_int8_errs_by_half_a_level(make_graph, layer, largest):
+def test_int8_errs_by_half_a_level(layer, largest):
     """Of a range of +-A the levels are A / 127 apart, so that the error reaches A / 254 and no more."""
     obs = largest * GRID
-    graph = to_int8(int8_identity(make_graph, layer), obs, NOTHING)
+    graph = to_int8(int8_identity(layer), obs, NOTHING)
     error = np.abs(act(graph, obs) - obs).max()
     assert 0.97 * largest / 254 < error < 1.001 * largest / 254
 
 
-def test_int8_clips_what_calibration_did_not_see(make_graph):
-    graph = to_int8(int8_identity(make_graph, "Gemm"), GRID, NOTHING)
+def test_int8_clips_what_calibration_did_not_see():
+    graph = to_int8(int8_identity("Gemm"), GRID, NOTHING)
     assert act(graph, np.array([[2.0], [-2.0]], np.float32)).ravel() == pytest.approx(
         [1.0, -1.0], rel=0.01
     )
 
 
-def test_int8_weights_have_a_scale_a_column_and_seven_bits(make_graph):
+def test_int8_weights_have_a_scale_a_column_and_seven_bits():
     """Columns of 1 and of 1e-3: with one scale for both, the small one would be 0."""
     nodes = [("Gemm", "obs w1", "h1"), ("Gemm", "h1 w2", "command")]
     graph = to_int8(
@@ -152,16 +153,16 @@ def test_int8_weights_have_a_scale_a_column_and_seven_bits(make_graph):
     assert [(w.dtype, np.abs(w).max()) for w in weights] == [(np.int8, 64)]
 
 
-def test_int8_without_rows_or_layers_is_refused(make_graph):
+def test_int8_without_rows_or_layers_is_refused():
     with pytest.raises(CalibrationError, match="0 rows of calibration data"):
-        to_int8(int8_identity(make_graph, "Gemm"), GRID[:0], NOTHING[:0])
+        to_int8(int8_identity("Gemm"), GRID[:0], NOTHING[:0])
     with pytest.raises(CalibrationError, match="behind the first layer"):
         to_int8(
             make_graph([("Gemm", "obs w", "command")], {"w": [[1.0]]}, (1, 1, 1)), GRID, NOTHING
         )
 
 
-def test_int8_is_calibrated_along_the_sampler(make_graph):
+def test_int8_is_calibrated_along_the_sampler():
     """Three denoise steps that halve x, two layers of weight 1 each: all but the first meet A, A/2, A/2, A/4, A/4."""
     nodes = []
     for x, y in (("noise", "x1"), ("x1", "x2"), ("x2", "command")):
@@ -187,11 +188,10 @@ def test_int8_is_calibrated_along_the_sampler(make_graph):
 @pytest.mark.slow
 def test_a_teacher_from_torch_runs_in_both():
     """Residual blocks, layer norms and a time's embedding, of two denoise steps."""
-    from edp_robot.training.models import normaliser
-
     from edp_robot.deploy.export import to_onnx
     from edp_robot.deploy.policies import DiffusionPolicy
     from edp_robot.diffusion.networks import NoiseModel
+    from edp_robot.methods.models import normaliser
     from sim.core.registry import task_spec
 
     torch.manual_seed(0)

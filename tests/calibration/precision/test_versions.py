@@ -1,14 +1,11 @@
 """The report on versions in fewer bits, and what is kept."""
 
-import json
-import subprocess
-import sys
-
 import numpy as np
 import pytest
+from support.graphs import make_graph, modes_graph
 
 from calibration.file import CalibrationError
-from calibration.precision import versions as precision
+from calibration.precision.half import to_fp16
 from calibration.precision.judge import (
     ClosedLoop,
     action_errors,
@@ -16,20 +13,9 @@ from calibration.precision.judge import (
     compare,
     rounded_error,
 )
-from calibration.precision.versions import Version, verdict
+from calibration.precision.versions import Version, check_request, verdict
 from calibration.precision.visited import Rows, simulated_task
-from edp_robot.cli import calibration_commands as commands
-from policy_server.contract.bundle import Bundle
 from policy_server.runtime.base import load_backend
-from policy_server.runtime.onnxruntime import OnnxPolicy
-
-COARSE = 1000.0  # a dead channel that leaves int8 without any level for the two that count
-
-
-@pytest.fixture(autouse=True)
-def short(monkeypatch):
-    monkeypatch.setattr(precision, "N_TIMED", 20)
-    monkeypatch.setattr(precision, "N_TURNS", 1)  # each collects the garbage of the whole test run
 
 
 def run(returns, successes=(0.5,) * 20):
@@ -81,7 +67,7 @@ def test_more_than_two_percent_is_refused():
     assert "not known" in verdict(version(None), force=False)
 
 
-def test_errors_are_absolute_and_shares_of_each_range(modes_bundle, modes_graph):
+def test_errors_are_absolute_and_shares_of_each_range(modes_bundle):
     """Off by 0.1 in one of three actions, of range 2: 0.05 of it at most, and a third of that on average."""
     manifest = load_backend(modes_bundle(modes_graph()), "cpu").manifest
     golden = {
@@ -107,10 +93,10 @@ def test_errors_are_absolute_and_shares_of_each_range(modes_bundle, modes_graph)
     }
 
 
-def test_fp16_is_judged_by_rounding_everywhere(make_graph):
+def test_fp16_is_judged_by_rounding_everywhere():
     """A tanh between two layers: ONNX Runtime's CPU keeps it in float32, a GPU rounds it too."""
     nodes = [("Gemm", "obs w", "h1"), ("Tanh", "h1", "h2"), ("Gemm", "h2 w", "command")]
-    graph = precision.to_fp16(make_graph(nodes, {"w": [[1.0]]}, (1, 1, 1)))
+    graph = to_fp16(make_graph(nodes, {"w": [[1.0]]}, (1, 1, 1)))
     obs = np.linspace(-1, 1, 201, dtype=np.float32)[:, None]
     rounded = np.tanh(obs.astype(np.float16)).astype(np.float64)[:, None]
     golden = {"obs": obs, "noise": obs, "action": np.tanh(obs.astype(np.float64))[:, None]}
@@ -119,7 +105,7 @@ def test_fp16_is_judged_by_rounding_everywhere(make_graph):
     )
 
 
-def test_episodes_are_the_same_for_every_version(modes_bundle, modes_graph):
+def test_episodes_are_the_same_for_every_version(modes_bundle):
     manifest = load_backend(modes_bundle(modes_graph()), "cpu").manifest
 
     class Asked:
@@ -141,91 +127,7 @@ def test_episodes_are_the_same_for_every_version(modes_bundle, modes_graph):
     assert len(np.unique(np.concatenate(one.seen), axis=0)) == 40
 
 
-def test_good_versions_are_put_into_the_bundle(modes_bundle, modes_graph, tmp_path, capsys):
-    path = modes_bundle(modes_graph())
-    before = {f.name: f.read_bytes() for f in path.iterdir()}
-    assert commands.quant(path, episodes=40, json=tmp_path / "q.json") == 0
-    bundle = Bundle.load(path)
-    assert bundle.precisions == ("fp32", "fp16", "int8")
-    assert all(
-        (path / name).read_bytes() == data
-        for name, data in before.items()
-        if name != "manifest.json"
-    )
-    parity = bundle.manifest.parity
-    assert parity["max_abs_error"] == 0.0  # what was there stays
-    assert parity["int8"]["return_loss"] == 0.0 and parity["int8"]["forced"] is False
-    assert parity["int8"]["calibration"] == {
-        "method": "minmax",
-        "n_rows": 32,
-        "source": "32 simulated episodes of modes",
-    }
-    golden = bundle.golden()
-    for name in ("fp16", "int8"):
-        action = OnnxPolicy(bundle.read(f"policy-{name}.onnx"), "cpu").act(
-            golden["obs"], golden["noise"]
-        )
-        assert np.abs(action - golden["action"]).max() <= parity[name]["golden_max_abs_error"]
-    report = json.loads((tmp_path / "q.json").read_text())
-    assert report["versions"]["fp32"]["loop"]["mean_return"] == 1.0 and report["refused"] == []
-    assert report["versions"]["int8"]["latency_us"]["n"] == 20
-    assert "int8: kept; it gains 0.00% of the return in 40 episodes" in capsys.readouterr().out
-
-
-def test_a_version_that_loses_return_is_refused_and_forced(
-    modes_bundle, modes_graph, tmp_path, capsys
-):
-    path = modes_bundle(modes_graph(COARSE))
-    before = {f.name: f.read_bytes() for f in path.iterdir()}
-    result = tmp_path / "q.json"
-    assert commands.quant(path, episodes=40, precisions=("int8",), json=result) == 1
-    assert "int8: refused; it loses" in capsys.readouterr().out
-    assert {f.name: f.read_bytes() for f in path.iterdir()} == before
-    assert json.loads(result.read_text())["refused"] == ["int8"]
-    assert commands.quant(path, episodes=40, precisions=("int8",), force=True) == 0
-    parity = Bundle.load(path).manifest.parity["int8"]
-    assert parity["forced"] is True and parity["return_loss"] > 0.5
-
-
-def test_one_refused_version_does_not_keep_the_other_out(modes_bundle, modes_graph):
-    path = modes_bundle(modes_graph(COARSE))
-    assert commands.quant(path, episodes=40) == 1
-    assert Bundle.load(path).precisions == ("fp32", "fp16")
-
-
-def test_a_recording_serves_where_there_is_no_simulation(
-    modes_bundle, modes_graph, tmp_path, capsys
-):
-    path = modes_bundle(modes_graph(), task="a-robot-of-mine")
-    with pytest.raises(CalibrationError, match="no calibration data"):
-        commands.quant(path)
-    np.savez(
-        tmp_path / "r.npz",
-        obs=np.random.default_rng(0).uniform(-1, 1, (80, 2)),
-        target=np.zeros((80, 3)),
-    )
-    assert commands.quant(path, tmp_path / "r.npz") == 0
-    parity = Bundle.load(path).manifest.parity["int8"]
-    assert parity["return_loss"] is None and parity["n"] == 20
-    assert parity["calibration"]["source"] == "recording r.npz, 80 rows"
-    assert "its task is not one of sim's" in capsys.readouterr().out
-
-
-def test_numbers_too_large_for_float16_are_refused_even_by_force(modes_bundle, modes_graph):
-    with pytest.raises(CalibrationError, match="fp16 answers NaN or infinity"):
-        commands.quant(modes_bundle(modes_graph(1e5)), precisions=("fp16",), force=True)
-
-
-def test_nonsense_is_refused(modes_bundle, modes_graph):
-    path = modes_bundle(modes_graph())
-    for wrong in ({"episodes": 0}, {"precisions": ()}, {"precisions": ("fp32",)}):
-        with pytest.raises(CalibrationError, match="expected 1 or more, of fp16 and int8"):
-            commands.quant(path, **wrong)
-
-
-def test_measuring_latency_needs_neither_onnx_nor_a_simulation():
-    code = "import sys, edp_robot.cli.calibration_commands; print({'onnx', 'onnxruntime', 'mujoco', 'gymnasium'} & set(sys.modules))"
-    assert (
-        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout
-        == "set()\n"
-    )
+@pytest.mark.parametrize(("episodes", "precisions"), [(0, ("int8",)), (40, ()), (40, ("fp32",))])
+def test_nonsense_is_refused(episodes, precisions):
+    with pytest.raises(CalibrationError, match="expected 1 or more, of fp16 and int8"):
+        check_request(episodes, precisions)

@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
+from support.graphs import modes_graph
 
 from calibration.file import CalibrationError
-from calibration.precision.visited import MAX_ROWS, bundle_actor, collect, read_obs, simulated_task
+from calibration.precision.visited import MAX_ROWS, answers, collect, read_obs, simulated_task
 from policy_server.runtime.base import load_backend
-from sim.core.spec import ActionMap, TaskSpec, tile
 
 
 class Recorder:
@@ -23,27 +23,24 @@ def save_obs(path, obs, **more):
     return path
 
 
-def test_the_actor_undoes_the_action_map():
-    """Commands 0.6 and 1.8 with offset 1 and scale 0.8 are actions -0.5 and 1.0; the noise is the seed's own stream."""
-    amap = ActionMap("absolute", (0.8,) * 2, (1.0,) * 2, (0.0,) * 2, (2.0,) * 2)
-    fields = tile(("x", "1", (0.0,) * 2, (2.0,) * 2))
-    spec = TaskSpec("t", fields, fields, amap, 1.0, 1)
+def test_answers_are_whole_chunks_and_the_noise_is_the_seeds_own_stream():
+    chunk = np.array([[[0.6, 1.8], [0.7, 1.9]]])
     asked = []
 
     class Fixed:
         def act(self, obs, noise):
-            return np.array([[[0.6, 1.8]]])
+            return chunk
 
-    act = bundle_actor(Fixed(), spec, 4, 7, asked.append)
-    assert act(np.zeros((1, 2))) == pytest.approx(np.array([[-0.5, 1.0]]))
-    act(np.ones((1, 2)))
+    answer = answers(Fixed(), 4, 7, asked.append)
+    assert np.array_equal(answer(np.zeros((1, 2))), chunk)
+    answer(np.ones((1, 2)))
     stream = np.random.default_rng(7)
     for rows in asked:
         assert np.array_equal(rows.noise, stream.standard_normal((1, 4), dtype=np.float32))
     assert np.array_equal(asked[1].obs, np.ones((1, 2)))
 
 
-def test_rows_are_what_the_policy_was_asked_in_its_task(modes_bundle, modes_graph):
+def test_rows_are_what_the_policy_was_asked_in_its_task(modes_bundle):
     manifest = load_backend(modes_bundle(modes_graph()), "cpu").manifest
     policy = Recorder()
     spec = simulated_task(manifest)
@@ -58,7 +55,7 @@ def test_rows_are_what_the_policy_was_asked_in_its_task(modes_bundle, modes_grap
     assert not np.isin(visited.held_out.obs, visited.calibration.obs).any()
 
 
-def test_the_end_of_a_recording_is_held_out(modes_bundle, modes_graph, tmp_path):
+def test_the_end_of_a_recording_is_held_out(modes_bundle, tmp_path):
     manifest = load_backend(modes_bundle(modes_graph()), "cpu").manifest
     obs = np.arange(8000.0).reshape(4000, 2)
     visited = collect(Recorder(), manifest, None, save_obs(tmp_path / "r.npz", obs, target=obs), 0)
@@ -69,7 +66,7 @@ def test_the_end_of_a_recording_is_held_out(modes_bundle, modes_graph, tmp_path)
     assert visited.held_out.noise.shape == (1000, 3)
 
 
-def test_no_data_is_an_error(modes_bundle, modes_graph):
+def test_no_data_is_an_error(modes_bundle):
     manifest = load_backend(modes_bundle(modes_graph(), task="a-robot-of-mine"), "cpu").manifest
     assert simulated_task(manifest) is None
     with pytest.raises(
@@ -79,7 +76,7 @@ def test_no_data_is_an_error(modes_bundle, modes_graph):
         collect(Recorder(), manifest, None, None, 0)
 
 
-def test_a_task_of_other_sizes_is_refused(modes_bundle, modes_graph):
+def test_a_task_of_other_sizes_is_refused(modes_bundle):
     manifest = load_backend(modes_bundle(modes_graph(), task="arm-press"), "cpu").manifest
     with pytest.raises(CalibrationError, match=r"\(2, 3\), task 'arm-press' in sim \(22, 6\)"):
         simulated_task(manifest)

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from edp_robot import cli
-from edp_robot.demo import road as demo
 
 EDP = [sys.executable, "-m", "edp_robot.cli"]
 
@@ -109,25 +108,6 @@ def test_tasks_and_doctor_run(capsys):
     assert "arm-press" in capsys.readouterr().out
     assert cli.main(["doctor"]) == 0
     assert "robot (client, control loop)" in capsys.readouterr().out
-
-
-def test_the_demo_spares_folders_that_are_not_its_own(tmp_path, capsys):
-    (tmp_path / "thesis.tex").write_text("years of work")
-    assert cli.main(["demo", "--out", str(tmp_path)]) == 1
-    assert "no demo made it" in capsys.readouterr().err
-    assert Path(tmp_path / "thesis.tex").exists()
-
-
-def test_a_resumed_demo_counts_the_time_before(tmp_path):
-    """9 s of an earlier run and what passes now; a new demo in the same folder begins at nothing."""
-    (tmp_path / "demo.json").write_text('{"elapsed_s": 9.0}')
-    demo.prepare(tmp_path, resume=True)
-    road = demo.Road(tmp_path, "smoke", 0, 10, 1.0, True)
-    with road.stage("export", "exporting"):
-        pass
-    assert 9.0 < json.loads((tmp_path / "demo.json").read_text())["elapsed_s"] < 12
-    demo.prepare(tmp_path, resume=False)
-    assert json.loads((tmp_path / "demo.json").read_text()) == {}
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ import pytest
 
 from edp_robot import cli
 from edp_robot.cli import keys
-from edp_robot.demo.server_process import _endpoint
+from edp_robot.demo.server_process import endpoint_of
 from policy_server.contract.errors import PolicyTimeout
 from policy_server.control.client import PolicyClient
 from policy_server.control.local import LocalPolicy
@@ -81,7 +81,7 @@ def keyed(bundle, tmp_path_factory):
         server = subprocess.Popen([*words, "--keys", folder / "keys"], stdout=log, stderr=log)
         stack.callback(server.wait)
         stack.callback(server.kill)
-        endpoint = _endpoint(server, folder / "log", time.monotonic() + 60)
+        endpoint = endpoint_of(server, folder / "log")
         yield SimpleNamespace(
             endpoint=endpoint, secret=folder / "keys/private/robot-1.key_secret", log=folder / "log"
         )

@@ -54,9 +54,9 @@ def test_killing_the_server_during_control_holds_and_fails_clearly(bundle, tmp_p
         [*EDP, "serve", bundle, "--bind", "tcp://127.0.0.1:*"], stdout=log, stderr=log
     )
     try:
-        from edp_robot.demo.server_process import _endpoint
+        from edp_robot.demo.server_process import endpoint_of
 
-        endpoint = _endpoint(server, tmp_path / "log", time.monotonic() + 60)
+        endpoint = endpoint_of(server, tmp_path / "log")
         record = tmp_path / "c.npz"
         run = control(
             "--server", endpoint, "--seconds", 60, "--json", tmp_path / "c.json", "--record", record
