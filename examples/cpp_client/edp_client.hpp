@@ -39,16 +39,16 @@ using Clock = std::chrono::steady_clock;
 using Duration = std::chrono::nanoseconds;
 static_assert(std::is_same_v<Clock::duration, Duration> && Clock::is_steady);
 
-/// How a request ended; docs/wire.md says what to do about each.
+/// How a request ended. docs/wire.md says what to do about each.
 enum class Status : std::uint16_t {
     ok, malformed, bad_version, bad_length, not_finite, late, unknown_type, unsupported, internal, overloaded,
     superseded
 };
 
-/// What every call may throw: one of the two below, or this for a failure of libzmq itself.
+/// The base of the errors that calls throw. Thrown itself when libzmq fails.
 struct Error : std::runtime_error { using std::runtime_error::runtime_error; };
 
-/// No answer until the deadline. The answer, should it still come, is dropped.
+/// No answer came before the deadline. A later answer is dropped.
 struct Timeout : Error { using Error::Error; };
 
 /// The server refused the request (its status), or its answer is unusable (malformed, bad_length, not_finite).
@@ -57,14 +57,14 @@ struct Refused : Error {
     Status status;
 };
 
-/// What the client may be told. The keys are Z85 strings of 40 characters: all three, or none without CURVE.
+/// Options of a client. The keys are Z85 strings of 40 characters: all three with CURVE, else none.
 struct Options {
     Duration timeout = std::chrono::seconds(1);  ///< How long hello and reset wait.
-    std::size_t n_values = 0;                    ///< horizon x act_dim of an answer; 0 takes what comes.
+    std::size_t n_values = 0;                    ///< horizon x act_dim of an answer; 0 accepts any.
     std::string server_public{}, public_key{}, secret_key{};
 };
 
-/// Floats that someone else owns.
+/// A view of floats that it does not own.
 struct Floats {
     Floats(const float *first, std::size_t count) : data(first), n(count) {}
     Floats(const std::vector<float> &values) : data(values.data()), n(values.size()) {}
@@ -75,7 +75,7 @@ struct Floats {
 /// An answer of the policy.
 struct Action {
     std::vector<float> values;       ///< The chunk, horizon x act_dim, one action after the other, physical units.
-    std::uint64_t sequence = 0;      ///< Which observation it answers.
+    std::uint64_t sequence = 0;      ///< The observation that it answers.
     std::uint32_t queue_us = 0;      ///< In the server: from arrival to the start of the work [us].
     std::uint32_t inference_us = 0;  ///< In the policy [us].
     std::uint32_t server_us = 0;     ///< In the server: from arrival to the end of the work [us].
@@ -89,7 +89,7 @@ namespace wire {
 constexpr std::size_t max_frame_bytes = 1 << 20;
 enum Kind : std::uint8_t { act = 1, act_reply = 2, error = 3, control = 4, control_reply = 5 };
 
-/// Every field lies on its natural boundary, so the struct is the layout of the wire.
+/// Every field lies on its natural boundary, so the struct has the layout of the wire.
 struct Header {
     char magic[4] = {'E', 'D', 'P', '1'};
     std::uint8_t version = 2, kind = 0;
@@ -101,7 +101,7 @@ struct Header {
 };
 static_assert(sizeof(Header) == 56 && std::is_trivially_copyable_v<Header>);
 
-/// Whether all floats are finite, by their bits: unlike std::isfinite, -ffast-math cannot remove it.
+/// Returns whether all floats are finite. It tests their bits, which -ffast-math cannot remove.
 inline bool all_finite(const char *floats, std::size_t n_bytes) {
     for (std::size_t at = 0; at < n_bytes; at += 4) {
         std::uint32_t bits;
@@ -112,23 +112,23 @@ inline bool all_finite(const char *floats, std::size_t n_bytes) {
 }
 }  // namespace wire
 
-/// A policy that runs in a server. It reconnects by itself and keeps its session while doing so. hello, reset and act
-/// give up what is still on its way from `send`.
+/// A policy that runs in a server. The client reconnects by itself and keeps its session. hello, reset and act drop
+/// the answers to earlier calls of `send`.
 class Client {
 public:
-    /// Connects in the background. Throws std::invalid_argument for an endpoint or a key that libzmq does not take.
+    /// Connects in the background. Throws std::invalid_argument if libzmq refuses the endpoint or a key.
     explicit Client(const std::string &endpoint, const Options &options = {})
         : endpoint_(endpoint), options_(options) {
         if (!connection_.socket) fail("open a socket");
         const std::pair<int, int> numbers[] = {
-            {ZMQ_LINGER, 0}, {ZMQ_IMMEDIATE, 1} /* no queue for a server that is not there */,
+            {ZMQ_LINGER, 0}, {ZMQ_IMMEDIATE, 1} /* no queue while the server is away */,
             {ZMQ_RECONNECT_IVL, 20}, {ZMQ_RECONNECT_IVL_MAX, 500}, {ZMQ_HEARTBEAT_IVL, 1000},
             {ZMQ_HEARTBEAT_TIMEOUT, 3000}, {ZMQ_IPV6, endpoint.find('[') != std::string::npos}};
         for (const auto &[option, value] : numbers) set(option, &value, sizeof value);
         const std::int64_t max_bytes = wire::max_frame_bytes;
         set(ZMQ_MAXMSGSIZE, &max_bytes, sizeof max_bytes);
         std::random_device random;
-        std::string id = "c";  // keeps the session over a reconnect; the rest is not guessable
+        std::string id = "c";  // keeps the session over a reconnect; random, so that it cannot be guessed
         while (id.size() < 17) id.push_back(static_cast<char>(random() & 0xff));
         set(ZMQ_ROUTING_ID, id.data(), id.size());
         set_keys();
@@ -136,36 +136,36 @@ public:
             reject("endpoint '" + endpoint + "', expected tcp://HOST:PORT or ipc://PATH");
     }
 
-    /// Returns the server's JSON: manifest, bundle_hash and more, see docs/wire.md. Throws Timeout or Refused.
+    /// Returns the server's JSON (docs/wire.md): manifest, bundle_hash and more. Throws Timeout or Refused.
     std::string hello() { return control("{\"op\": \"hello\"}"); }
 
-    /// Restarts the session's noise at `seed`, in [0, 2^63); without one it goes on. Throws Timeout or Refused.
+    /// Restarts the session's noise at `seed`, in [0, 2^63), or continues it. Throws Timeout or Refused.
     void reset(std::optional<std::int64_t> seed = std::nullopt) {
         control("{\"op\": \"reset\", \"seed\": " + (seed ? std::to_string(*seed) : "null") + "}");
     }
 
-    /// Returns the action for `obs` (obs_dim,), waiting `deadline` at most. It stays valid until the next answer is
-    /// read. Throws Timeout or Refused; after both, last() is still what it was.
+    /// Returns the action for `obs` (obs_dim,), after `deadline` at most. It stays valid until the next answer is
+    /// read. Throws Timeout or Refused, and then last() keeps its value.
     const Action &act(Floats obs, Duration deadline) {
         request(wire::act, obs.data, obs.n * sizeof(float), deadline);
         return accept();
     }
 
-    /// Sends an obs (obs_dim,) without waiting; the server drops it where it has waited for `budget`. Returns its
-    /// sequence, or 0 where nothing was sent: no connection at the moment, or too much unsent.
+    /// Sends an obs (obs_dim,) without waiting. The server drops it once it has waited for `budget`. Returns its
+    /// sequence, or 0 if it was not sent: there is no connection, or too much is unsent.
     [[nodiscard]] std::uint64_t send(Floats obs, Duration budget) {
         return try_send(wire::act, obs.data, obs.n * sizeof(float), Clock::now(), budget) ? sequence_ : 0;
     }
 
-    /// Returns the newest answer that is here and newer than last(), or nullptr; never waits. Throws Refused where
-    /// an observation was refused. Superseded ones are passed over: a newer one is on its way.
+    /// Returns the newest answer that has come since last(), or nullptr, without waiting. Throws Refused if an
+    /// observation was refused. Superseded ones are skipped, because a newer one is on its way.
     const Action *try_receive() {
         bool found = false;
         for (; receive(wire::act_reply); found = true) accept();
         return found ? &last_ : nullptr;
     }
 
-    /// The last action received; empty before the first.
+    /// Returns the last action received. It is empty before the first.
     const Action &last() const { return last_; }
 
 private:
@@ -221,7 +221,7 @@ private:
         settled_ = sequence_;
     }
 
-    /// Returns false where nothing could be sent at the moment.
+    /// Returns whether the request could be sent now.
     bool try_send(wire::Kind kind, const void *data, std::size_t n_bytes, Clock::time_point start, Duration limit) {
         const std::size_t size = sizeof(wire::Header) + n_bytes;
         if (size > wire::max_frame_bytes)
@@ -232,7 +232,7 @@ private:
         head.client_time_ns = start.time_since_epoch().count();
         head.payload_bytes = static_cast<std::uint32_t>(n_bytes);
         const auto limit_us = std::chrono::duration_cast<std::chrono::microseconds>(limit).count();
-        if (kind == wire::act)  // a budget of 0 would mean "for ever"
+        if (kind == wire::act)  // a budget of 0 would mean no limit
             head.budget_us = static_cast<std::uint32_t>(std::clamp<std::int64_t>(limit_us, 1, 0xffffffff));
         frame_.resize(size);
         std::memcpy(frame_.data(), &head, sizeof head);
@@ -242,7 +242,7 @@ private:
         fail("send");
     }
 
-    /// Returns once the socket can send or has something. Throws Timeout at the deadline.
+    /// Waits until the socket can send or receive. Throws Timeout at the deadline.
     void wait(short event, Clock::time_point deadline, const char *what) {
         using namespace std::chrono;
         zmq_pollitem_t item{connection_.socket, 0, event, 0};
@@ -253,7 +253,7 @@ private:
             if (n_ready > 0) return;
             if (n_ready < 0 && zmq_errno() != EINTR) fail("wait");
             if (left <= Duration::zero()) {
-                settled_ = sequence_;  // the answer comes too late now
+                settled_ = sequence_;  // an answer would come too late now
                 throw Timeout(what + (" within the deadline: " + endpoint_) +
                               "; is the server running there (edp serve), and does it answer that fast?");
             }
@@ -261,7 +261,7 @@ private:
         }
     }
 
-    /// Reads until an answer of this kind that is not settled was read. Returns false where none is here.
+    /// Reads until it has read an answer of this kind that is not settled. Returns false if none has come.
     bool receive(int kind) {
         while (read()) {
             const bool current = head_.sequence > settled_ && head_.sequence <= sequence_;
@@ -274,7 +274,7 @@ private:
         return false;
     }
 
-    /// Reads one message into head_ and connection_.message. Returns false where none is here.
+    /// Reads one message into head_ and connection_.message. Returns false if none has come.
     bool read() {
         zmq_msg_t *message = &connection_.message;
         if (zmq_msg_recv(message, connection_.socket, ZMQ_DONTWAIT) < 0) {
@@ -295,7 +295,7 @@ private:
         return true;
     }
 
-    /// Takes the answer over into last_. Throws Refused where it is no action.
+    /// Copies the answer into last_. Throws Refused if it is no action.
     const Action &accept() {
         const std::size_t n = head_.payload_bytes / sizeof(float);
         if (head_.payload_bytes % sizeof(float) != 0 || (options_.n_values != 0 && n != options_.n_values))
@@ -312,7 +312,7 @@ private:
         std::memcpy(last_.policy, head_.policy, sizeof last_.policy);
         last_.sent = Clock::time_point(Duration(head_.client_time_ns));
         const auto now_ns = static_cast<std::uint64_t>(Clock::now().time_since_epoch().count());
-        last_.roundtrip = Duration(now_ns - static_cast<std::uint64_t>(head_.client_time_ns));  // wraps if it must
+        last_.roundtrip = Duration(now_ns - static_cast<std::uint64_t>(head_.client_time_ns));  // may wrap around
         return last_;
     }
 

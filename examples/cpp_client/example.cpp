@@ -13,13 +13,13 @@ using namespace std::chrono_literals;
 constexpr auto period = 10ms;
 constexpr auto deadline = 8ms;  // leaves 2 ms of the period to read the sensors and to drive the motors
 
-// Yours: reads the robot's sensors into `obs`, in the units and order of the manifest's fields.
+// Replace it: reads the robot's sensors into `obs`, in the units and order of the manifest's fields.
 static void read_sensors(std::vector<float> &obs, double time_s) {
     for (std::size_t i = 0; i < obs.size(); ++i)
         obs[i] = 0.1f * static_cast<float>(std::sin(time_s + static_cast<double>(i)));
 }
 
-// Yours: drives the motors. values holds the whole chunk; a real loop checks the manifest's limits first.
+// Replace it: drives the motors. values holds the whole chunk. Check the manifest's limits first.
 static void drive_motors(const std::vector<float> &values) { (void)values; }
 
 static double percentile(std::vector<double> sorted, double part) {
@@ -50,11 +50,11 @@ static void run(const char *endpoint, std::size_t obs_dim, double seconds) {
             roundtrip_us.push_back(std::chrono::duration<double, std::micro>(action.roundtrip).count());
         } catch (const edp::Timeout &) {
             ++n_held;
-        } catch (const edp::Refused &error) {  // a busy server is waited for; a bad obs is a fault to mend
+        } catch (const edp::Refused &error) {  // a busy server recovers; a bad obs is a bug
             if (error.status != edp::Status::late && error.status != edp::Status::overloaded) throw;
             ++n_held;
         }
-        if (!client.last().values.empty()) drive_motors(client.last().values);  // after a timeout: holds the last one
+        if (!client.last().values.empty()) drive_motors(client.last().values);  // after a timeout this is the last one
     }
     std::sort(roundtrip_us.begin(), roundtrip_us.end());
     std::printf("%zu answers, round trip p50 %.0f us, p99 %.0f us; held %zu, skipped %zu\n", roundtrip_us.size(),

@@ -1,6 +1,6 @@
-// The part of libzmq's stable C interface (ABI 5, libzmq 4.2 and later) that edp_client.hpp uses, for machines that
-// have the library but not its header, such as one whose libzmq came with a Python wheel.
-// Where <zmq.h> is installed, that is used and not this file.
+// Declares the part of libzmq's stable C interface (ABI 5, libzmq 4.2 and later) that edp_client.hpp uses. It is for
+// machines that have the library but not its header, for example from a Python wheel. Where <zmq.h> is installed,
+// edp_client.hpp uses that instead.
 #pragma once
 
 #include <cstddef>
