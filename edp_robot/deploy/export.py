@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 import logging
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,20 +22,21 @@ from policy_server.contract.bundle import Bundle, save
 from policy_server.contract.commit import source_commit
 from policy_server.contract.field import Field
 from policy_server.contract.manifest import Manifest
-from sim.core.spec import FieldSpec, TaskSpec
+from sim.core.spec import TaskSpec
 
 OPSET = 20
 PARITY_LIMIT = 1e-5
-N_GOLDEN = 16  # a server replays them before it answers: of a 15-step teacher in well under 50 ms
+N_GOLDEN = 16  # a server replays them before it answers: under 50 ms even of a 15-step teacher
 N_PARITY = 4096
-TIE = 1e-4  # of 1 + |Q|: nearer than that, the best of K is not decided
+TIE = 1e-4  # times 1 + |Q|: two answers nearer than that are a tie of the best of K
 BATCH_SIZES = (
     1,
     4,
     8,
     16,
-)  # that a server opens with static shapes; all others run with a dynamic one
+)  # a server opens these with static shapes, all others with a dynamic one
 BATCH_DIM = "batch"
+_log = logging.getLogger(__name__)
 
 
 class ParityError(RuntimeError):
@@ -42,30 +45,40 @@ class ParityError(RuntimeError):
 
 @dataclass(frozen=True)
 class Exportable:
-    """What `export` writes: a policy, the run it came from and how it samples."""
+    """A policy to export.
+
+    Attributes:
+        policy: Answers (raw obs, noise).
+        source: The run of its teacher.
+        record: The run that it comes from.
+        method: How it samples, like "dpm-solver++".
+        n_denoise_steps: Network calls of one answer.
+    """
 
     policy: nn.Module
     source: Source
+    record: RunRecord
     method: str
     n_denoise_steps: int
-    run: Path
 
-    def sampler(self) -> dict:
+    def sampler(self) -> dict[str, Any]:
         """Returns the manifest's entry on how the graph samples."""
+        entry = {"method": self.method, "n_denoise_steps": self.n_denoise_steps, "opset": OPSET}
         best = {"best_of": self.policy.k} if isinstance(self.policy, BestOfK) else {}
-        return {
-            "method": self.method,
-            "n_denoise_steps": self.n_denoise_steps,
-            "opset": OPSET,
-            **best,
-        }
+        return {**entry, **best, "batch_sizes": list(BATCH_SIZES)}
 
 
 def load_policy(run: str | Path, n_denoise_steps: int = 15, best_of: int = 1) -> Exportable:
-    """Returns the policy of a distillation, fine-tuning or pre-training run; with `best_of`, its critic chooses.
+    """Returns the policy of a run.
+
+    Args:
+        run: Folder of a distillation, fine-tuning, pre-training or cloning.
+        n_denoise_steps: Denoising steps, where the run holds a teacher.
+        best_of: Answers a decision, of which the run's critic chooses one. 1: there is no choice.
 
     Raises:
-        FileNotFoundError, ValueError: no run with a diffusion policy or student; no critic.
+        FileNotFoundError: `run` is no run folder.
+        ValueError: It holds no diffusion policy or student, or no critic for `best_of`.
     """
     record = RunRecord.load(run)
     if record.config.teacher:
@@ -74,19 +87,26 @@ def load_policy(run: str | Path, n_denoise_steps: int = 15, best_of: int = 1) ->
         n_denoise_steps = policy.n_denoise_steps
     else:
         source = load_source(run, n_denoise_steps)
-        policy, method = source.teacher, "dpm-solver++"
+        policy = source.teacher
+        method = "dpm-solver++"
     if best_of > 1:
         policy = BestOfK(policy, source.teacher.normaliser, load_critic(run, source.spec), best_of)
-    return Exportable(policy, source, method, n_denoise_steps, Path(run))
+    return Exportable(policy, source, record, method, n_denoise_steps)
 
 
 def to_onnx(policy: nn.Module, spec: TaskSpec, horizon: int) -> bytes:
-    """Returns the graph (obs, noise) -> action, batch dynamic, normaliser, sampler, action map and limits inside.
+    """Returns the graph (obs, noise) -> action with a dynamic batch.
 
-    The sampler is unrolled: coefficients are constants, and there is no Loop, If or Scan.
+    Normaliser, sampler, action map and limits are inside. The sampler is unrolled: its coefficients
+    are constants, and there is no Loop, If or Scan.
+
+    Args:
+        policy: Answers (raw obs, noise).
+        spec: Its task.
+        horizon: Commands of an answer.
     """
     deployed = Deployed(policy, spec.action_map, horizon).eval().requires_grad_(False)
-    example = (torch.zeros(2, spec.obs_dim), torch.zeros(2, int(policy.latent_dim)))  # type: ignore[arg-type]
+    example = (torch.zeros(2, spec.obs_dim), torch.zeros(2, latent_dim(policy)))
     batch = torch.export.Dim(BATCH_DIM, min=1, max=65536)
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
@@ -106,72 +126,83 @@ def to_onnx(policy: nn.Module, spec: TaskSpec, horizon: int) -> bytes:
     return buffer.getvalue()
 
 
-def onnx_session(graph: bytes, batch: int | None = None):
-    """Returns a CPU session of the graph, one thread; with `batch`, of that static batch size."""
+def latent_dim(policy: nn.Module) -> int:
+    """Returns how many numbers of noise an answer of the policy takes."""
+    return int(policy.latent_dim)  # type: ignore[arg-type]
+
+
+def onnx_session(graph: bytes, batch: int | None = None) -> Any:
+    """Returns a CPU session of the graph with one thread, for the static batch size if given."""
     import onnxruntime as ort
 
     options = ort.SessionOptions()
     if batch:
         options.add_free_dimension_override_by_name(BATCH_DIM, batch)
-    options.intra_op_num_threads, options.log_severity_level = 1, 3
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
     return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
 
-def compared(
-    policy: nn.Module, spec: TaskSpec, horizon: int, states: torch.Tensor, n: int, seed: int
-):
-    """Returns (obs, noise, torch's command) of n visited states with fresh noise, float32 arrays.
+Triples = dict[str, np.ndarray]  # obs (n, obs_dim), noise (n, latent_dim), action of torch
 
-    Where the best of K is nearly a tie, rounding decides between actions that may be far apart: such draws are left
-    out, so that of a policy with best_of there are fewer than n.
+
+def compared(deployed: Deployed, states: torch.Tensor, n: int, seed: int) -> Triples:
+    """Returns obs, noise and torch's commands for n visited states with fresh noise, float32.
+
+    Where the best of K is nearly a tie, rounding decides between actions that may be far apart.
+    Such draws are left out, so a policy with `best_of` gives fewer than n.
+
+    Args:
+        deployed: The policy with its action map.
+        states: Raw observations to draw from.
+        n: Number of draws.
+        seed: Seeds the draws.
     """
+    policy = deployed.policy
     generator = torch.Generator().manual_seed(seed)
     obs = states[torch.randint(len(states), (n,), generator=generator)]
-    noise = torch.randn(n, int(policy.latent_dim), generator=generator)  # type: ignore[arg-type]
+    noise = torch.randn(n, latent_dim(policy), generator=generator)
     with torch.no_grad():
         if isinstance(policy, BestOfK):
             best, second = policy.candidates(obs, noise)[1].topk(2, 1).values.T
             clear = best - second > TIE * (1 + best.abs())
-            obs, noise = obs[clear], noise[clear]
-        action = Deployed(policy, spec.action_map, horizon).eval()(obs, noise)
-    return obs.numpy(), noise.numpy(), action.numpy()
+            obs = obs[clear]
+            noise = noise[clear]
+        action = deployed(obs, noise)
+    return {"obs": obs.numpy(), "noise": noise.numpy(), "action": action.numpy()}
 
 
-def parity(
-    graph: bytes, policy: nn.Module, spec: TaskSpec, horizon: int, states: torch.Tensor
-) -> dict[str, float | int | dict[str, float]]:
-    """Returns the largest |onnx - torch|, in physical units, over N_PARITY visited states with fresh noise.
+def parity(graph: bytes, expected: Triples) -> dict[str, Any]:
+    """Returns the largest |onnx - torch| in physical units.
 
-    Of the dynamic graph, and (of the first N_GOLDEN states) of each static batch size: {"max_abs_error", "n",
-    "static": {batch size: error}}, the first being the largest of all.
+    The result is {"max_abs_error": of all, "n": number of states, "static": {batch size: error}}.
+    The dynamic graph answers all states, each static batch size the first N_GOLDEN.
     """
-    obs, noise, expected = compared(policy, spec, horizon, states, N_PARITY, seed=0)
-    feeds = {"obs": obs, "noise": noise}
+    feeds = {name: expected[name] for name in ("obs", "noise")}
 
-    def error(session, rows: slice) -> float:
+    def error(session: Any, rows: slice) -> float:
         got = session.run(None, {name: value[rows] for name, value in feeds.items()})[0]
-        return float(np.abs(got - expected[rows]).max())
+        return float(np.abs(got - expected["action"][rows]).max())
 
-    whole, static = error(onnx_session(graph), slice(None)), {}
+    n = len(expected["obs"])
+    whole = error(onnx_session(graph), slice(None))
+    static = {}
     for size in BATCH_SIZES:
-        session, n = onnx_session(graph, size), min(N_GOLDEN, len(obs)) // size * size
-        static[str(size)] = max(error(session, slice(i, i + size)) for i in range(0, n, size))
-    return {"max_abs_error": max(whole, *static.values()), "n": len(obs), "static": static}
+        session = onnx_session(graph, size)
+        starts = range(0, min(N_GOLDEN, n) // size * size, size)
+        static[str(size)] = max(error(session, slice(i, i + size)) for i in starts)
+    return {"max_abs_error": max(whole, *static.values()), "n": n, "static": static}
 
 
-def golden(
-    policy: nn.Module, spec: TaskSpec, horizon: int, states: torch.Tensor
-) -> dict[str, np.ndarray]:
-    """Returns N_GOLDEN (obs, noise, action) triples computed by torch, which a server replays before it serves."""
-    obs, noise, action = compared(policy, spec, horizon, states, N_GOLDEN, seed=1)
-    return {"obs": obs, "noise": noise, "action": action}
-
-
-def as_field(field: FieldSpec) -> Field:
-    """Returns the bundle's form of a task's field."""
-    return Field(
-        field.name, field.start, field.stop, field.unit, field.low, field.high, field.max_rate
-    )
+def warn_of_unnamed(fields: Iterable[Field]) -> None:
+    """Logs a warning that names the fields whose entries have no known names."""
+    unnamed = [field.name for field in fields if field.entry_names() is None]
+    if unnamed:
+        _log.warning(
+            "the entries of %s have no names: `edp control` cannot compare their order with the "
+            "robot's",
+            ", ".join(unnamed),
+        )
 
 
 def export(
@@ -184,43 +215,43 @@ def export(
     """Writes the policy of `run` as a bundle and returns it, read back and verified.
 
     Args:
-        run: folder of a distillation, fine-tuning or pre-training run.
-        out: the bundle's folder; a bundle that is there is replaced.
-        metrics: what is known of it (success, returns), for the manifest.
-        n_denoise_steps: of the solver, where the run holds a teacher.
-        best_of: K answers a decision, inside the graph, of which the critic chooses one; 1 for none of that.
+        run: Folder of a distillation, fine-tuning, pre-training or cloning.
+        out: The bundle's folder. A bundle that is there is replaced.
+        metrics: What is known of the policy (success, returns), for the manifest.
+        n_denoise_steps: Denoising steps, where the run holds a teacher.
+        best_of: Answers a decision inside the graph, of which the critic chooses one.
 
     Raises:
-        ParityError: the graph differs from torch by more than PARITY_LIMIT.
+        ParityError: The graph differs from torch by more than PARITY_LIMIT.
         FileNotFoundError, ValueError: `run` holds no policy that can be exported.
     """
     item = load_policy(run, n_denoise_steps, best_of)
-    spec, horizon, policy = item.source.spec, item.source.n_action_steps, item.policy
-    graph = to_onnx(policy, spec, horizon)
-    states = visited_states(item.source, 16, 1, 3)
-    found = parity(graph, policy, spec, horizon, states)
+    spec = item.source.spec
+    horizon = item.source.n_action_steps
+    graph = to_onnx(item.policy, spec, horizon)
+    states = visited_states(item.source, n_envs=16, n_episodes=1, seed=3)
+    deployed = Deployed(item.policy, spec.action_map, horizon).eval()
+    found = parity(graph, compared(deployed, states, N_PARITY, seed=0))
     error = found["max_abs_error"]
-    if not error <= PARITY_LIMIT:  # type: ignore[operator]
+    if not error <= PARITY_LIMIT:
         raise ParityError(
             f"onnx and torch differ by {error:.3g}, allowed is {PARITY_LIMIT}; nothing was written"
         )
-    return save(
-        Path(out),
-        Manifest(
-            name=f"{spec.name}-{item.method}-{item.n_denoise_steps}",
-            task=spec.name,
-            source_commit=source_commit(),
-            config_hash=RunRecord.load(run).config_hash,
-            obs=tuple(map(as_field, spec.obs)),
-            action=tuple(map(as_field, spec.action)),
-            horizon=horizon,
-            n_action_steps=horizon,
-            control_period_s=spec.control_period_s,
-            latent_dim=int(policy.latent_dim),  # type: ignore[arg-type]
-            sampler={**item.sampler(), "batch_sizes": list(BATCH_SIZES)},
-            metrics=metrics or {},
-            parity=found,
-        ),
-        onnx_bytes=graph,
-        golden=golden(policy, spec, horizon, states),
+    warn_of_unnamed((*spec.obs, *spec.action))
+    manifest = Manifest(
+        name=f"{spec.name}-{item.method}-{item.n_denoise_steps}",
+        task=spec.name,
+        source_commit=source_commit(),
+        config_hash=item.record.config_hash,
+        obs=spec.obs,
+        action=spec.action,
+        horizon=horizon,
+        n_action_steps=horizon,
+        control_period_s=spec.control_period_s,
+        latent_dim=latent_dim(item.policy),
+        sampler=item.sampler(),
+        metrics=metrics or {},
+        parity=found,
     )
+    golden = compared(deployed, states, N_GOLDEN, seed=1)
+    return save(out, manifest, onnx_bytes=graph, golden=golden)

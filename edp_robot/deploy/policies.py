@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from edp_robot.diffusion.networks import NoiseModel, Normaliser, TwinCritic
 from edp_robot.diffusion.solver import dpm_solver_pp
-from sim.core.spec import ActionMap
+from sim.core.action_map import ActionMap
 
 
 class GaussianPolicy(nn.Module):
@@ -15,7 +15,9 @@ class GaussianPolicy(nn.Module):
 
     def __init__(self, normaliser: Normaliser, actor: nn.Module, act_dim: int) -> None:
         super().__init__()
-        self.normaliser, self.actor, self.latent_dim = normaliser, actor, act_dim
+        self.normaliser = normaliser
+        self.actor = actor
+        self.latent_dim = act_dim
 
     def forward(self, obs: Tensor, noise: Tensor) -> Tensor:
         """Returns actions (batch, act_dim) in [-1, 1] for raw obs (batch, obs_dim)."""
@@ -29,21 +31,32 @@ class DiffusionPolicy(nn.Module):
         self, normaliser: Normaliser, model: NoiseModel, act_dim: int, n_denoise_steps: int = 15
     ) -> None:
         super().__init__()
-        self.normaliser, self.model, self.latent_dim, self.n_denoise_steps = (
-            normaliser,
-            model,
-            act_dim,
-            n_denoise_steps,
-        )
+        self.normaliser = normaliser
+        self.model = model
+        self.latent_dim = act_dim
+        self.n_denoise_steps = n_denoise_steps
 
     def forward(self, obs: Tensor, noise: Tensor) -> Tensor:
-        """Returns actions (batch, act_dim) in [-1, 1] for raw obs (batch, obs_dim) and noise (batch, act_dim)."""
+        """Returns actions (batch, act_dim) in [-1, 1] for raw obs (batch, obs_dim).
+
+        The noise is (batch, act_dim).
+        """
         condition = self.normaliser(obs)
         return dpm_solver_pp(lambda x, t: self.model(x, t, condition), noise, self.n_denoise_steps)
 
 
 class BestOfK(nn.Module):
-    """Of K answers of a policy, the one that the critic values most (the smaller of its two Q; method section 7)."""
+    """The one of K answers that the critic values most, by its smaller Q (method section 7).
+
+    Args:
+        policy: Answers (raw obs, noise).
+        normaliser: What the critic's observations pass through.
+        critic: Values (normalised obs, action).
+        k: Answers a decision, 2 or more.
+
+    Raises:
+        ValueError: `k` is below 2.
+    """
 
     def __init__(
         self, policy: nn.Module, normaliser: Normaliser, critic: TwinCritic, k: int
@@ -51,7 +64,10 @@ class BestOfK(nn.Module):
         super().__init__()
         if k < 2:
             raise ValueError(f"best of {k}: give 2 or more")
-        self.policy, self.normaliser, self.critic, self.k = policy, normaliser, critic, k
+        self.policy = policy
+        self.normaliser = normaliser
+        self.critic = critic
+        self.k = k
         self.n_each = int(policy.latent_dim)  # type: ignore[arg-type]
         self.latent_dim = k * self.n_each
 
@@ -63,14 +79,20 @@ class BestOfK(nn.Module):
         return action.reshape(-1, self.k, action.shape[-1]), q.reshape(-1, self.k)
 
     def forward(self, obs: Tensor, noise: Tensor) -> Tensor:
-        """Returns actions (batch, act_dim) for raw obs (batch, obs_dim) and noise (batch, K latent_dim)."""
+        """Returns actions (batch, act_dim) for raw obs (batch, obs_dim).
+
+        The noise is (batch, K latent_dim).
+        """
         action, q = self.candidates(obs, noise)
         best = q.argmax(1, keepdim=True).unsqueeze(-1).expand(-1, 1, action.shape[-1])
         return action.gather(1, best).squeeze(1)
 
 
 class Deployed(nn.Module):
-    """A policy with its action map folded in: (obs, noise) to commands (batch, horizon, act_dim) in physical units."""
+    """A policy with its action map folded in: the torch form of `ActionMap.chunk`.
+
+    It turns (obs, noise) into commands (batch, horizon, act_dim) in physical units.
+    """
 
     offset: Tensor
     low: Tensor
@@ -79,27 +101,20 @@ class Deployed(nn.Module):
 
     def __init__(self, policy: nn.Module, action_map: ActionMap, horizon: int) -> None:
         super().__init__()
-        self.policy, self.start, self.increment = (
-            policy,
-            action_map.command_start,
-            action_map.kind == "increment",
-        )
+        self.policy = policy
+        self.start = action_map.command_start
+        self.increment = action_map.kind == "increment"
         for name in ("offset", "low", "high"):
             self.register_buffer(name, torch.tensor(getattr(action_map, name), dtype=torch.float32))
+        steps = torch.arange(1, horizon + 1, dtype=torch.float32)
+        n_increments = steps if self.increment else torch.ones(horizon)
         scale = torch.tensor(action_map.scale, dtype=torch.float32)
-        k = (
-            torch.arange(1, horizon + 1, dtype=torch.float32)
-            if self.increment
-            else torch.ones(horizon)
-        )
-        self.register_buffer("ramp", k.reshape(1, horizon, 1) * scale)
+        self.register_buffer("ramp", n_increments.reshape(1, horizon, 1) * scale)
 
     def forward(self, obs: Tensor, noise: Tensor) -> Tensor:
-        """Returns what `ActionMap.chunk` returns for the policy's action."""
+        """Returns the commands of holding the policy's action for the horizon."""
         change = self.ramp * self.policy(obs, noise).unsqueeze(1)
-        base = (
-            obs[:, self.start : self.start + len(self.offset)].unsqueeze(1)
-            if self.increment
-            else self.offset
-        )
+        base = self.offset
+        if self.increment:
+            base = obs[:, self.start : self.start + len(self.offset)].unsqueeze(1)
         return torch.minimum(torch.maximum(base + change, self.low), self.high)

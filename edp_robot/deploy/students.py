@@ -1,7 +1,7 @@
 """Students: a teacher's many denoising steps in 1, 2 or 4 network calls (method section 7).
 
-All of them answer (raw obs, noise) with an action, as `policies.DiffusionPolicy` does. Their noise is (batch,
-latent_dim): act_dim numbers, for consistency students as many again for each further call.
+Like `policies.DiffusionPolicy`, a student turns (raw obs, noise) into an action. Its noise is
+(batch, latent_dim): act_dim numbers, in consistency students as many again for each further call.
 """
 
 from __future__ import annotations
@@ -17,34 +17,38 @@ from edp_robot.diffusion.networks import ACTIVATIONS, Linear, NoiseModel, Normal
 from edp_robot.diffusion.schedule import T_MIN, alpha_sigma, half_log_snr, scalar_coefficients
 from edp_robot.diffusion.solver import dpm_solver_pp, time_grid
 
-POLISH_TAU = {2: 0.1, 4: 0.25}  # where the teacher takes over from the first call's guess
+POLISH_TAU = {2: 0.1, 4: 0.25}  # by calls: where the teacher takes over from the first call
 
 
 class Student(nn.Module):
-    """A normaliser and the network that is trained, whatever the number of calls it is then used for."""
+    """A normaliser and the network that is trained, whatever number of calls it is used with."""
 
     def __init__(self, normaliser: Normaliser, act_dim: int, net: nn.Module) -> None:
         super().__init__()
-        self.normaliser, self.act_dim, self.net, self.n_denoise_steps = normaliser, act_dim, net, 1
+        self.normaliser = normaliser
+        self.act_dim = act_dim
+        self.net = net
+        self.n_denoise_steps = 1
 
     @property
     def latent_dim(self) -> int:
-        """Numbers of noise a decision."""
+        """Numbers of noise for one decision."""
         return self.act_dim
 
     def with_steps(self, n_denoise_steps: int) -> Self:
-        """Returns the student of so many network calls; it shares this one's network."""
+        """Returns the student of so many network calls, which shares this one's network."""
         other = copy.copy(self)
         other.n_denoise_steps = n_denoise_steps
         return other
 
 
 class PairedStudent(Student):
-    """mu(s, z): the teacher's whole ODE in one network call; of more calls, the teacher's solver makes the others.
+    """mu(s, z): the teacher's whole ODE in one network call.
 
-    These polish: mu is noised to t = tau, and the teacher's last n_denoise_steps - 1 steps lead back from there. The
-    noise is the same z: it has led mu to its mode, so the noised point lies on that mode's side, and the teacher's
-    prediction from there is no mean of several modes. Fresh noise would need a smaller tau (docs/distillation.md).
+    With more calls, the teacher's solver polishes: mu is noised to t = tau, and the teacher's last
+    n_denoise_steps - 1 steps lead back from there. The noise is the same z, which has led mu to its
+    mode. So the noised point lies on that mode's side, and the teacher's prediction from there is
+    no mean of several modes. Fresh noise would need a smaller tau (docs/distillation.md).
     """
 
     teacher: NoiseModel | None
@@ -66,14 +70,21 @@ class PairedStudent(Student):
         self.register_module("teacher", teacher)
 
     def forward(self, obs: Tensor, noise: Tensor) -> Tensor:
-        """Returns actions (batch, act_dim) in [-1, 1] for raw obs (batch, obs_dim), noise (batch, latent_dim)."""
-        condition, teacher = self.normaliser(obs), self.teacher
+        """Returns actions (batch, act_dim) in [-1, 1] for raw obs (batch, obs_dim).
+
+        The noise is (batch, latent_dim).
+
+        Raises:
+            ValueError: More than one call, and there is no teacher.
+        """
+        condition = self.normaliser(obs)
+        teacher = self.teacher
         action = self.net(torch.cat([condition, noise], -1)).clamp(-1, 1)
         if self.n_denoise_steps == 1:
             return action
         if teacher is None:
             raise ValueError(
-                f"{self.n_denoise_steps} calls: all but the first are the teacher's; give one"
+                f"{self.n_denoise_steps} calls: all but the first are the teacher's; give a teacher"
             )
         tau = self.tau or POLISH_TAU[self.n_denoise_steps]
         alpha, sigma, _ = scalar_coefficients(tau)
@@ -84,12 +95,13 @@ class PairedStudent(Student):
 
 
 class ConsistencyNet(nn.Module):
-    """f(x_t, t | condition), the end of the teacher's ODE that passes through x_t (Song et al., arXiv 2303.01469).
+    """f(x_t, t | condition): the end of the teacher's ODE through x_t (arXiv 2303.01469).
 
-    With e = sigma_t / alpha_t, d = DATA_STD and x = x_t / alpha_t, the scaling is that of Karras et al. (arXiv
-    2206.00364), so that f(x, T_MIN) = x whatever the network F says:
+    With e = sigma_t / alpha_t, d = DATA_STD and x = x_t / alpha_t, the scaling is that of Karras et
+    al. (arXiv 2206.00364), so that f(x, T_MIN) = x for any network F:
 
-        f = d^2 / ((e - e_min)^2 + d^2) x + (e - e_min) d / sqrt(e^2 + d^2) F(x / sqrt(e^2 + d^2), t, condition)
+        f = d^2 / ((e - e_min)^2 + d^2) x
+            + (e - e_min) d / sqrt(e^2 + d^2) F(x / sqrt(e^2 + d^2), t, condition)
     """
 
     DATA_STD = 0.5
@@ -102,17 +114,23 @@ class ConsistencyNet(nn.Module):
         self.register_buffer("frequency", 2.0 ** torch.arange(-2, 3))
         self.time = Linear(2 * len(self.frequency), width)
         self.stem = Linear(dim + cond_dim, width)
-        self.body = nn.Sequential(
-            ACTIVATIONS[activation](),
-            mlp([*[width] * n_layers, dim], layer_norm=False, activation=activation),
-        )
+        body = mlp([*[width] * n_layers, dim], layer_norm=False, activation=activation)
+        self.body = nn.Sequential(ACTIVATIONS[activation](), body)
         alpha, sigma = alpha_sigma(torch.tensor(T_MIN))
         self.e_min = float(sigma / alpha)
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Tensor) -> Tensor:
-        """Returns data (batch, dim) for x_t (batch, dim) at t (batch, 1) or (1, 1), condition (batch, cond_dim)."""
+        """Returns data (batch, dim).
+
+        Args:
+            x_t: Noised data (batch, dim).
+            t: Its time (batch, 1) or (1, 1).
+            condition: What the data depends on (batch, cond_dim).
+        """
         alpha, sigma = alpha_sigma(t)
-        e, d, x = sigma / alpha, self.DATA_STD, x_t / alpha
+        e = sigma / alpha
+        d = self.DATA_STD
+        x = x_t / alpha
         size = torch.sqrt(e * e + d * d)
         angle = half_log_snr(t) / 5 * math.pi * self.frequency  # log-SNR / 2 lies in about [-5, 5]
         time = self.time(torch.cat([angle.sin(), angle.cos()], -1))
@@ -121,7 +139,7 @@ class ConsistencyNet(nn.Module):
 
 
 class ConsistencyStudent(Student):
-    """A = f(z, 1); then, for each further call, A is noised to an earlier time with fresh noise and f answers again."""
+    """A = f(z, 1); each further call noises A to an earlier time with fresh noise, then calls f."""
 
     def __init__(
         self,
@@ -130,20 +148,23 @@ class ConsistencyStudent(Student):
         act_dim: int,
         width: int = 256,
         n_layers: int = 3,
-        activation="relu",
+        activation: str = "relu",
     ) -> None:
-        super().__init__(
-            normaliser, act_dim, ConsistencyNet(act_dim, obs_dim, width, n_layers, activation)
-        )
+        net = ConsistencyNet(act_dim, obs_dim, width, n_layers, activation)
+        super().__init__(normaliser, act_dim, net)
 
     @property
     def latent_dim(self) -> int:
-        """Numbers of noise a decision."""
+        """Numbers of noise for one decision."""
         return self.n_denoise_steps * self.act_dim
 
     def forward(self, obs: Tensor, noise: Tensor) -> Tensor:
-        """Returns actions (batch, act_dim) in [-1, 1] for raw obs (batch, obs_dim), noise (batch, latent_dim)."""
-        condition, draws = self.normaliser(obs), noise.split(self.act_dim, -1)
+        """Returns actions (batch, act_dim) in [-1, 1] for raw obs (batch, obs_dim).
+
+        The noise is (batch, latent_dim).
+        """
+        condition = self.normaliser(obs)
+        draws = noise.split(self.act_dim, -1)
         action = torch.zeros_like(draws[0])
         for z, t in zip(draws, time_grid(self.n_denoise_steps)[:-1], strict=True):
             alpha, sigma, _ = scalar_coefficients(t)

@@ -1,13 +1,14 @@
-"""How a foreign policy's answer becomes a command in physical units: as numbers here, as nodes in `wrap_graph`."""
+"""How a foreign policy's answers become commands: an action map, and what its metadata says."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 
 from edp_robot.deploy.wrap.foreign_file import WrapError
+from sim.core.action_map import ActionMap
 from sim.core.spec import TaskSpec
 
 MapName = Literal["task", "metadata", "limits", "none"]
@@ -17,100 +18,89 @@ MAP_HELP = {
     "limits": "answers in [-1, 1], spread over each action's low to high",
     "none": "answers are commands already, in the units of the action fields",
 }
-METADATA_KEYS = ("action_scale", "default_joint_pos")  # scale and offset of `metadata`
+METADATA_KEYS = ("action_scale", "default_joint_pos")
 
 
 @dataclass(frozen=True)
 class CommandMap:
-    """command = base + scale * answer, clipped to the action's limits.
+    """The action map of a policy's answers.
 
-    `absolute`: base is `offset`. `increment`: base is the previous command, which stands in the observation from
-    `command_start` on, and the answers of a horizon add up. `normalised`: answers are clipped to [-1, 1] first.
+    Attributes:
+        action_map: Makes commands of answers; its limits are those of the action fields.
+        normalised: Whether answers are clipped to [-1, 1] first.
     """
 
-    kind: Literal["absolute", "increment"]
-    scale: tuple[float, ...]
-    offset: tuple[float, ...]
+    action_map: ActionMap
     normalised: bool
-    command_start: int = -1
 
-    def apply(self, obs: np.ndarray, answer: np.ndarray) -> np.ndarray:
-        """Returns commands (n, horizon, act_dim) float64, not yet clipped, for answers of that shape."""
-        answer = answer.astype(np.float64)
-        moved = np.asarray(self.scale) * (np.clip(answer, -1.0, 1.0) if self.normalised else answer)
-        if self.kind == "absolute":
-            return np.asarray(self.offset) + moved
-        base = obs[:, self.command_start : self.command_start + len(self.scale)].astype(np.float64)
-        return base[:, None] + np.cumsum(moved, 1)
+    def unlimited(self, obs: np.ndarray, answers: np.ndarray) -> np.ndarray:
+        """Returns the commands (n, horizon, act_dim) before they are clipped to the limits.
+
+        The obs is (n, obs_dim), the answers (n, horizon, act_dim).
+        """
+        clipped = np.clip(answers, -1.0, 1.0) if self.normalised else answers
+        return self.action_map.unlimited(obs.astype(np.float64), clipped.astype(np.float64))
 
 
 def command_map(
-    name: MapName,
-    spec: TaskSpec | None,
-    metadata: dict[str, str],
-    low: tuple[float, ...],
-    high: tuple[float, ...],
+    name: str, spec: TaskSpec | None, metadata: dict[str, str], low: np.ndarray, high: np.ndarray
 ) -> CommandMap:
     """Returns the map called `name`.
 
     Args:
         name: One of MAP_HELP.
         spec: The task, which `task` needs.
-        metadata: The file's, of which `metadata` needs action_scale and default_joint_pos.
-        low: The action's limits, (act_dim,); `limits` needs them finite.
-        high: The same.
+        metadata: The file's metadata; `metadata` needs METADATA_KEYS in it.
+        low: Lowest command of each action (act_dim,); finite for `limits`.
+        high: Highest command of each action (act_dim,); finite for `limits`.
 
     Raises:
-        WrapError: What it needs is not there.
+        WrapError: What the map needs is not there.
     """
-    n = len(low)
+    limits = {"low": tuple(map(float, low)), "high": tuple(map(float, high))}
     if name == "task":
         if spec is None:
             raise WrapError("--action-map task needs --task; `edp tasks` lists them")
-        m = spec.action_map
-        return CommandMap(m.kind, m.scale, m.offset, True, m.command_start)
-    if name == "metadata":
-        scale, offset = (numbers(metadata, key, n) for key in METADATA_KEYS)
-        return CommandMap("absolute", scale, offset, False)
+        return CommandMap(replace(spec.action_map, **limits), normalised=True)
     if name == "limits":
         if not np.isfinite((low, high)).all():
             raise WrapError(
                 f"--action-map limits needs finite limits of every action, got {low} to {high}"
             )
-        half, middle = (np.array(high) - low) / 2, (np.array(high) + low) / 2
-        return CommandMap("absolute", tuple(half.tolist()), tuple(middle.tolist()), True)
-    return CommandMap("absolute", (1.0,) * n, (0.0,) * n, False)
+        return CommandMap(ActionMap.spread(low, high), normalised=True)
+    n = len(low)
+    scale = numbers(metadata, "action_scale", n) if name == "metadata" else (1.0,) * n
+    offset = numbers(metadata, "default_joint_pos", n) if name == "metadata" else (0.0,) * n
+    return CommandMap(ActionMap("absolute", scale, offset, **limits), normalised=False)
 
 
 def possible_maps(spec: TaskSpec | None, metadata: dict[str, str]) -> tuple[MapName, ...]:
-    """Returns the maps that what is known allows, the likeliest first."""
-    has_metadata = set(METADATA_KEYS) <= set(metadata)
-    return (
-        *(("metadata",) if has_metadata else ()),
-        *(("task",) if spec else ()),
-        "none",
-        "limits",
-    )
+    """Returns the names of the maps that are possible, the likeliest first."""
+    maps: list[MapName] = ["metadata"] if set(METADATA_KEYS) <= set(metadata) else []
+    return (*maps, *(("task",) if spec else ()), "none", "limits")
 
 
 def texts(metadata: dict[str, str], key: str) -> tuple[str, ...]:
-    """Returns the comma-separated entries of a metadata value, brackets and quotes stripped; () where missing."""
-    return (
-        tuple(part.strip(" []()'\"") for part in metadata[key].split(","))
-        if metadata.get(key)
-        else ()
-    )
+    """Returns the comma-separated entries of a metadata value, without brackets and quotes."""
+    value = metadata.get(key)
+    return tuple(part.strip(" []()'\"") for part in value.split(",")) if value else ()
 
 
 def numbers(metadata: dict[str, str], key: str, n: int) -> tuple[float, ...]:
-    """Returns the `n` numbers of a metadata value; one stands for all.
+    """Returns the `n` numbers of a metadata value; a single one stands for all.
+
+    Args:
+        metadata: The file's metadata.
+        key: Name of the value.
+        n: How many numbers are expected.
 
     Raises:
-        WrapError: There is no such value, it holds no numbers, or another number of them.
+        WrapError: There is no such value, or it does not hold 1 or `n` finite numbers.
     """
     if not metadata.get(key):
         raise WrapError(
-            f"no metadata {key!r} in the file, which holds {sorted(metadata)}; choose another --action-map"
+            f"no metadata {key!r} in the file, which holds {sorted(metadata)}; "
+            "choose another --action-map"
         )
     try:
         values = tuple(map(float, texts(metadata, key)))

@@ -1,4 +1,4 @@
-"""Reading a foreign ONNX policy: which of its inputs and outputs are what, and what is refused."""
+"""A foreign ONNX policy: which of its inputs and outputs is what, and what is refused."""
 
 from __future__ import annotations
 
@@ -12,12 +12,7 @@ import onnx
 
 from edp_robot.deploy.wrap.foreign_file import WrapError, first_line, load_file, open_session, opset
 
-OUTPUT_NAMES = (
-    "action",
-    "actions",
-    "mu",
-    "mean",
-)  # an output of these names is the policy's answer
+OUTPUT_NAMES = ("action", "actions", "mu", "mean")  # an output of such a name is the answer
 RANDOM_OPS = {
     "RandomNormal",
     "RandomNormalLike",
@@ -43,14 +38,17 @@ class Foreign:
 
     Attributes:
         model: The graph with its weights inside, pruned to what `output` needs.
-        session: ONNX Runtime on the whole graph, unpruned.
-        obs, output: Names of the observation input and of the answer.
+        session: ONNX Runtime on the whole graph.
+        obs: Name of the observation input.
+        output: Name of the answer.
         noise: Name of the noise input, or None.
-        noise_shape: Its dimensions after the batch; () where there is none.
+        noise_shape: The noise's dimensions after the batch; () where there is none.
         batch: The batch size that the graph is fixed to, or None where it is free.
-        obs_dim, horizon, act_dim: Sizes; an answer (batch, act_dim) has horizon 1.
+        obs_dim: Length of an observation.
+        horizon: Actions of an answer; 1 where answers are (batch, act_dim).
+        act_dim: Length of an action.
         metadata: The file's metadata_props.
-        sha256: Of the file, and of its files of weights in the order of their names.
+        sha256: Hash of the file and of its files of weights in the order of their names.
     """
 
     model: onnx.ModelProto
@@ -77,34 +75,35 @@ class Foreign:
         return opset(self.model)
 
     def act(self, obs: np.ndarray, noise: np.ndarray) -> np.ndarray:
-        """Returns what the original answers, (n, horizon, act_dim), to obs (n, obs_dim) and noise (n, latent_dim)."""
-        size, n = self.batch or len(obs), len(obs)
+        """Returns the original's answers (n, horizon, act_dim).
+
+        The obs is (n, obs_dim), the noise (n, latent_dim). A fixed batch is filled up with copies
+        of the last row.
+        """
+        n = len(obs)
+        size = self.batch or n
         index = np.minimum(np.arange(-(-n // size) * size), n - 1)
         noise = noise.reshape(n, *(self.noise_shape or (0,)))
         rows = [self._answer(obs[i], noise[i]) for i in np.split(index, len(index) // size)]
         return np.concatenate(rows)[:n].reshape(n, self.horizon, self.act_dim)
 
     def _answer(self, obs: np.ndarray, noise: np.ndarray) -> np.ndarray:
-        return _run(
-            self.session,
-            self.output,
-            {self.obs: obs, **({self.noise: noise} if self.noise else {})},
-        )
+        feeds = {self.obs: obs, **({self.noise: noise} if self.noise else {})}
+        return _run(self.session, self.output, feeds)
 
 
 def read_policy(path: str | Path, output: str | None = None, noise: str | None = None) -> Foreign:
     """Returns the policy in an ONNX file.
 
     Args:
-        path: The file; weights in files of their own must lie beside it.
-        output: Name of the answer; guessed where it is the only output or called as in OUTPUT_NAMES.
-        noise: Name of a second input that is noise; "noise" is guessed.
+        path: The file. Weights in files of their own must lie beside it.
+        output: Name of the answer. None: the only output, or one of OUTPUT_NAMES.
+        noise: Name of a second input that is noise. None: "noise", if there is such an input.
 
     Raises:
-        WrapError: It is not a feed-forward policy of one observation vector; the message says what it is instead.
+        WrapError: The file is no feed-forward policy of one observation vector.
     """
-    path = Path(path)
-    model, digest = load_file(path)
+    model, digest = load_file(Path(path))
     session = open_session(model)
     answer = _pick_output(session.get_outputs(), output)
     needed = _prune(model, answer)
@@ -114,13 +113,21 @@ def read_policy(path: str | Path, output: str | None = None, noise: str | None =
     noise = next((name for name in inputs if name != obs), None)
     batch, (obs_dim,) = _dims(inputs[obs], (1,), "the observation")
     noise_shape = _dims(inputs[noise], (1, 2), "the noise")[1] if noise else ()
-    horizon, act_dim = _probe(
-        session, answer, inputs, {obs: (obs_dim,), noise or "": noise_shape}, batch
-    )
-    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    sizes = {obs: (obs_dim,), **({noise: noise_shape} if noise else {})}
+    horizon, act_dim = _probe(session, answer, sizes, batch)
     return Foreign(
-        *(model, session, obs, answer, noise, noise_shape, batch),
-        *(obs_dim, horizon, act_dim, metadata, digest),
+        model=model,
+        session=session,
+        obs=obs,
+        output=answer,
+        noise=noise,
+        noise_shape=noise_shape,
+        batch=batch,
+        obs_dim=obs_dim,
+        horizon=horizon,
+        act_dim=act_dim,
+        metadata={entry.key: entry.value for entry in model.metadata_props},
+        sha256=digest,
     )
 
 
@@ -136,21 +143,22 @@ def _pick_output(outputs: list[Any], asked: str | None) -> str:
     known = [name for wanted in OUTPUT_NAMES for name in shapes if name.lower() == wanted]
     if not known:
         raise WrapError(
-            f"outputs {shapes}: none is called {', '.join(OUTPUT_NAMES)}; say with --output NAME which one is the "
-            "action (in Stable-Baselines3's exports the first)"
+            f"outputs {shapes}: none is called {', '.join(OUTPUT_NAMES)}; say with --output NAME "
+            "which one is the action (in Stable-Baselines3's exports the first)"
         )
     return known[0]
 
 
 def _prune(model: onnx.ModelProto, output: str) -> set[str]:
-    """Removes the nodes and weights that `output` does not need; returns the names that it does need."""
-    graph, needed, kept = model.graph, {output}, []
+    """Removes what `output` does not need from the graph; returns the names that it needs."""
+    graph = model.graph
+    needed = {output}
+    kept = []
     for node in reversed(graph.node):
         if needed & set(node.output):
-            kept.append(node)
+            kept.insert(0, node)
             needed |= set(_reads(node))
     weights = [tensor for tensor in graph.initializer if tensor.name in needed]
-    kept.reverse()
     replace_all(graph.node, kept)
     replace_all(graph.initializer, weights)
     return needed
@@ -188,13 +196,14 @@ def _refuse_chance(model: onnx.ModelProto, output: str) -> None:
     drawn = sorted(RANDOM_OPS & {*ops(model.graph.node), *ops(functions)})
     if drawn:
         raise WrapError(
-            f"output {output!r} draws random numbers inside the graph ({', '.join(drawn)}), so no golden vector could "
-            "be replayed; export the deterministic policy (the mean), or make the noise an input and name it by --noise"
+            f"output {output!r} draws random numbers inside the graph ({', '.join(drawn)}), so a "
+            "server could not replay its golden vectors; export the deterministic policy (the "
+            "mean), or make the noise an input and name it by --noise"
         )
 
 
 def _pick_obs(inputs: dict[str, Any], noise: str | None, output: str) -> str:
-    """Returns the name of the observation input among those that the answer needs, besides the noise."""
+    """Returns the name of the observation among the inputs that the answer needs."""
     shapes = {name: node.shape for name, node in inputs.items()}
     if noise is not None and noise not in shapes:
         raise WrapError(f"no input {noise!r} that {output!r} depends on; there are {shapes}")
@@ -204,13 +213,14 @@ def _pick_obs(inputs: dict[str, Any], noise: str | None, output: str) -> str:
         return others[0]
     if not others:
         raise WrapError(
-            f"output {output!r} depends on no observation; the graph's answer is a constant or noise"
+            f"output {output!r} depends on no observation; its answer is a constant or noise"
         )
     raise WrapError(
-        f"output {output!r} needs the inputs {shapes}: a bundle has one observation vector and, where --noise NAME "
-        "says so, one noise vector. A recurrent policy (h_in, c_in) keeps a state between calls, which no bundle can: "
-        "train one without memory, or with a history of observations. Several observation vectors: concatenate them "
-        "inside the module that you export"
+        f"output {output!r} needs the inputs {shapes}: a bundle has one observation vector and, "
+        "where --noise NAME says so, one noise vector. A recurrent policy (h_in, c_in) keeps a "
+        "state between calls, which no bundle can: train one without memory, or with a history of "
+        "observations. Several observation vectors: concatenate them inside the module that you "
+        "export"
     )
 
 
@@ -220,35 +230,37 @@ def _dims(node: Any, ranks: tuple[int, ...], what: str) -> tuple[int | None, tup
     sizes = tuple(n for n in rest if isinstance(n, int) and n > 0)
     if node.type not in FLOATS or len(rest) not in ranks or len(sizes) != len(rest):
         raise WrapError(
-            f"input {node.name!r} is {node.type} {node.shape}: expected {what} as float32 or float64, (batch, "
-            "dimensions) with numbers for the dimensions; pictures and several observations at once are not supported"
+            f"input {node.name!r} is {node.type} {node.shape}: expected {what} as float32 or "
+            "float64, (batch, dimensions) with numbers for the dimensions; pictures and several "
+            "observations at once are not supported"
         )
     return (batch if isinstance(batch, int) else None), sizes
 
 
 def _probe(
-    session: Any, output: str, inputs: dict, sizes: dict, batch: int | None
+    session: Any, output: str, sizes: dict[str, tuple[int, ...]], batch: int | None
 ) -> tuple[int, int]:
-    """Returns (horizon, act_dim), seen by running the graph on zeros."""
+    """Returns (horizon, act_dim), found by running the graph on zeros."""
     n = batch or 2
-    feeds = {name: np.zeros((n, *sizes[name])) for name in inputs}
-    shape, kind = (answer := _run(session, output, feeds)).shape, answer.dtype
+    answer = _run(session, output, {name: np.zeros((n, *dims)) for name, dims in sizes.items()})
+    shape = answer.shape
+    kind = answer.dtype
     if len(shape) not in (2, 3) or shape[0] != n or kind not in (np.float32, np.float64):
         raise WrapError(
-            f"output {output!r} is {kind} {shape} for {n} observations: expected float32 or float64, ({n}, act_dim) or "
-            f"({n}, horizon, act_dim); discrete actions are not supported"
+            f"output {output!r} is {kind} {shape} for {n} observations: expected float32 or "
+            f"float64, ({n}, act_dim) or ({n}, horizon, act_dim); discrete actions are not "
+            "supported"
         )
     return (1, shape[1]) if len(shape) == 2 else (shape[1], shape[2])
 
 
 def _run(session: Any, output: str, feeds: dict[str, np.ndarray]) -> np.ndarray:
-    """Returns `output`; inputs that are not fed (the answer does not need them) are zero."""
+    """Returns `output`. Inputs without a feed are zero; the answer does not need them."""
     full = {}
     for node in session.get_inputs():
         shape = [n if isinstance(n, int) else 1 for n in node.shape]
-        full[node.name] = np.asarray(
-            feeds.get(node.name, np.zeros(shape)), NUMPY.get(node.type, np.float32)
-        )
+        value = feeds.get(node.name, np.zeros(shape))
+        full[node.name] = np.asarray(value, NUMPY.get(node.type, np.float32))
     try:
         return session.run([output], full)[0]
     except Exception as error:  # ONNX Runtime raises several private types

@@ -1,4 +1,4 @@
-"""The questions about what is missing: one each, with a default, and what an answer does."""
+"""The questions about what is missing: one for each, with a default, and what an answer does."""
 
 from __future__ import annotations
 
@@ -11,13 +11,21 @@ from edp_robot.deploy.wrap.foreign_file import WrapError
 from edp_robot.deploy.wrap.known_fields import LIMITS, NO_LIMIT, Draft, Known
 
 ASKED = "asked"
-FOR_ALL = "*"  # an answer that ends in it is given to all later fields of the vector too
+FOR_ALL = "*"  # an answer that ends in it also goes to all later fields of the vector
 DEFAULT_HZ = 50.0
 
 
 @dataclass(frozen=True)
 class Question:
-    """One thing to ask: where the answer goes, the text and the default."""
+    """One question.
+
+    Attributes:
+        vector: "obs" or "action"; "" for what belongs to no field.
+        index: Index of the field.
+        key: What is asked for.
+        text: The question.
+        default: The answer that an empty line stands for.
+    """
 
     vector: str
     index: int
@@ -27,7 +35,7 @@ class Question:
 
 
 def next_question(known: Known, maps: tuple[MapName, ...]) -> Question | None:
-    """Returns the first thing that is missing as a question, or None where nothing is.
+    """Returns the question about the first thing that is missing, or None where nothing is.
 
     Args:
         known: What is known.
@@ -42,47 +50,57 @@ def next_question(known: Known, maps: tuple[MapName, ...]) -> Question | None:
         return Question("", 0, key, f"what do the answers mean? {choices}", maps[0])
     if key == "control_hz":
         return Question("", 0, key, "how many times a second does it act [Hz]", f"{DEFAULT_HZ:g}")
-    drafts: tuple[Draft, ...] = getattr(known, vector)
+    drafts = known.drafts(vector)
     draft = drafts[index]
     if key == "name" and len(drafts) == 1:
-        text = f"names and sizes of the {vector} fields, as NAME:SIZE,NAME:SIZE ({draft.size} entries in all)"
+        text = (
+            f"names and sizes of the {vector} fields, as NAME:SIZE,NAME:SIZE "
+            f"({draft.size} entries in all)"
+        )
         return Question(vector, index, "fields", text, f"{vector}:{draft.size}")
-    where, default = draft.name or f"{vector}[{index}]", _default(draft, vector, index, key)
-    return Question(vector, index, key, f"{vector} {where}: {_what(draft, key)}", default)
+    text = f"{vector} {draft.name or f'{vector}[{index}]'}: {_what(draft, key)}"
+    return Question(vector, index, key, text, _default(draft, vector, index, key))
 
 
 def answered(known: Known, question: Question, text: str) -> Known:
     """Returns what is known after an answer; an empty one takes the default.
 
+    Args:
+        known: What is known before.
+        question: The question.
+        text: The answer.
+
     Raises:
-        WrapError: The answer is not of the kind that was asked for; ask again.
+        WrapError: The answer does not fit the question; ask again.
     """
     for_all = text.strip().endswith(FOR_ALL)
     text = text.strip().removesuffix(FOR_ALL).strip() or question.default
-    vector, index, key = question.vector, question.index, question.key
+    vector = question.vector
+    key = question.key
     if not vector:
         value = _choice(text) if key == "action_map" else _positive(text)
         return replace(known, **{key: value}, sources={**known.sources, key: ASKED})
-    drafts: tuple[Draft, ...] = getattr(known, vector)
+    drafts = known.drafts(vector)
     if key == "fields":
         parts = _split(text, drafts[0].size or 0)
         return replace(known, **{vector: parts}, sources={**known.sources, vector: ASKED})
     value = _value(key, text)
-    end = len(drafts) if for_all else index + 1
-    told = tuple(_told(d, key, value) if index <= i < end else d for i, d in enumerate(drafts))
-    return replace(known, **{vector: told})
+    first = question.index
+    end = len(drafts) if for_all else first + 1
+    told = tuple(_told(draft, key, value) for draft in drafts[first:end])
+    return replace(known, **{vector: (*drafts[:first], *told, *drafts[end:])})
 
 
 def ask_all(
     known: Known, maps: tuple[MapName, ...], ask: Callable[[str], str], say: Callable[[str], object]
 ) -> Known:
-    """Returns `known` completed by asking until nothing is missing.
+    """Returns `known` after asking until nothing is missing.
 
     Args:
         known: What is known.
-        maps: The action maps that are possible.
+        maps: The action maps that are possible, the likeliest first.
         ask: Shows a text and returns the line that is typed.
-        say: Shows a complaint, after which the question is asked again.
+        say: Shows a complaint; then the question is asked again.
     """
     while (question := next_question(known, maps)) is not None:
         try:
@@ -95,7 +113,8 @@ def ask_all(
 def _what(draft: Draft, key: str) -> str:
     """Returns what is asked about a field."""
     several = f", one for all or {draft.size} separated by commas" if (draft.size or 1) > 1 else ""
-    unit, end = draft.unit or "1", f"{several}; {NO_LIMIT!r} for no limit"
+    unit = draft.unit or "1"
+    end = f"{several}; {NO_LIMIT!r} for no limit"
     return {
         "name": "name",
         "size": "how many entries",
@@ -107,14 +126,19 @@ def _what(draft: Draft, key: str) -> str:
 
 
 def _default(draft: Draft, vector: str, index: int, key: str) -> str:
-    """Returns the default of a question: joints in rad within a half turn, other actions in [-1, 1], obs unbounded."""
-    joint = vector == "action" and (draft.name or "").endswith(".target")
+    """Returns the default of a question.
+
+    Joints are in rad and reach half a turn, other actions reach [-1, 1], obs have no limits.
+    """
+    if key in ("name", "size"):
+        return f"{vector}_{index}" if key == "name" else "1"
+    is_action = vector == "action"
+    if key == "unit":
+        return "rad" if is_action and (draft.name or "").endswith(".target") else "1"
+    if key == "max_rate" or not is_action:
+        return NO_LIMIT
     limit = f"{math.pi:.4f}" if draft.unit == "rad" else "1"
-    action = {"low": f"-{limit}", "high": limit, "max_rate": NO_LIMIT}
-    limits = action if vector == "action" else dict.fromkeys(LIMITS, NO_LIMIT)
-    return {"name": f"{vector}_{index}", "size": "1", "unit": "rad" if joint else "1", **limits}[
-        key
-    ]
+    return f"-{limit}" if key == "low" else limit
 
 
 def _told(draft: Draft, key: str, value: object) -> Draft:
@@ -123,9 +147,10 @@ def _told(draft: Draft, key: str, value: object) -> Draft:
         return draft
     if isinstance(value, tuple) and len(value) not in (1, draft.size):
         raise WrapError(
-            f"{len(value)} numbers for {draft.name}, which has {draft.size} entries; give 1 or {draft.size}"
+            f"{len(value)} numbers for {draft.name}, which has {draft.size} entries; "
+            f"give 1 or {draft.size}"
         )
-    sources = draft.sources if ASKED in draft.sources else (*draft.sources, ASKED)
+    sources = tuple(dict.fromkeys((*draft.sources, ASKED)))
     return replace(draft, **{key: value}, sources=sources)
 
 
@@ -137,10 +162,9 @@ def _value(key: str, text: str) -> object:
         if not text.isdecimal() or int(text) < 1:
             raise WrapError(f"{text!r}: expected a whole number >= 1")
         return int(text)
+    parts = [part.strip() for part in text.split(",")]
     try:
-        values = tuple(
-            LIMITS[key] if part.strip() == NO_LIMIT else float(part) for part in text.split(",")
-        )
+        values = tuple(LIMITS[key] if part == NO_LIMIT else float(part) for part in parts)
     except ValueError as error:
         raise WrapError(
             f"{text!r}: expected numbers separated by commas, or {NO_LIMIT!r}"
@@ -152,16 +176,17 @@ def _value(key: str, text: str) -> object:
 
 def _split(text: str, size: int) -> tuple[Draft, ...]:
     """Returns the fields of "NAME:SIZE,..."; a size that is not said is 1."""
-    parts = [
-        part.strip().rpartition(":") if ":" in part else (part.strip(), "", "1")
-        for part in text.split(",")
-    ]
-    if not all(name and n.strip().isdecimal() and int(n) > 0 for name, _, n in parts):
-        raise WrapError(f"{text!r}: expected NAME:SIZE,NAME:SIZE like joint_pos:6,joint_vel:6")
-    total = sum(int(n) for _, _, n in parts)
+    drafts = []
+    for part in text.split(","):
+        name, colon, count = part.strip().rpartition(":")
+        name, count = (name, count.strip()) if colon else (count, "1")
+        if not name or not count.isdecimal() or int(count) < 1:
+            raise WrapError(f"{text!r}: expected NAME:SIZE,NAME:SIZE like joint_pos:6,joint_vel:6")
+        drafts.append(Draft(name, int(count), sources=(ASKED,)))
+    total = sum(draft.size or 0 for draft in drafts)
     if total != size:
         raise WrapError(f"{text!r} has {total} entries, the graph {size}")
-    return tuple(Draft(name, int(n), sources=(ASKED,)) for name, _, n in parts)
+    return tuple(drafts)
 
 
 def _choice(text: str) -> str:

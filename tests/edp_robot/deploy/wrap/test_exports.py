@@ -1,7 +1,8 @@
-"""What other people's exporters write, emulated by torch modules with the same names, shapes and metadata."""
+"""What other exporters write, emulated by torch modules of the same names, shapes, metadata."""
 
 import logging
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -12,7 +13,7 @@ from torch import nn
 
 from edp_robot.deploy.wrap.foreign_file import WrapError
 from edp_robot.deploy.wrap.foreign_policy import read_policy
-from edp_robot.deploy.wrap.known_fields import Draft, Known
+from edp_robot.deploy.wrap.known_fields import Known
 from edp_robot.deploy.wrap.make_bundle import gather, wrap
 from policy_server.runtime.base import load_backend
 from sim.core.registry import task_spec
@@ -29,61 +30,57 @@ def exported(module, inputs, path, **options):
     return path
 
 
+def assert_answers(bundle, expected):
+    """Asserts what a bundle answers to OBS."""
+    got = load_backend(bundle, "cpu").act(OBS.numpy(), NOTHING)[:, 0]
+    np.testing.assert_allclose(got, expected.detach(), atol=1e-6)
+
+
 class Sb3(nn.Module):
-    """Like Stable-Baselines3's OnnxableSB3Policy: actions, values, log_prob; only the input is named."""
+    """Like Stable-Baselines3's OnnxableSB3Policy: actions, values, log_prob; one named input."""
 
     def __init__(self):
         super().__init__()
         torch.manual_seed(0)
-        self.body, self.mean = nn.Sequential(nn.Linear(3, 8), nn.Tanh()), nn.Linear(8, 1)
-        self.value, self.log_std = nn.Linear(8, 1), nn.Parameter(torch.zeros(1))
+        self.body = nn.Sequential(nn.Linear(3, 8), nn.Tanh())
+        self.mean = nn.Linear(8, 1)
+        self.value = nn.Linear(8, 1)
+        self.log_std = nn.Parameter(torch.zeros(1))
 
     def forward(self, observation):
         latent = self.body(observation)
         mean = self.mean(latent)
-        dist = torch.distributions.Normal(
-            mean, self.log_std.exp().expand_as(mean), validate_args=False
-        )
+        std = self.log_std.exp().expand_as(mean)
+        dist = torch.distributions.Normal(mean, std, validate_args=False)
         return mean, self.value(latent), dist.log_prob(mean).sum(1)
 
 
 def test_a_stable_baselines3_policy(tmp_path):
     module = Sb3()
-    path = exported(
-        module, (torch.randn(1, 3),), tmp_path / "ppo.onnx", opset_version=18, input_names=["input"]
-    )
+    names = {"opset_version": 18, "input_names": ["input"]}
+    path = exported(module, (torch.randn(1, 3),), tmp_path / "ppo.onnx", **names)
     assert (tmp_path / "ppo.onnx.data").is_file()  # torch keeps the weights beside the file
     first = onnx.load(path, load_external_data=False).graph.output[0].name
     with pytest.raises(WrapError, match="in Stable-Baselines3's exports the first"):
         read_policy(path)
     foreign = read_policy(path, output=first)
     spec = task_spec("gym:Pendulum-v1")
-    told = Known(
-        action_map="none"
-    )  # PPO answers in the environment's units, clipped; SAC and TD3 in [-1, 1]
+    told = Known(action_map="none")  # PPO answers in units, clipped; SAC and TD3 in [-1, 1]
     bundle = wrap(foreign, gather(foreign, spec, told=told), tmp_path / "b", spec.name).bundle
-    assert (foreign.obs, bundle.manifest.task, bundle.manifest.action[0].high) == (
-        "input",
-        spec.name,
-        (2.0,),
-    )
-    with torch.no_grad():
-        np.testing.assert_allclose(
-            load_backend(bundle, "cpu").act(OBS.numpy(), NOTHING)[:, 0], module(OBS)[0], atol=1e-6
-        )
+    assert foreign.obs == "input"
+    assert (bundle.manifest.task, bundle.manifest.action[0].high) == (spec.name, (2.0,))
+    assert_answers(bundle, module(OBS)[0])
 
 
 class RslRl(nn.Module):
-    """Like rsl_rl's exporters: the normaliser inside, obs to actions; recurrent ones with h_in, c_in."""
+    """Like rsl_rl's exporters: the normaliser inside; recurrent policies take h_in and c_in."""
 
     def __init__(self, recurrent=False):
         super().__init__()
         torch.manual_seed(1)
         self.register_buffer("mean", torch.tensor([0.1, 0.2, 0.3]))
-        self.mlp, self.rnn = (
-            nn.Sequential(nn.Linear(3, 8), nn.ELU(), nn.Linear(8, 2)),
-            nn.LSTM(3, 3),
-        )
+        self.mlp = nn.Sequential(nn.Linear(3, 8), nn.ELU(), nn.Linear(8, 2))
+        self.rnn = nn.LSTM(3, 3)
         self.recurrent = recurrent
 
     def forward(self, obs, h_in=None, c_in=None):
@@ -114,31 +111,24 @@ def mjlab_metadata(path):
 @pytest.fixture(scope="module")
 def rsl_rl_path(tmp_path_factory):
     path = tmp_path_factory.mktemp("rsl") / "policy.onnx"
-    return exported(
-        RslRl(), (torch.zeros(1, 3),), path, input_names=["obs"], output_names=["actions"]
-    )
+    names = {"input_names": ["obs"], "output_names": ["actions"]}
+    return exported(RslRl(), (torch.zeros(1, 3),), path, **names)
 
 
 def test_an_rsl_rl_policy(rsl_rl_path, tmp_path):
     foreign = read_policy(rsl_rl_path)
     assert (foreign.batch, foreign.obs, foreign.output) == (1, "obs", "actions")
     bundle = wrap(foreign, known(limit=9.0), tmp_path / "b").bundle
-    with torch.no_grad():
-        np.testing.assert_allclose(
-            load_backend(bundle, "cpu").act(OBS.numpy(), NOTHING)[:, 0], RslRl()(OBS), atol=1e-6
-        )
+    assert_answers(bundle, RslRl()(OBS))
 
 
 def test_a_recurrent_rsl_rl_policy_is_refused(tmp_path):
-    h, c = (
-        torch.zeros(1, 1, 3),
-        torch.zeros(1, 1, 3),
-    )  # one tensor for both would become one input of the LSTM
+    h = torch.zeros(1, 1, 3)
+    c = torch.zeros(1, 1, 3)  # the same tensor as h would become the same input
     names = {"input_names": ["obs", "h_in", "c_in"], "output_names": ["actions", "h_out", "c_out"]}
     path = exported(RslRl(True), (torch.zeros(1, 3), h, c), tmp_path / "p.onnx", **names)
-    with pytest.raises(
-        WrapError, match=r"(?s)'h_in': .*'c_in': .*A recurrent policy .* keeps a state"
-    ):
+    message = r"(?s)'h_in': .*'c_in': .*A recurrent policy .* keeps a state"
+    with pytest.raises(WrapError, match=message):
         read_policy(path)
 
 
@@ -150,14 +140,13 @@ def test_an_mjlab_policy_names_its_joints_and_scales_to_targets(rsl_rl_path, tmp
     start = gather(foreign, told=Known(action_map="metadata", control_hz=50.0))
     assert [d.name for d in start.action] == ["hip.target", "knee.target"]
     assert [(d.name, d.size) for d in start.obs] == [("joint_pos", None), ("command", None)]
-    told = tuple(Draft(d.name, 1, "rad", (-1.0,), (1.0,), (5.0,), d.sources) for d in start.action)
+    limits = {"unit": "rad", "low": (-1.0,), "high": (1.0,), "max_rate": (5.0,)}
+    told = tuple(replace(draft, **limits) for draft in start.action)
     bundle = wrap(foreign, Known(known().obs, told).over(start), tmp_path / "b").bundle
-    assert (bundle.manifest.source_commit, bundle.manifest.sampler["action_map"]) == (
-        "team/project/run",
-        "metadata",
-    )
-    with torch.no_grad():
-        target = torch.tensor([0.1, -0.2]) + torch.tensor([0.25, 0.5]) * RslRl()(OBS)
-    np.testing.assert_allclose(
-        load_backend(bundle, "cpu").act(OBS.numpy(), NOTHING)[:, 0], target.clamp(-1, 1), atol=1e-6
-    )
+    manifest = bundle.manifest
+    assert manifest.source_commit == "team/project/run"
+    assert manifest.sampler["action_map"] == "metadata"
+    names = [name for field in manifest.action for name in field.entry_names()]
+    assert names == ["hip.target", "knee.target"]
+    target = torch.tensor([0.1, -0.2]) + torch.tensor([0.25, 0.5]) * RslRl()(OBS)
+    assert_answers(bundle, target.clamp(-1, 1))

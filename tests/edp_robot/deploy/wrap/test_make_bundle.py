@@ -27,18 +27,13 @@ def test_a_bundle_holds_what_was_said_and_answers_what_the_original_does(tmp_pat
         0.02,
     )
     assert m.config_hash == hashlib.sha256((tmp_path / "p.onnx").read_bytes()).hexdigest()
-    assert (
-        m.latent_dim,
-        m.horizon,
-        m.n_action_steps,
-        m.sampler["opset"],
-        m.sampler["batch_sizes"],
-    ) == (0, 1, 1, 13, [1])
-    assert m.sampler["method"] == "wrapped" and m.sampler["n_denoise_steps"] == 1
-    assert m.parity["max_abs_error"] < 1e-6 and m.parity["n"] == 1024
-    assert [(f.name, f.start, f.stop, f.unit, f.max_rate) for f in m.action] == [
-        ("motor", 0, 2, "V", None)
-    ]
+    assert (m.latent_dim, m.horizon, m.n_action_steps) == (0, 1, 1)
+    assert (m.sampler["method"], m.sampler["n_denoise_steps"]) == ("wrapped", 1)
+    assert (m.sampler["opset"], m.sampler["batch_sizes"]) == (13, [1])
+    assert m.parity["max_abs_error"] < 1e-6
+    assert m.parity["n"] == 1024
+    (motor,) = m.action
+    assert (motor.name, len(motor), motor.unit, motor.max_rate) == ("motor", 2, "V", None)
     backend = load_backend(made.bundle, "cpu")
     assert backend.self_test() == 0
     obs = np.array([[0.25, 0.5, 0.5], [2.0, -2.0, 0.0]], np.float32)  # (0.5, 1.25), (2, -4 -> -2)
@@ -49,28 +44,24 @@ def test_a_bundle_holds_what_was_said_and_answers_what_the_original_does(tmp_pat
 def test_noise_and_a_horizon_reach_the_bundle(tmp_path):
     weights = np.ones((3, 4), np.float32)
     made = linear(weights=weights, shape=(-1, 2, 2), noise="z", batch=1)
-    bundle = wrap(
-        written(made, tmp_path / "p.onnx", noise="z"), known(limit=50.0), tmp_path / "b"
-    ).bundle
-    assert (bundle.manifest.latent_dim, bundle.manifest.horizon, bundle.manifest.source_commit) == (
-        4,
-        2,
-        "wrapped",
-    )
+    foreign = written(made, tmp_path / "p.onnx", noise="z")
+    bundle = wrap(foreign, known(limit=50.0), tmp_path / "b").bundle
+    assert (bundle.manifest.latent_dim, bundle.manifest.horizon) == (4, 2)
+    assert bundle.manifest.source_commit == "wrapped"
     backend = load_backend(bundle, "cpu")
     assert backend.self_test() == 0
     noise = np.array([[1, 2, 3, 4], [0, 0, 0, 0]], np.float32)
     got = backend.act(np.array([[1, 1, 1], [0, 1, 0]], np.float32), noise)
     np.testing.assert_allclose(got, [[[4, 5], [6, 7]], [[1, 1], [1, 1]]])
     golden = bundle.golden()["noise"]
-    assert abs(golden.mean()) < 4 / math.sqrt(golden.size) and 0.7 < golden.std() < 1.3  # 256 draws
+    assert abs(golden.mean()) < 4 / math.sqrt(golden.size)
+    assert 0.7 < golden.std() < 1.3
 
 
 def test_the_share_of_clipped_commands_is_counted(tmp_path):
     foreign = written(linear(weights=np.eye(2, dtype=np.float32)), tmp_path / "p.onnx")
-    made = wrap(
-        foreign, known(obs_dim=2, limit=1.0), tmp_path / "b"
-    )  # obs uniform in [-2, 2]: half of them clipped
+    made = wrap(foreign, known(obs_dim=2, limit=1.0), tmp_path / "b")
+    # obs are uniform in [-2, 2], so half of the answers are clipped
     assert abs(made.clipped - 0.5) < 4 * 0.5 / math.sqrt(2 * 1024)
 
 
@@ -86,15 +77,18 @@ def test_a_wrapped_graph_that_computes_something_else_is_refused(tmp_path, monke
 
 def test_parity_is_relative_to_the_range_of_the_limits(tmp_path):
     foreign = written(linear(weights=np.eye(2, dtype=np.float32)), tmp_path / "p.onnx")
-    obs, noise = np.array([[0.5, 0.25]] * 64, np.float32), np.zeros((64, 0), np.float32)
-    cmap = command_map("none", None, {}, (-9, -9), (9, 9))
-    graph = wrapped_graph(foreign, cmap, np.array([-9.0, -9.0]), np.array([9.0, 9.0]))
-    expected = np.array([[[0.5 + 1e-4, 0.25]]] * 64)
-    parity, _ = stage.check(graph, foreign, obs, noise, expected, np.array([20.0, 20.0]))
+    limit = np.array([9.0, 9.0])
+    graph = wrapped_graph(foreign, command_map("none", None, {}, -limit, limit))
+    expected = {
+        "obs": np.array([[0.5, 0.25]] * 64, np.float32),
+        "noise": np.zeros((64, 0), np.float32),
+        "action": np.array([[[0.5 + 1e-4, 0.25]]] * 64),
+    }
+    parity, _ = stage.check(graph, foreign, expected, np.array([20.0, 20.0]))
     assert parity["max_abs_error"] == pytest.approx(1e-4, rel=1e-3)
     assert parity["max_relative_error"] == pytest.approx(5e-6, rel=1e-3)
     with pytest.raises(ParityError, match=r"0\.0001"):  # without limits, relative to 1
-        stage.check(graph, foreign, obs, noise, expected, np.array([np.inf, np.inf]))
+        stage.check(graph, foreign, expected, np.array([np.inf, np.inf]))
 
 
 def test_answers_that_are_no_numbers_are_refused(tmp_path):
@@ -105,23 +99,21 @@ def test_answers_that_are_no_numbers_are_refused(tmp_path):
 
 def test_a_batch_size_baked_into_the_graph_is_named(tmp_path):
     foreign = written(linear(batch=4, shape=(4, 1, 2)), tmp_path / "p.onnx")
-    with pytest.raises(
-        WrapError, match="its batch size 4 is baked in: export with batch 1 or free"
-    ):
+    message = "its batch size 4 is baked in: export with batch 1 or free"
+    with pytest.raises(WrapError, match=message):
         wrap(foreign, known(limit=9.0), tmp_path / "b")
 
 
 def test_drawn_observations_stay_inside_finite_limits_and_near_zero_without():
     inf = math.inf
-    low, high = (-1.0, -inf, 10.0, -inf, -3.4e38), (-0.5, inf, inf, -10.0, 3.4e38)
+    low = (-1.0, -inf, 10.0, -inf, -3.4e38)
+    high = (-0.5, inf, inf, -10.0, 3.4e38)
     obs = draw((Field("x", 0, 5, "1", low, high),), 4000, np.random.default_rng(0))
-    for column, (a, b) in zip(
-        obs.T, ((-1, -0.5), (-3, 3), (10, 16), (-16, -10), (-3, 3)), strict=True
-    ):
-        assert column.min() >= a and column.max() <= b
-        assert column.min() < a + 0.01 * (b - a) and column.max() > b - 0.01 * (
-            b - a
-        )  # 4000 draws fill it
+    expected = ((-1, -0.5), (-3, 3), (10, 16), (-16, -10), (-3, 3))
+    for column, (a, b) in zip(obs.T, expected, strict=True):
+        margin = 0.01 * (b - a)  # 4000 draws come that near to both ends
+        assert a <= column.min() < a + margin
+        assert b - margin < column.max() <= b
     assert obs.dtype == np.float32
 
 
