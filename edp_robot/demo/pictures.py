@@ -19,7 +19,7 @@ from policy_server.contract.files import write_atomic
 
 EXPLORED = {"EDP, no reward": "pretrain", "random actions": "random"}
 LEARNED = {"from EDP pre-training": "finetuned", "from scratch": "scratch"}
-CONTROL_PERIOD_NS = 1e7
+PERIOD_NS = 1e7  # control period
 
 
 def sections(out: Path, numbers: dict[str, Any]) -> list[Section]:
@@ -30,15 +30,11 @@ def sections(out: Path, numbers: dict[str, Any]) -> list[Section]:
         numbers: The demo's numbers.
     """
     control = np.load(out / "control.npz")
-    timed = json.loads((out / "latency.json").read_text())
     strip = film_strip(control["obs"])
     explored = workspace(out)
-    success = curves(out, LEARNED, "success")
-    learned = charts.curves(success, "control steps of fine-tuning", "success", top=1.02)
-    share = "share of reachable workspace"
-    coverage = charts.curves(curves(out, EXPLORED, "coverage"), "control steps", share)
-    samples = {name: np.array(times) for name, times in timed["samples_us"].items()}
-    loop = charts.control_times(control["late_ns"], control["work_ns"], CONTROL_PERIOD_NS)
+    learned = charts.curves(
+        curves(out, LEARNED, "success"), "control steps of fine-tuning", "success", top=1.02
+    )
     road = [*([[strip]] if strip else []), [explored, learned]]
     write_atomic(out / "road.png", charts.collage(road))
     return [
@@ -50,7 +46,7 @@ def sections(out: Path, numbers: dict[str, Any]) -> list[Section]:
         Section(
             "Exploration without reward",
             "The desk from above: where the hand has been, after the same number of control steps.",
-            [picture(explored), picture(coverage)],
+            [picture(explored), picture(coverage(out))],
         ),
         Section(
             "Learning to press the button",
@@ -65,14 +61,26 @@ def sections(out: Path, numbers: dict[str, Any]) -> list[Section]:
         Section(
             "Latency of one action",
             "Batch 1, one thread, calls interleaved.",
-            [picture(charts.latencies(samples))],
+            [picture(latencies(out))],
         ),
         Section(
             "The control loop",
             f"{numbers['control']['ticks']} ticks at 100 Hz over ZeroMQ.",
-            [picture(loop)],
+            [picture(charts.control_times(control["late_ns"], control["work_ns"], PERIOD_NS))],
         ),
     ]
+
+
+def coverage(out: Path) -> bytes:
+    """Returns coverage over env_steps, EDP beside random actions."""
+    series = curves(out, EXPLORED, "coverage")
+    return charts.curves(series, "control steps", "share of reachable workspace")
+
+
+def latencies(out: Path) -> bytes:
+    """Returns the latencies of teacher and student."""
+    timed = json.loads((out / "latency.json").read_text())["samples_us"]
+    return charts.latencies({name: np.array(times) for name, times in timed.items()})
 
 
 def workspace(out: Path) -> bytes:

@@ -20,7 +20,8 @@ h1{font-size:1.7rem;margin-bottom:.2rem}
 h2{margin-top:2.2rem;border-top:1px solid #d8dde3;padding-top:1rem}
 table{border-collapse:collapse;margin:1rem 0;font-variant-numeric:tabular-nums}
 td{padding:.3rem .9rem;text-align:left;border-bottom:1px solid #e3e7ec}
-.reached{color:#1d7a3e}.falls-short{color:#b3261e;font-weight:600}img{max-width:100%}.note{color:#5b6672}
+.reached{color:#1d7a3e}.falls-short{color:#b3261e;font-weight:600}
+img{max-width:100%}.note{color:#5b6672}
 </style>
 {%- macro table(rows) %}
 <table>{% for row in rows %}<tr>

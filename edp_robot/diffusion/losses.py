@@ -1,4 +1,4 @@
-"""Training objectives of noise models and one-step students."""
+"""Losses of noise models, of value functions (expectiles), and of guidance."""
 
 from __future__ import annotations
 
@@ -11,10 +11,14 @@ from edp_robot.diffusion.schedule import add_noise, sample_t
 def denoising_loss(
     model: nn.Module, x0: Tensor, condition: Tensor | None = None, t: Tensor | None = None
 ) -> Tensor:
-    """Returns the mean of ||eps_hat(x_t, t | condition) - eps||^2 / dim, one for each of a stack (method Eq. 4).
+    """Returns the mean of ||eps_hat(x_t, t | condition) - eps||^2 / dim (stack) (method Eq. 4).
 
-    x0 (*stack, batch, dim), condition (*stack, batch, cond_dim) or None; a scalar where there is no stack. t (batch,);
-    where not given it is stratified over the batch: the same expectation as iid draws, less variance.
+    Args:
+        model: The noise model, or a stack of them.
+        x0: Data (*stack, batch, dim).
+        condition: What the data depends on (*stack, batch, cond_dim), or None.
+        t: Times (batch,). None: stratified over the batch, which has the expectation of iid draws
+            with less variance.
     """
     t = sample_t(x0.shape[-2], x0.device) if t is None else t
     eps = torch.randn_like(x0)
@@ -28,10 +32,14 @@ def expectile_loss(u: Tensor, expectile: float) -> Tensor:
 
 
 def contrastive_energy_loss(q: Tensor, f: Tensor, inverse_temp: float) -> Tensor:
-    """Returns the mean over states of -sum_i softmax_i(q inverse_temp) log softmax_i(f), a scalar (method Eq. 9).
+    """Returns the mean over states of -sum_i softmax_i(q inverse_temp) log softmax_i(f) (Eq. 9).
 
-    q, f (batch, K): values of K actions drawn from the reference policy, and the guidance's energies of the same
-    actions noised to one t a state. Its minimum is f = log E[exp(q inverse_temp) | a_t] up to a constant a state.
+    Its minimum is f = log E[exp(q inverse_temp) | a_t], up to a constant for each state.
+
+    Args:
+        q: Values (batch, K) of K actions drawn from the reference policy.
+        f: Energies (batch, K) that the guidance gives the same actions, noised to one t a state.
+        inverse_temp: How strongly better actions are preferred.
     """
     target = torch.softmax(q * inverse_temp, -1)
     return -(target * torch.log_softmax(f, -1)).sum(-1).mean()

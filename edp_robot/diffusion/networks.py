@@ -1,8 +1,9 @@
-"""Networks, each of them also as a stack: the noise model eps_hat(x_t, t | condition), perceptrons, twin critics.
+"""Networks: the noise model eps_hat(x_t, t | condition), perceptrons, twin critics.
 
-A stack is `n` networks of one shape side by side, for as many seeds trained at once: every parameter and buffer has
-leading axes `stack`, inputs and outputs too, and a product of stacked matrices is one call. The network of one seed is
-the same module without a stack, loaded from `unstacked` weights.
+Each of them can be a stack: `n` networks of one shape side by side, one for each seed that is
+trained at once. Every parameter and buffer then has leading axes `stack`, and so have inputs and
+outputs; a product of stacked matrices is one call. The network of one seed is the same module
+without a stack, loaded from `unstacked` weights.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# on a CPU without a vectorised Mish, SiLU is nine times as fast
+# SiLU is nine times as fast as Mish on a CPU without a vectorised Mish
 ACTIVATIONS = {"mish": nn.Mish, "silu": nn.SiLU, "relu": nn.ReLU}
 Stack = tuple[int, ...]
 
@@ -23,7 +24,7 @@ def unstacked(weights: Mapping[str, Tensor], index: int) -> dict[str, Tensor]:
     """Returns the weights of one network of a stack, from the stack's state_dict.
 
     Raises:
-        IndexError: the stack has no such member.
+        IndexError: The stack has no such network.
     """
     sizes = {len(v) for v in weights.values()}
     if any(not -n <= index < n for n in sizes):
@@ -32,7 +33,10 @@ def unstacked(weights: Mapping[str, Tensor], index: int) -> dict[str, Tensor]:
 
 
 class Linear(nn.Module):
-    """x W + b, (*stack, ..., n_in) to (*stack, ..., n_out); weight (*stack, n_in, n_out), bias (*stack, n_out)."""
+    """x W + b, (*stack, ..., n_in) to (*stack, ..., n_out).
+
+    The weight is (*stack, n_in, n_out), the bias (*stack, n_out).
+    """
 
     def __init__(self, n_in: int, n_out: int, stack: Stack = ()) -> None:
         super().__init__()
@@ -44,7 +48,8 @@ class Linear(nn.Module):
         n = self.weight.dim() - 2
         if not n:
             return F.linear(x, self.weight.T, self.bias)
-        weight, bias = self.weight.flatten(0, n - 1), self.bias.flatten(0, n - 1).unsqueeze(1)
+        weight = self.weight.flatten(0, n - 1)
+        bias = self.bias.flatten(0, n - 1).unsqueeze(1)
         rows = x.reshape(len(weight), -1, x.shape[-1])
         return torch.baddbmm(bias, rows, weight).reshape(*x.shape[:-1], -1)
 
@@ -54,7 +59,8 @@ class LayerNorm(nn.Module):
 
     def __init__(self, width: int, stack: Stack = ()) -> None:
         super().__init__()
-        self.width, self.n = width, len(stack)
+        self.width = width
+        self.n = len(stack)
         self.weight = nn.Parameter(torch.ones(*stack, width))
         self.bias = nn.Parameter(torch.zeros(*stack, width))
 
@@ -67,7 +73,7 @@ class LayerNorm(nn.Module):
 
 
 class FourierTime(nn.Module):
-    """Embeds t (*stack, ...) in [0, 1] as (*stack, ..., out_dim): fixed random frequencies, then an MLP."""
+    """Embeds t (*stack, ...) as (*stack, ..., out_dim): fixed random frequencies, then an MLP."""
 
     frequency: Tensor
 
@@ -96,10 +102,19 @@ class FourierTime(nn.Module):
 
 
 class Fourier(nn.Module):
-    """[x, sin W x, cos W x], (*stack, ..., n_in) to (*stack, ..., n_in + n_features), W fixed and random.
+    """[x, sin W x, cos W x], (*stack, ..., n_in) to (*stack, ..., n_in + n_features).
 
-    Perceptrons of a bare position are smooth; with these they can change where a wall is (Tancik et al.,
-    arXiv 2006.10739). `scale` is the standard deviation of W's entries in cycles a unit; n_features = 0 gives x itself.
+    W is fixed and random. A perceptron of a bare position is smooth; with these features it can
+    change where a wall is (Tancik et al., arXiv 2006.10739).
+
+    Args:
+        n_in: Length of x.
+        n_features: Number of sines and cosines, even; 0 gives x itself.
+        scale: Standard deviation of W's entries [cycles/unit].
+        stack: Leading axes.
+
+    Raises:
+        ValueError: `n_features` is odd or negative.
     """
 
     frequency: Tensor
@@ -110,10 +125,10 @@ class Fourier(nn.Module):
             raise ValueError(
                 f"n_features={n_features}: sines and cosines come in pairs; give an even number"
             )
-        self.n, self.n_out = len(stack), n_in + n_features
-        self.register_buffer(
-            "frequency", 2 * math.pi * scale * torch.randn(*stack, n_in, n_features // 2)
-        )
+        self.n = len(stack)
+        self.n_out = n_in + n_features
+        drawn = torch.randn(*stack, n_in, n_features // 2)
+        self.register_buffer("frequency", 2 * math.pi * scale * drawn)
 
     def forward(self, x: Tensor) -> Tensor:  # noqa: D102
         if self.frequency.shape[-1] == 0:
@@ -143,11 +158,22 @@ class ResidualBlock(nn.Module):
 
 
 class NoiseModel(nn.Module):
-    """eps_hat(x_t, t | condition), the shape of x_t.
+    """eps_hat(x_t, t | condition), the shape of x_t (sizes: method section 2).
 
-    x_t (*stack, ..., dim); condition (*stack, ..., cond_dim) or None; t broadcasts to x_t without its last axis: with
-    the stack's axes in front, or of one axis at most and then the same for the whole stack. The last layer starts at
-    zero, so that an untrained model predicts no noise. Sizes: method section 2; `n_features` Fourier features of x_t.
+    The last layer starts at zero, so an untrained model predicts no noise.
+
+    Args:
+        dim: Length of x_t.
+        cond_dim: Length of the condition; 0 for none.
+        width: Width between the blocks.
+        inner: Width inside a block.
+        n_blocks: Number of residual blocks.
+        dropout: Share of inputs that a block drops in training.
+        activation: Name of the activation.
+        stack: Leading axes.
+        n_features: Fourier features of x_t.
+        feature_scale: Their scale [cycles/unit].
+        time_dim: Length of the time's embedding.
     """
 
     def __init__(
@@ -176,12 +202,19 @@ class NoiseModel(nn.Module):
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
-    def forward(self, x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:  # noqa: D102
+    def forward(self, x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
+        """Returns the predicted noise (*stack, ..., dim).
+
+        Args:
+            x_t: Noised data (*stack, ..., dim).
+            t: Times. They broadcast to x_t without its last axis: with the stack's axes in front,
+                or with one axis at most, which is then the same for the whole stack.
+            condition: (*stack, ..., cond_dim), or None.
+        """
         time = self.time(t.expand(*self.stack, *t.shape) if t.dim() < 2 else t)
         ones = [1] * (x_t.dim() - time.dim())
-        time = time.view(*self.stack, *ones, *time.shape[len(self.stack) :]).expand(
-            *x_t.shape[:-1], -1
-        )
+        time = time.view(*self.stack, *ones, *time.shape[len(self.stack) :])
+        time = time.expand(*x_t.shape[:-1], -1)
         x = self.features(x_t)
         parts = [x, time] if condition is None else [x, condition, time]
         return self.head(self.activation(self.blocks(self.stem(torch.cat(parts, -1)))))
@@ -190,7 +223,14 @@ class NoiseModel(nn.Module):
 def mlp(
     sizes: Sequence[int], layer_norm: bool = True, stack: Stack = (), activation: str = "silu"
 ) -> nn.Sequential:
-    """Returns a perceptron, LayerNorm before each activation if asked, with a linear last layer."""
+    """Returns a perceptron with a linear last layer.
+
+    Args:
+        sizes: Width of the input and of each layer.
+        layer_norm: Whether a LayerNorm comes before each activation.
+        stack: Leading axes.
+        activation: Name of the activation.
+    """
     layers: list[nn.Module] = []
     for i, (n_in, n_out) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
         layers.append(Linear(n_in, n_out, stack))
@@ -201,7 +241,10 @@ def mlp(
 
 
 class TwinCritic(nn.Module):
-    """Two Q functions at once: (*stack, 2, batch) of obs (*stack, batch, obs_dim), action (*stack, batch, act_dim)."""
+    """Two Q functions at once: their values are (*stack, 2, batch).
+
+    The obs is (*stack, batch, obs_dim), the action (*stack, batch, act_dim).
+    """
 
     def __init__(
         self,
@@ -215,9 +258,8 @@ class TwinCritic(nn.Module):
     ) -> None:
         super().__init__()
         self.features = Fourier(obs_dim, *fourier, stack)
-        self.layers = mlp(
-            [self.features.n_out + act_dim, *[width] * n_layers, 1], layer_norm, (*stack, 2)
-        )
+        sizes = [self.features.n_out + act_dim, *[width] * n_layers, 1]
+        self.layers = mlp(sizes, layer_norm, (*stack, 2))
 
     def forward(self, obs: Tensor, action: Tensor) -> Tensor:  # noqa: D102
         x = torch.cat([self.features(obs), action], -1).unsqueeze(-3)
@@ -225,7 +267,7 @@ class TwinCritic(nn.Module):
 
 
 class Normaliser(nn.Module):
-    """(x - centre) / scale, clipped to +-`clip`; part of every network that sees observations, and of the export."""
+    """(x - centre) / scale, clipped to +-`clip`: what every network sees of an observation."""
 
     centre: Tensor
     scale: Tensor

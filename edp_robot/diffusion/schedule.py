@@ -7,7 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-B0, B1 = 0.1, 20.0
+B0 = 0.1
+B1 = 20.0
 T_MIN = 1e-3
 
 
@@ -23,7 +24,7 @@ def alpha_sigma(t: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def half_log_snr(t: Tensor) -> Tensor:
-    """Returns log(alpha_t / sigma_t), half of method Eq. 3's log_snr; strictly decreasing in t."""
+    """Returns log(alpha_t / sigma_t), half of method Eq. 3's log_snr; it falls as t grows."""
     alpha, sigma = alpha_sigma(t)
     return torch.log(alpha / sigma)
 
@@ -31,12 +32,19 @@ def half_log_snr(t: Tensor) -> Tensor:
 def t_of_half_log_snr(lam: Tensor) -> Tensor:
     """Returns the t at which log(alpha_t / sigma_t) = lam: the root of Eq. 2's quadratic."""
     log_a = -0.5 * torch.nn.functional.softplus(-2 * lam)
-    a, b = (B1 - B0) / 4, B0 / 2
+    a = (B1 - B0) / 4
+    b = B0 / 2
     return (-b + torch.sqrt(b * b - 4 * a * log_a)) / (2 * a)
 
 
 def add_noise(x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
-    """Returns x_t = alpha_t x_0 + sigma_t eps (method Eq. 1); t (batch,) against x0, eps (batch, dim)."""
+    """Returns x_t = alpha_t x_0 + sigma_t eps (method Eq. 1).
+
+    Args:
+        x0: Data (batch, dim).
+        eps: Noise (batch, dim).
+        t: Times (batch,).
+    """
     alpha, sigma = alpha_sigma(t)
     return alpha.unsqueeze(-1) * x0 + sigma.unsqueeze(-1) * eps
 
@@ -44,7 +52,14 @@ def add_noise(x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
 def sample_t(
     n: int, device: torch.device | str = "cpu", low: float = T_MIN, high: float = 1.0
 ) -> Tensor:
-    """Returns n times (n,), stratified: one uniform draw in each n-th of [low, high], in random order."""
+    """Returns stratified times (n,): one uniform draw in each n-th of [low, high], shuffled.
+
+    Args:
+        n: Number of times.
+        device: Where the times lie.
+        low: Smallest time.
+        high: Largest time.
+    """
     u = (torch.arange(n, device=device) + torch.rand(n, device=device)) / n
     return low + (high - low) * u[torch.randperm(n, device=device)]
 
@@ -52,5 +67,6 @@ def sample_t(
 def scalar_coefficients(t: float) -> tuple[float, float, float]:
     """Returns (alpha_t, sigma_t, log(alpha_t / sigma_t)) as Python floats, for unrolled graphs."""
     log_a = -(t**2) * (B1 - B0) / 4 - t * B0 / 2
-    alpha, sigma = math.exp(log_a), math.sqrt(-math.expm1(2 * log_a))
+    alpha = math.exp(log_a)
+    sigma = math.sqrt(-math.expm1(2 * log_a))
     return alpha, sigma, math.log(alpha / sigma)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from edp_robot.deploy.export import to_onnx
+from edp_robot.deploy.export import latent_dim, to_onnx
 from edp_robot.deploy.policies import Deployed
 from edp_robot.studies.distillation_runs import Policy, Uniform
 from edp_robot.training.actor import torch_actor
@@ -52,7 +52,7 @@ def draws(policy: nn.Module, obs: Tensor, seed: int) -> Tensor:
     """
     generator = torch.Generator().manual_seed(seed)
     wide = obs.repeat_interleave(N_DRAWS, 0)
-    noise = torch.randn(len(wide), int(policy.latent_dim), generator=generator)  # type: ignore[arg-type]
+    noise = torch.randn(len(wide), latent_dim(policy), generator=generator)
     return policy(wide, noise).reshape(len(obs), N_DRAWS, -1)
 
 
@@ -181,8 +181,7 @@ def products_call(weights: list[np.ndarray]) -> Callable[[], None]:
 
 def _inputs(policy: nn.Module, spec: TaskSpec) -> tuple[np.ndarray, np.ndarray]:
     """Returns an obs (1, obs_dim) and noise (1, latent_dim); the time depends on neither."""
-    shape = (1, int(policy.latent_dim))  # type: ignore[arg-type]
-    noise = np.random.default_rng(0).standard_normal(shape, np.float32)
+    noise = np.random.default_rng(0).standard_normal((1, latent_dim(policy)), np.float32)
     return np.zeros((1, spec.obs_dim), np.float32), noise
 
 

@@ -10,7 +10,8 @@ ORANGE = "#e07a1f"
 GREY = "#9aa3ad"
 GREEN = "#3a9d5d"
 INK = "#1d2733"
-STYLE: dict[Any, Any] = {"axes.spines.top": False, "axes.spines.right": False, "font.size": 9, "axes.titlesize": 10}
+SPINES: dict[Any, Any] = {"axes.spines.top": False, "axes.spines.right": False}
+SIZES: dict[Any, Any] = {"font.size": 9, "axes.titlesize": 10}
 
 
 def new_figure(width: float, height: float) -> Any:
@@ -18,7 +19,7 @@ def new_figure(width: float, height: float) -> Any:
     import matplotlib
     from matplotlib.figure import Figure
 
-    matplotlib.rcParams.update(STYLE)
+    matplotlib.rcParams.update(SPINES | SIZES)
     return Figure(figsize=(width, height), layout="constrained")
 
 

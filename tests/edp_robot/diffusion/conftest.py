@@ -1,4 +1,4 @@
-"""Data N(m, s^2): everything about its diffusion is known exactly."""
+"""Data N(m, s^2), whose diffusion is known exactly."""
 
 from dataclasses import dataclass
 
@@ -35,7 +35,8 @@ class ExactModel(nn.Module):
 
     def __init__(self, data: Gaussian, factor: float = 1.0) -> None:
         super().__init__()
-        self.data, self.factor = data, factor
+        self.data = data
+        self.factor = factor
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
         return self.factor * self.data.eps_hat(x_t, t)

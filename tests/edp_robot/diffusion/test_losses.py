@@ -8,11 +8,12 @@ from edp_robot.diffusion.schedule import T_MIN, alpha_sigma
 
 
 def bayes_error(s: float, factor: float = 1.0) -> float:
-    """E||factor eps_hat - eps||^2 a dimension for data N(m, s^2), over t uniform in [T_MIN, 1]; eps_hat is exact."""
+    """E||factor eps_hat - eps||^2 / dim of data N(m, s^2) for the exact eps_hat.
+
+    The time is uniform in [T_MIN, 1].
+    """
     alpha, sigma = alpha_sigma(torch.linspace(T_MIN, 1, 20_001, dtype=torch.float64))
-    known = sigma**2 / (
-        alpha**2 * s**2 + sigma**2
-    )  # variance of eps_hat; what is left of 1 is the error
+    known = sigma**2 / (alpha**2 * s**2 + sigma**2)  # variance of eps_hat; the rest of 1 is error
     error = 1 - known + (factor - 1) ** 2 * known
     return torch.trapezoid(error, dx=1 / 20_000).item()
 
@@ -26,7 +27,8 @@ def test_denoising_loss_of_the_exact_score_is_the_bayes_error(gaussian, exact_mo
 
 
 def test_exact_noise_prediction_is_the_gradient_of_the_log_density(gaussian):
-    data, t = gaussian(0.3, 0.5), torch.tensor([0.05, 0.4, 0.9], dtype=torch.float64)
+    data = gaussian(0.3, 0.5)
+    t = torch.tensor([0.05, 0.4, 0.9], dtype=torch.float64)
     x = torch.tensor([[-0.5], [0.2], [1.5]], dtype=torch.float64, requires_grad=True)
     mean, std = data.marginal(t)
     log_density = torch.distributions.Normal(mean, std).log_prob(x.squeeze(-1)).sum()
@@ -47,7 +49,7 @@ def test_denoising_loss_hands_on_the_condition():
     loss = denoising_loss(model, torch.zeros(5000, 2), condition)
     assert seen[0][:2] == ((5000, 2), (5000,))
     assert seen[0][2] is condition
-    assert loss.item() == pytest.approx(1, abs=0.06)  # E eps^2 a dimension
+    assert loss.item() == pytest.approx(1, abs=0.06)  # E eps^2
 
 
 def test_expectile_loss_by_hand():
@@ -66,7 +68,8 @@ def test_minimum_of_the_expectile_loss():
 
 
 def test_contrastive_energy_loss_by_hand():
-    q, f = torch.tensor([[0.0, math.log(3) / 2]]), torch.tensor([[0.0, 0.0]])
+    q = torch.tensor([[0.0, math.log(3) / 2]])
+    f = torch.tensor([[0.0, 0.0]])
     # softmax(2 q) = (1/4, 3/4); softmax(f) = (1/2, 1/2), then (1/5, 4/5)
     assert contrastive_energy_loss(q, f, 2.0).item() == pytest.approx(math.log(2))
     f = torch.tensor([[7.0, 7.0 + math.log(4)]])
@@ -78,10 +81,9 @@ def test_contrastive_energy_loss_by_hand():
 
 def test_energy_at_the_minimum_is_the_value_over_beta():
     torch.manual_seed(0)
-    q, constant = torch.randn(4, 6, dtype=torch.float64), torch.randn(4, 1, dtype=torch.float64)
-    f = (3 * q + constant).requires_grad_(
-        True
-    )  # method Eq. 9 as t -> 0, a constant of its own for every state
+    q = torch.randn(4, 6, dtype=torch.float64)
+    constant = torch.randn(4, 1, dtype=torch.float64)  # one for every state
+    f = (3 * q + constant).requires_grad_(True)  # method Eq. 9 as t -> 0
     loss = contrastive_energy_loss(q, f, 3.0)
     target = torch.softmax(3 * q, -1)
     assert loss.item() == pytest.approx(-(target * target.log()).sum(-1).mean().item())

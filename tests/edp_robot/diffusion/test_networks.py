@@ -19,17 +19,8 @@ from edp_robot.diffusion.networks import (
 
 def tiny_model(**changes) -> NoiseModel:
     torch.manual_seed(0)
-    model = NoiseModel(
-        **{
-            "dim": 2,
-            "cond_dim": 3,
-            "width": 8,
-            "inner": 16,
-            "n_blocks": 2,
-            "dropout": 0.5,
-            **changes,
-        }
-    )
+    sizes = {"dim": 2, "cond_dim": 3, "width": 8, "inner": 16, "n_blocks": 2, "dropout": 0.5}
+    model = NoiseModel(**{**sizes, **changes})
     nn.init.normal_(model.head.weight)
     return model
 
@@ -41,7 +32,9 @@ def test_untrained_model_predicts_no_noise():
 
 def test_every_input_matters():
     model = tiny_model().eval()
-    x, t, condition = torch.randn(4, 2), torch.full((4,), 0.5), torch.randn(4, 3)
+    x = torch.randn(4, 2)
+    t = torch.full((4,), 0.5)
+    condition = torch.randn(4, 3)
     out = model(x, t, condition)
     assert out.shape == (4, 2)
     for changed in [(x + 1, t, condition), (x, t + 0.1, condition), (x, t, condition + 1)]:
@@ -50,13 +43,16 @@ def test_every_input_matters():
 
 def test_one_set_of_times_serves_a_batch_of_states():
     model = tiny_model(cond_dim=0).eval()
-    x_t, t = torch.randn(5, 3, 2), torch.tensor([0.1, 0.5, 0.9])
+    x_t = torch.randn(5, 3, 2)
+    t = torch.tensor([0.1, 0.5, 0.9])
     expected = torch.stack([model(x_t[:, k], t[k].expand(5)) for k in range(3)], 1)
     torch.testing.assert_close(model(x_t, t), expected)
 
 
 def test_dropout_only_in_training():
-    model, x, t = tiny_model(cond_dim=0), torch.randn(4, 2), torch.rand(4)
+    model = tiny_model(cond_dim=0)
+    x = torch.randn(4, 2)
+    t = torch.rand(4)
     assert not torch.equal(model(x, t), model(x, t))
     model.eval()
     assert torch.equal(model(x, t), model(x, t))
@@ -73,12 +69,9 @@ def test_fourier_features_by_hand():
     embed = FourierTime(n_features=4, out_dim=4, scale=30.0)
     embed.frequency.copy_(torch.tensor([1.0, 0.25]))
     embed.mlp = nn.Identity()
-    expected = [
-        [math.sin(math.pi), math.sin(math.pi / 4), math.cos(math.pi), math.cos(math.pi / 4)]
-    ]
-    torch.testing.assert_close(
-        embed(torch.tensor([0.5])), torch.tensor(expected), atol=1e-6, rtol=0
-    )
+    angles = (math.pi, math.pi / 4)
+    expected = torch.tensor([[*map(math.sin, angles), *map(math.cos, angles)]])
+    torch.testing.assert_close(embed(torch.tensor([0.5])), expected, atol=1e-6, rtol=0)
 
 
 def test_frequencies_are_saved_but_not_trained():
@@ -88,18 +81,18 @@ def test_frequencies_are_saved_but_not_trained():
 
 
 def test_mlp_layers():
-    assert [type(x).__name__ for x in mlp([2, 4, 3])] == ["Linear", "LayerNorm", "SiLU", "Linear"]
-    assert [type(x).__name__ for x in mlp([2, 4, 3], layer_norm=False)] == [
-        "Linear",
-        "SiLU",
-        "Linear",
-    ]
+    def names(network):
+        return [type(layer).__name__ for layer in network]
+
+    assert names(mlp([2, 4, 3])) == ["Linear", "LayerNorm", "SiLU", "Linear"]
+    assert names(mlp([2, 4, 3], layer_norm=False)) == ["Linear", "SiLU", "Linear"]
     assert mlp([2, 4, 3])(torch.zeros(7, 2)).shape == (7, 3)
 
 
 @pytest.mark.parametrize("shape", [(5,), (5, 3)])
 def test_linear_by_hand(shape):
-    layer, x = Linear(4, 2), torch.randn(*shape, 4)
+    layer = Linear(4, 2)
+    x = torch.randn(*shape, 4)
     torch.testing.assert_close(layer(x), x @ layer.weight + layer.bias)
 
 
@@ -127,38 +120,40 @@ def members(make, n):
 def test_a_stack_computes_what_its_members_do(make, shape):
     stack, single = members(make, 3)
     x = torch.randn(3, *shape, 4)
-    torch.testing.assert_close(
-        stack(x), torch.stack([network(row) for network, row in zip(single, x, strict=True)])
-    )
+    expected = torch.stack([network(row) for network, row in zip(single, x, strict=True)])
+    torch.testing.assert_close(stack(x), expected)
 
 
 @pytest.mark.parametrize("layer_norm", [True, False])
 def test_a_stack_of_twin_critics(layer_norm):
-    stack, single = members(
-        lambda stack: TwinCritic(3, 2, 8, layer_norm=layer_norm, stack=stack), 4
-    )
-    obs, action = torch.randn(4, 5, 3), torch.randn(4, 5, 2)
-    expected = torch.stack(
-        [network(o, a) for network, o, a in zip(single, obs, action, strict=True)]
-    )
+    def make(stack):
+        return TwinCritic(3, 2, 8, layer_norm=layer_norm, stack=stack)
+
+    stack, single = members(make, 4)
+    obs = torch.randn(4, 5, 3)
+    action = torch.randn(4, 5, 2)
+    rows = zip(single, obs, action, strict=True)
+    expected = torch.stack([network(o, a) for network, o, a in rows])
     assert expected.shape == (4, 2, 5)
     torch.testing.assert_close(stack(obs, action), expected)
 
 
 def test_a_stack_of_noise_models():
     stack, single = members(lambda stack: NoiseModel(2, 3, 8, 16, 2, 0.0, "silu", stack), 3)
-    x, t, condition = torch.randn(3, 5, 2), torch.rand(3, 5), torch.randn(3, 5, 3)
+    x = torch.randn(3, 5, 2)
+    t = torch.rand(3, 5)
+    condition = torch.randn(3, 5, 3)
     expected = [network(*row) for network, *row in zip(single, x, t, condition, strict=True)]
     torch.testing.assert_close(stack(x, t, condition), torch.stack(expected))
 
 
 def test_one_set_of_times_serves_a_whole_stack():
-    """As many times as networks, and as rows: the axes must not be confused."""
+    """There are as many times as networks and as rows, so confused axes would show."""
     stack, single = members(lambda stack: NoiseModel(2, 0, 8, 16, 1, 0.0, "silu", stack), 3)
-    x, t = torch.randn(3, 3, 3, 2), torch.rand(3)
-    torch.testing.assert_close(
-        stack(x, t), torch.stack([m(row, t) for m, row in zip(single, x, strict=True)])
-    )
+    x = torch.randn(3, 3, 3, 2)
+    t = torch.rand(3)
+    expected = torch.stack([network(row, t) for network, row in zip(single, x, strict=True)])
+    torch.testing.assert_close(stack(x, t), expected)
 
 
 def test_a_member_that_a_stack_does_not_have():
@@ -169,13 +164,13 @@ def test_a_member_that_a_stack_does_not_have():
 @pytest.mark.parametrize("layer_norm", [True, False])
 def test_twin_critic_is_two_critics(layer_norm):
     critic = TwinCritic(3, 2, width=8, layer_norm=layer_norm)
-    obs, action = torch.randn(5, 3), torch.randn(5, 2)
+    obs = torch.randn(5, 3)
+    action = torch.randn(5, 2)
     for i in (0, 1):
         single = mlp([5, 8, 8, 1], layer_norm)
         single.load_state_dict(unstacked(critic.layers.state_dict(), i))
-        torch.testing.assert_close(
-            critic(obs, action)[i], single(torch.cat([obs, action], -1)).squeeze(-1)
-        )
+        expected = single(torch.cat([obs, action], -1)).squeeze(-1)
+        torch.testing.assert_close(critic(obs, action)[i], expected)
     assert (critic(obs, action)[0] - critic(obs, action)[1]).abs().min() > 0
 
 
@@ -187,19 +182,27 @@ def test_normaliser_by_hand():
 
 
 def test_fourier_features_of_positions_by_hand():
-    """W = 2 pi 0.25 (one frequency): x = 1 gives sin(pi / 2) = 1 and cos(pi / 2) = 0, x = 2 gives 0 and -1."""
+    """W = 2 pi 0.25: x = 1 gives sin(pi / 2) = 1 and cos(pi / 2) = 0, x = 2 gives 0 and -1."""
     features = Fourier(1, 2)
     features.frequency.copy_(torch.tensor([[2 * math.pi * 0.25]]))
     expected = torch.tensor([[1.0, 1.0, 0.0], [2.0, 0.0, -1.0]])
     torch.testing.assert_close(features(torch.tensor([[1.0], [2.0]])), expected, atol=1e-6, rtol=0)
-    assert features.n_out == 3 and Fourier(4, 0)(torch.ones(2, 4)).shape == (2, 4)
+    assert features.n_out == 3
+
+
+def test_no_fourier_features_give_the_position_itself():
+    assert Fourier(4, 0)(torch.ones(2, 4)).shape == (2, 4)
+
+
+def test_an_odd_number_of_fourier_features_is_refused():
     with pytest.raises(ValueError, match="n_features=3: sines and cosines come in pairs"):
         Fourier(1, 3)
 
 
 def test_a_stack_of_fourier_features_is_its_members():
     torch.manual_seed(0)
-    stack, one = Fourier(3, 8, 2.0, (4,)), Fourier(3, 8)
+    stack = Fourier(3, 8, 2.0, (4,))
+    one = Fourier(3, 8)
     x = torch.randn(4, 5, 6, 3)
     one.load_state_dict(unstacked(stack.state_dict(), 2))
     torch.testing.assert_close(stack(x)[2], one(x[2]))

@@ -57,17 +57,20 @@ def test_scalars_agree_with_tensors(t):
     assert scalar_coefficients(t) == pytest.approx(expected, rel=1e-12)
 
 
-def test_add_noise_by_hand_with_a_time_a_row():
-    x0, eps = torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([[0.5, -1.0], [1.0, 0.0]])
-    expected = [[0.281182 + 0.959654 * 0.5, 0.562364 - 0.959654], [3.0, 4.0]]
-    torch.testing.assert_close(
-        add_noise(x0, eps, torch.tensor([0.5, 0.0])), torch.tensor(expected), atol=1e-5, rtol=0
-    )
+def test_add_noise_by_hand_with_a_time_for_each_row():
+    x0 = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+    eps = torch.tensor([[0.5, -1.0], [1.0, 0.0]])
+    expected = torch.tensor([[0.281182 + 0.959654 * 0.5, 0.562364 - 0.959654], [3.0, 4.0]])
+    x_t = add_noise(x0, eps, torch.tensor([0.5, 0.0]))
+    torch.testing.assert_close(x_t, expected, atol=1e-5, rtol=0)
 
 
 def test_noised_gaussian_data_has_the_closed_form_moments():
     torch.manual_seed(0)
-    n, m, s, t = 200_000, 0.7, 0.4, 0.3
+    n = 200_000
+    m = 0.7
+    s = 0.4
+    t = 0.3
     x_t = add_noise(m + s * torch.randn(n, 1), torch.randn(n, 1), torch.full((n,), t))
     alpha, sigma, _ = scalar_coefficients(t)
     std = math.sqrt(alpha**2 * s**2 + sigma**2)
@@ -87,7 +90,6 @@ def test_sampled_times_fall_one_in_each_bin(n, low, high):
 def test_sampled_times_are_shuffled_and_uniform():
     torch.manual_seed(0)
     t = torch.stack([sample_t(8, low=0, high=1) for _ in range(4000)])
-    assert (t.mean(0) - 0.5).abs().max() < 4 * math.sqrt(
-        1 / 12 / 4000
-    )  # every place gets every bin
+    every_bin = 4 * math.sqrt(1 / 12 / 4000)  # each place gets all bins over time
+    assert (t.mean(0) - 0.5).abs().max() < every_bin
     assert (t.std(0) - math.sqrt(1 / 12)).abs().max() < 0.02

@@ -23,7 +23,9 @@ class Fake:
     """A process that ends with `status` at its second poll; `alive` counts those at work."""
 
     def __init__(self, status, alive):
-        self.status, self.alive, self.polls = status, alive, 0
+        self.status = status
+        self.alive = alive
+        self.polls = 0
         alive.append(self)
 
     def poll(self):
@@ -41,7 +43,9 @@ class Fake:
 
 @pytest.mark.parametrize("at_once", [1, 2, 9])
 def test_no_more_than_asked_run_beside_each_other(at_once):
-    alive, most, ended = [], [], []
+    alive = []
+    most = []
+    ended = []
 
     def start(job):
         child = Fake(job % 2, alive)
@@ -72,12 +76,12 @@ def test_one_that_cannot_start_does_not_stop_the_others():
 
 
 def test_ctrl_c_lets_children_save_once_and_starts_no_more(tmp_path):
-    started, ended = [], []
+    started = []
+    ended = []
 
     def start(job):
-        started.append(
-            start_logged([sys.executable, "-c", SAVES, str(tmp_path)], tmp_path / f"{job}.log", 1)
-        )
+        command = [sys.executable, "-c", SAVES, str(tmp_path)]
+        started.append(start_logged(command, tmp_path / f"{job}.log", 1))
         while not (tmp_path / "ready").exists():
             time.sleep(0.005)
         os.kill(os.getpid(), signal.SIGINT)
@@ -86,7 +90,8 @@ def test_ctrl_c_lets_children_save_once_and_starts_no_more(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         run_all([1, 2], start, 1, lambda *said: ended.append(said))
     assert (tmp_path / "saved").read_text() == "1"
-    assert [child.returncode for child in started] == [5] and ended == []
+    assert [child.returncode for child in started] == [5]
+    assert ended == []
 
 
 def test_an_error_of_ours_leaves_no_child_behind(tmp_path):
@@ -114,8 +119,7 @@ def test_a_process_is_not_started_beside_itself(tmp_path, monkeypatch):
         start_logged(["true"], log, 3)
     first.kill()
     first.wait()
-    assert (
-        start_logged(["sh", "-c", "echo $OMP_NUM_THREADS threads $OMP_WAIT_POLICY"], log, 3).wait()
-        == 0
-    )
-    assert "$ sleep 60\n" in log.read_text() and log.read_text().endswith("3 threads PASSIVE\n")
+    says = ["sh", "-c", "echo $OMP_NUM_THREADS threads $OMP_WAIT_POLICY"]
+    assert start_logged(says, log, 3).wait() == 0
+    assert "$ sleep 60\n" in log.read_text()
+    assert log.read_text().endswith("3 threads PASSIVE\n")
