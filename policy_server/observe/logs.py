@@ -98,10 +98,7 @@ class LogWriter(QueueHandler):
 
 
 class _Lines(QueueListener):
-    """Writes the queued events.
-
-    No other thread takes part, so a blocked stream blocks no one else.
-    """
+    """Writes the queued events. A blocked stream blocks this thread only."""
 
     def __init__(self, writer: LogWriter, stream: TextIO, formatter: logging.Formatter):
         super().__init__(writer.queue)

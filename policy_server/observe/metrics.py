@@ -48,10 +48,7 @@ class Snapshot:
 
 
 def cumulative_buckets(histogram: Histogram) -> list[tuple[str, int]]:
-    """Returns (upper edge [s], number of latencies up to it), as Prometheus counts.
-
-    The last is +Inf.
-    """
+    """Returns (upper edge [s], number of latencies up to it). The last edge is +Inf."""
     counts = histogram.counts()
     rows = []
     for index in range(0, _N_EDGES + 1, _STEP):

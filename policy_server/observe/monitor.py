@@ -4,9 +4,8 @@
     /healthz    200 while the serving loop turns or the policy is being loaded, else 503
     /readyz     200 while robots are served, 503 while loading and draining
 
-A snapshot is made by the serving loop itself when a scrape asks for it, so that no count is read
-half-way. There is
-no authentication: listen on loopback, or in a network that you trust.
+The serving loop itself makes a snapshot when a scrape asks for one, so that no count is read
+half-way. There is no authentication: listen on loopback, or in a network that you trust.
 """
 
 import threading
@@ -38,10 +37,7 @@ class Health:
     ticked_ns: int
 
     def alive(self, now_ns: int) -> bool:
-        """Returns whether the loop turned in the last TICK_LIMIT_S.
-
-        Loading a policy may take longer.
-        """
+        """Returns whether the loop turned in the last TICK_LIMIT_S, or a policy is being loaded."""
         return self.state == "loading" or now_ns - self.ticked_ns < TICK_LIMIT_S * 1e9
 
 
@@ -72,10 +68,7 @@ class OnLoop:
         self._value: Any = None
 
     def poll(self) -> None:
-        """Makes the value if another thread has asked for it.
-
-        The serving thread calls it every turn.
-        """
+        """Makes the value if another thread waits for it. The serving thread calls it each turn."""
         if self._wanted:
             self._wanted = False
             self._value = self._make()
@@ -139,7 +132,7 @@ class Monitor:
 
 def serve_pages(
     address: str, snapshot: Callable[[], Snapshot], health: Callable[[], Health]
-) -> "PageServer":
+) -> "_PageServer":
     """Returns a running HTTP server with /metrics, /healthz and /readyz.
 
     Args:
@@ -156,7 +149,7 @@ def serve_pages(
         raise ServerError(f"metrics address {address!r}: expected HOST:PORT, like 127.0.0.1:9464")
     app = _pages(metrics_app(snapshot), health)
     try:
-        return PageServer(host or "127.0.0.1", int(port), app)
+        return _PageServer(host or "127.0.0.1", int(port), app)
     except (OSError, OverflowError) as error:
         raise ServerError(
             f"cannot serve metrics on {address}: {error}; choose another --metrics"
@@ -205,17 +198,8 @@ def _text(start_response: Callable[..., Any], status: HTTPStatus, text: str) -> 
     return [body]
 
 
-class PageServer(ThreadingMixIn, WSGIServer):
-    """Answers in its own threads until `close`, on a bounded number of connections.
-
-    Args:
-        host: Address to listen on.
-        port: Port to listen on; 0 picks a free one.
-        app: WSGI application.
-
-    Raises:
-        OSError: It cannot listen there.
-    """
+class _PageServer(ThreadingMixIn, WSGIServer):
+    """Answers in its own threads until `close`, on a bounded number of connections."""
 
     daemon_threads = True
     request_queue_size = 32

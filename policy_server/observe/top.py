@@ -1,7 +1,4 @@
-"""Shows a running server in the terminal: rates, latencies, missed budgets and sessions.
-
-Everything is computed from two answers to `stats`.
-"""
+"""Shows a running server in the terminal, from two answers to `stats`."""
 
 import json
 import shutil
@@ -23,21 +20,12 @@ _MISSES = ("LATE", "OVERLOADED", "SUPERSEDED")
 
 
 class Client(Protocol):
-    """What `watch` needs of a client.
-
-    Attributes:
-        endpoint: The server's endpoint.
-    """
+    """The part of a `PolicyClient` that `watch` needs."""
 
     endpoint: str
 
     def stats(self) -> Stats:
-        """Returns the server's answer to `stats`.
-
-        Raises:
-            PolicyTimeout: No answer came.
-            PolicyError: The server refused.
-        """
+        """Returns the server's answer to `stats`. Raises PolicyTimeout or PolicyError."""
         ...
 
 
@@ -171,7 +159,7 @@ def watch(
     live = stream.isatty() and not once and not as_json
     stream.write(_HIDE if live else "")
     try:
-        for stats, rate in polls(client, interval_s, patient=live):
+        for stats, rate in _polls(client, interval_s, patient=live):
             if as_json:
                 text = json.dumps({"endpoint": client.endpoint, "stats": stats, "rates": rate})
             else:
@@ -187,20 +175,12 @@ def watch(
         stream.write(f"{_SHOW}\n" if live else "")
 
 
-def polls(
+def _polls(
     client: Client, interval_s: float, patient: bool
 ) -> Iterator[tuple[Any, dict[str, Any] | None]]:
     """Yields (stats, rates) at each interval from the second poll on.
 
-    Args:
-        client: A client of the server.
-        interval_s: Time between two polls [s].
-        patient: Yield the error message instead of stats, and go on, where the server does not
-            answer.
-
-    Raises:
-        PolicyTimeout: No answer came, and it is not patient.
-        PolicyError: The server refused, likewise.
+    If the server does not answer, it raises, or yields the message instead of stats if `patient`.
     """
     before: Stats | None = None
     due_s = time.monotonic()

@@ -115,10 +115,7 @@ class PolicyServer:
         self._stop.set()
 
     def close(self) -> None:
-        """Closes the connections and waits for a reload that is under way.
-
-        Replies have LINGER_S to leave.
-        """
+        """Closes, waits for a reload under way, and gives replies LINGER_S to leave."""
         self.state.front.close(LINGER_S)
         self.requests.close()
 
@@ -161,10 +158,7 @@ class PolicyServer:
         return bool(messages or state.scheduler)
 
     def _receive(self, wait: bool) -> list[tuple[bytes, list[bytes]]]:
-        """Returns the messages that have come.
-
-        Polls for a while before it sleeps: waking a core is slow.
-        """
+        """Returns new messages. Polls before it sleeps, because waking a core is slow."""
         front = self.state.front
         until_ns = time.monotonic_ns() + self._busy_poll_ns if wait and self._heard else 0
         while time.monotonic_ns() < until_ns:
@@ -184,10 +178,7 @@ class PolicyServer:
             pass
 
     def _take(self, identity: bytes, frames: list[bytes], arrival_ns: int) -> None:
-        """Queues or answers one message.
-
-        Whatever it holds, the answer is a reply or a typed error.
-        """
+        """Queues one message, or answers it with a reply or a typed error."""
         state = self.state
         if not state.bad_messages.allow(identity, arrival_ns):
             return
@@ -214,10 +205,7 @@ class PolicyServer:
             self._failed(identity, error, sequence)
 
     def _bad(self, identity: bytes, error: WireError, sequence: int) -> None:
-        """Answers a message that breaks the rules.
-
-        A peer that sends many is ignored for a while.
-        """
+        """Answers a message that breaks the rules. Ignores a peer that sends many."""
         state = self.state
         session = state.sessions.find(identity)
         if session is not None:
@@ -243,10 +231,7 @@ class PolicyServer:
             log("request_failed", level="error", error=error, n_suppressed=n_suppressed)
 
     def _queue(self, session: Session, request: Request) -> None:
-        """Queues an observation.
-
-        Gives up the one it replaces, or itself where the queue is full.
-        """
+        """Queues an observation. Gives up what it replaces, or itself where the queue is full."""
         taken, replaced = self.state.scheduler.put(session, request)
         if not taken:
             self.state.give_up(session, request, Status.OVERLOADED)

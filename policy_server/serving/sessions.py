@@ -75,10 +75,7 @@ class Session:
 
 
 def _quantile(ordered_us: list[int], p: float) -> float:
-    """Returns the p-quantile, 0 of none.
-
-    NumPy's would delay the robots where there are many sessions.
-    """
+    """Returns the p-quantile, 0 of none. NumPy's is slow where there are many sessions."""
     return float(ordered_us[nearest_rank(len(ordered_us), p) - 1]) if ordered_us else 0.0
 
 

@@ -43,8 +43,7 @@ def check_bind(endpoint: str, has_keys: bool = False) -> None:
 
     Args:
         endpoint: tcp://ADDRESS:PORT or ipc://PATH.
-        has_keys: Whether clients must prove their identity with keys
-            (`policy_server.transport.keys`).
+        has_keys: Whether clients must prove their identity with keys.
 
     Raises:
         ServerError: The endpoint is neither tcp nor ipc. It is not loopback and there are no keys.
@@ -65,10 +64,7 @@ def check_bind(endpoint: str, has_keys: bool = False) -> None:
 
 
 def is_loopback(host: str) -> bool:
-    """Returns whether the host is localhost or a loopback address.
-
-    Other names, "" and * are not.
-    """
+    """Returns whether the host is localhost or a loopback address. "" and * are not."""
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -76,11 +72,7 @@ def is_loopback(host: str) -> bool:
 
 
 def _check_ipc(endpoint: str) -> None:
-    """Checks that a path is free, since ZeroMQ would silently replace what lies there.
-
-    Raises:
-        ServerError: Another process listens there, or the path is an ordinary file.
-    """
+    """Raises ServerError where a path is in use. ZeroMQ would silently replace it."""
     file = socket_file(endpoint)
     if endpoint == "ipc://*":
         raise ServerError(

@@ -27,10 +27,7 @@ _KEY = re.compile(rb"[0-9A-Za-z.:+=^!/*?&<>()\[\]{}@%$#-]{40}")
 
 
 class KeysError(ServerError):
-    """A key is missing, malformed or readable by others.
-
-    The message names the file and what to do.
-    """
+    """A key is missing, malformed or readable by others. The message says what to do."""
 
 
 @dataclass(frozen=True)
@@ -163,11 +160,7 @@ def read_clients(folder: Path) -> tuple[dict[bytes, str], list[str]]:
 
 
 def _make_pair(name: str, public_file: Path, secret_file: Path) -> list[Path]:
-    """Makes a pair of keys and returns its two files.
-
-    Raises:
-        KeysError: One of the files exists.
-    """
+    """Makes a pair of keys and returns its two files. Raises KeysError where one exists."""
     with tempfile.TemporaryDirectory(dir=secret_file.parent) as scratch:  # mode 0700
         public, secret = map(Path, zmq.auth.create_certificates(scratch, name))
         secret.chmod(0o600)
@@ -196,11 +189,7 @@ def _the_secret(path: Path) -> Path:
 
 
 def _read_secret(file: Path) -> tuple[bytes, bytes]:
-    """Returns the pair (public, secret) of a file that only its owner may read.
-
-    Raises:
-        KeysError: Others may read the file, or it holds no matching pair.
-    """
+    """Returns (public, secret) of a file that only its owner may read. Raises KeysError."""
     with contextlib.suppress(OSError):
         mode = file.stat().st_mode
         if os.name == "posix" and mode & (stat.S_IRWXG | stat.S_IRWXO):
@@ -216,11 +205,7 @@ def _read_secret(file: Path) -> tuple[bytes, bytes]:
 
 
 def _read(file: Path) -> tuple[bytes, bytes | None]:
-    """Returns (public, secret or None) of a key file.
-
-    Raises:
-        KeysError: The file is missing or malformed.
-    """
+    """Returns (public, secret or None) of a key file. Raises KeysError."""
     try:
         public, secret = zmq.auth.load_certificate(file)
     except (OSError, ValueError) as error:

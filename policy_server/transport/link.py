@@ -16,10 +16,7 @@ class Link(Protocol):
     """Sends and receives frames of `policy_server.contract.wire`."""
 
     def send(self, frame: bytes, deadline_ns: int) -> bool:
-        """Returns whether the frame was sent.
-
-        False: there was no connection until `deadline_ns`.
-        """
+        """Returns whether the frame was sent. Waits for a connection until `deadline_ns`."""
         ...
 
     def receive(self, deadline_ns: int) -> bytes | None:

@@ -63,10 +63,7 @@ class PlainLink:
         return self._write(zmtp.frame(frame), deadline_ns)
 
     def receive(self, deadline_ns: int) -> bytes | None:
-        """See `Link`.
-
-        Returns None at once when the connection is lost, since the answer is lost too.
-        """
+        """See `Link`. Returns None at once when the connection, and so the answer, is lost."""
         while not self._frames:
             if not self._open:
                 return None
@@ -105,10 +102,7 @@ class PlainLink:
         return any(select.select(mine, (), (), left_s))
 
     def _write(self, data: bytes, deadline_ns: int) -> bool:
-        """Returns whether all data was sent.
-
-        If not, closes the connection, since half a frame spoils it.
-        """
+        """Returns whether all data was sent. If not, closes: half a frame spoils the stream."""
         assert self._socket is not None
         try:
             while True:
@@ -141,11 +135,7 @@ class PlainLink:
             self._lost()
 
     def _sort(self, frames: list[zmtp.Frame]) -> None:
-        """Keeps messages and answers pings.
-
-        Raises:
-            OSError: The connection must end.
-        """
+        """Keeps messages and answers pings. Raises OSError where the connection must end."""
         for flags, body in frames:
             if flags & zmtp.COMMAND:
                 self._answer(body)
@@ -158,10 +148,7 @@ class PlainLink:
                 self._part = b""
 
     def _answer(self, command: bytes) -> None:
-        """Answers a ping.
-
-        A server that does not read gets no answer, so that no message is lost.
-        """
+        """Answers a ping, unless the server does not read."""
         pong = zmtp.pong(command)
         if pong is None or self._socket is None:
             return
@@ -183,10 +170,7 @@ class PlainLink:
         self._back_off_s = min(2 * self._back_off_s, BACK_OFF_S[1])
 
     def _connect(self, deadline_ns: int) -> bool:
-        """Returns whether there is a connection before the deadline.
-
-        The next call continues an attempt.
-        """
+        """Returns whether it is connected in time. The next call continues an attempt."""
         while not self._open:
             now_ns = time.monotonic_ns()
             if self._handshake is None:
@@ -217,11 +201,7 @@ class PlainLink:
             self._lost()
 
     def _shake_hands(self) -> Iterator[bool]:
-        """Connects and greets. Yields True while it waits to write, False while it waits to read.
-
-        Raises:
-            OSError: The connection or the handshake failed.
-        """
+        """Connects and greets. Yields whether it waits to write, else to read. Raises OSError."""
         self._socket = own = socket.socket(self._family, socket.SOCK_STREAM)
         own.setblocking(False)
         if self._family != AF_UNIX:
@@ -251,11 +231,7 @@ class PlainLink:
 
 
 def _receive(own: socket.socket, n_bytes: int) -> bytes:
-    """Returns up to `n_bytes` that have come.
-
-    Raises:
-        ConnectionResetError: The stream has ended.
-    """
+    """Returns up to `n_bytes` that have come. Raises ConnectionResetError at the stream's end."""
     data = own.recv(n_bytes)
     if not data:
         raise ConnectionResetError("closed by the server")

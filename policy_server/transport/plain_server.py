@@ -26,9 +26,7 @@ from policy_server.transport.address import (
 MAX_PEERS = 1100
 MAX_UNSENT = 1 << 18  # Bytes that wait for a peer that does not read.
 MAX_HALF = 1 << 26  # Bytes of incomplete messages, of all peers together.
-STUCK_S = (
-    10.0  # A connection without greeting, with half a message or unread replies may last so long.
-)
+STUCK_S = 10.0  # A connection without a greeting, or with half a message, may last so long.
 _LARGE = 1 << 16  # Bytes of an incomplete message from which MAX_HALF is enforced.
 _SPARE_FDS = 64  # The process's descriptors that connections leave free: a reload opens files.
 _TURN = 16  # Messages of one peer before the next peer's turn.
@@ -166,11 +164,7 @@ class PlainFront:
             own.send(zmtp.greeting())
 
     def _read(self, peer: _Peer) -> None:
-        """Reads what has come from one peer.
-
-        Raises:
-            OSError: The connection must end.
-        """
+        """Reads what has come from one peer. Raises OSError where its connection must end."""
         data = peer.socket.recv(_CHUNK)
         if not data:
             raise ConnectionResetError("closed by the client")
@@ -185,10 +179,7 @@ class PlainFront:
             self._introduce(peer, zmtp.parse_ready(body, flags))
 
     def _introduce(self, peer: _Peer, properties: dict[bytes, bytes]) -> None:
-        """Finishes the handshake.
-
-        A peer takes over from an older connection with its routing id.
-        """
+        """Finishes the handshake. Ends an older connection with this routing id."""
         socket_type = properties.get(b"socket-type")
         if socket_type not in (b"DEALER", b"REQ"):
             raise zmtp.ZmtpError(f"socket type {socket_type!r}, expected DEALER")
@@ -228,10 +219,7 @@ class PlainFront:
             self._check_half(peer)
 
     def _check_half(self, peer: _Peer) -> None:
-        """Notes when an incomplete message began.
-
-        Raises ZmtpError where all of them are too large.
-        """
+        """Raises ZmtpError where the incomplete messages are too large together."""
         peer.begun_ns = peer.begun_ns or time.monotonic_ns()
         if peer.n_half > _LARGE and sum(each.n_half for each in self._peers.values()) > MAX_HALF:
             raise zmtp.ZmtpError("too many large messages that do not end")
@@ -246,11 +234,7 @@ class PlainFront:
                 self._drop(peer)
 
     def _write(self, peer: _Peer, data: bytes) -> bool:
-        """Returns whether the data was sent or waits; False where too much waits already.
-
-        Raises:
-            OSError: The connection is broken.
-        """
+        """Returns whether the data was sent or waits. Raises OSError where the connection broke."""
         if peer.unsent:
             if len(peer.unsent) + len(data) > MAX_UNSENT:
                 return False

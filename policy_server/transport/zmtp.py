@@ -19,10 +19,7 @@ _SIZE = struct.Struct(">Q")
 
 
 class ZmtpError(ConnectionError):
-    """The peer breaks the protocol, or wants another mechanism than NULL.
-
-    The connection must be closed.
-    """
+    """The peer breaks the protocol, or its mechanism is not NULL. Close the connection."""
 
 
 class Frame(NamedTuple):

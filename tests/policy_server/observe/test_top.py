@@ -206,7 +206,7 @@ def test_live_shows_a_server_that_went_away_and_came_back(start_server, bundle_p
     endpoint = f"ipc://{tmp_path}/s"
     server = start_server(bundle_path, endpoint)
     with PolicyClient(endpoint, 0.3) as client:
-        polls = top.polls(client, 0.1, patient=True)
+        polls = top._polls(client, 0.1, patient=True)
         first, rate = next(polls)
         assert first["uptime_s"] > 0 and rate["period_s"] > 0
         server.process.kill()
