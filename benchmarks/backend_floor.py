@@ -1,77 +1,74 @@
-"""How near a served one-step student is to its floor on one CPU core, and whether a million calls leave a trace.
+"""Times a one-step student on one CPU core against its floor, and looks for leaks.
 
-    python benchmarks/backend_floor.py [BUNDLE] [--n 20000] [--million] [--json FILE]
+    OMP_NUM_THREADS=1 python benchmarks/backend_floor.py [BUNDLE] [--million] [--json FILE]
 
-Side by side in one run, rounds interleaved: the bare matrix products of the student's shapes in NumPy and in ONNX
-Runtime, a graph that does nothing, and the student through `CheckedBackend.act`. Without BUNDLE, an untrained student of the
-default sizes on the arm. A teacher's products do not follow one another: of its bundle, load and self-test are timed
-alone. Set OMP_NUM_THREADS=1, and let nothing else run.
+Compared in one run, in turns: the bare matrix products of the student's shapes in NumPy and in ONNX
+Runtime, a graph that does nothing, and the student as a served policy calls it. Without BUNDLE an
+untrained student of the default sizes on the arm is timed. Of a bundle whose products do not follow
+one another, like a teacher's, only loading and self-test are timed. Let nothing else run.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import tempfile
 import time
 import tracemalloc
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import torch
+import tyro
 from onnx import TensorProto, helper, numpy_helper
 
-from edp_robot.deploy.export import N_GOLDEN, to_onnx
+from edp_robot.deploy.export import N_GOLDEN, compared, to_onnx
+from edp_robot.deploy.policies import Deployed
 from edp_robot.deploy.students import PairedStudent
 from edp_robot.methods.models import normaliser
 from edp_robot.studies.distillation_measures import interleaved, products_call
 from edp_robot.training.distillers import DistillConfig
-from policy_server.bench.latency import host
+from policy_server.bench.host import host
 from policy_server.bench.statistics import summary
 from policy_server.contract.bundle import Bundle, save
-from policy_server.contract.field import Field
+from policy_server.contract.files import write_json
 from policy_server.contract.manifest import Manifest
 from policy_server.runtime.base import CheckedBackend, load_backend
 from policy_server.runtime.onnxruntime.bound import BoundGraph
 from policy_server.runtime.onnxruntime.providers import import_runtime, open_session
 from sim.core.registry import task_spec
 
+HORIZON = 10
+
 
 def untrained(folder: Path) -> Bundle:
     """Returns a bundle of an untrained student of the default sizes on the arm."""
-    spec, config = task_spec("arm-press"), DistillConfig()
+    spec = task_spec("arm-press")
+    config = DistillConfig()
     torch.manual_seed(0)
     sizes = (spec.obs_dim, spec.act_dim, config.width, config.n_layers, config.activation)
-    graph = to_onnx(PairedStudent(normaliser(spec), *sizes).eval(), spec, 10)
+    student = PairedStudent(normaliser(spec), *sizes).eval()
     low, high = spec.obs_limits()
-    rng = np.random.default_rng(0)
-    obs = rng.uniform(low, high, (N_GOLDEN, spec.obs_dim)).astype(np.float32)
-    noise = rng.standard_normal((N_GOLDEN, spec.act_dim), np.float32)
-    action = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"]).run(
-        None, {"obs": obs, "noise": noise}
-    )
-    fields = [
-        tuple(Field(f.name, f.start, f.stop, f.unit, f.low, f.high, f.max_rate) for f in part)
-        for part in (spec.obs, spec.action)
-    ]
+    drawn = np.random.default_rng(0).uniform(low, high, (256, spec.obs_dim))
+    states = torch.from_numpy(drawn.astype(np.float32))
+    deployed = Deployed(student, spec.action_map, HORIZON).eval()
     manifest = Manifest(
         name="untrained",
         task=spec.name,
         source_commit="",
         config_hash="",
-        obs=fields[0],
-        action=fields[1],
-        horizon=10,
-        n_action_steps=10,
-        control_period_s=0.01,
+        obs=spec.obs,
+        action=spec.action,
+        horizon=HORIZON,
+        n_action_steps=HORIZON,
+        control_period_s=spec.control_period_s,
         latent_dim=spec.act_dim,
         sampler={"method": "student", "batch_sizes": [1, 8]},
     )
-    golden = {"obs": obs, "noise": noise, "action": action[0]}
+    golden = compared(deployed, states, N_GOLDEN, seed=1)
+    graph = to_onnx(student, spec, HORIZON)
     return save(folder / "untrained", manifest, onnx_bytes=graph, golden=golden)
 
 
@@ -85,84 +82,90 @@ def products(graph: bytes) -> list[np.ndarray]:
     found = []
     for node in model.graph.node:
         if node.op_type in ("Gemm", "MatMul") and node.input[1] in held:
-            turned = any(a.name == "transB" and a.i for a in node.attribute)
-            found.append(
-                np.ascontiguousarray(held[node.input[1]].T if turned else held[node.input[1]])
-            )
+            weight = held[node.input[1]]
+            transposed = any(a.name == "transB" and a.i for a in node.attribute)
+            found.append(np.ascontiguousarray(weight.T if transposed else weight))
     return found
 
 
 def bare(weights: list[np.ndarray]) -> bytes:
-    """Returns a graph of these products one after the other, and of nothing else; of none, the identity."""
+    """Returns a graph of these products one after the other; without weights, the identity."""
     nodes = [
         helper.make_node("MatMul", [f"x{i}", f"w{i}"], [f"x{i + 1}"]) for i in range(len(weights))
     ]
-    n_in, n_out = (weights[0].shape[0], weights[-1].shape[1]) if weights else (28, 28)
     nodes = nodes or [helper.make_node("Identity", ["x0"], ["x1"])]
-    nodes[0].input[0], nodes[-1].output[0] = "obs", "action"
+    nodes[0].input[0] = "obs"
+    nodes[-1].output[0] = "action"
+    n_in, n_out = _ends(weights)
     ports = [
-        helper.make_tensor_value_info(k, TensorProto.FLOAT, ["batch", d])
-        for k, d in (("obs", n_in), ("action", n_out))
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", size])
+        for name, size in (("obs", n_in), ("action", n_out))
     ]
     held = [numpy_helper.from_array(w, f"w{i}") for i, w in enumerate(weights)]
     graph = helper.make_graph(nodes, "bare", ports[:1], ports[1:], held)
-    return helper.make_model(
-        graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9
-    ).SerializeToString()
+    opset = [helper.make_opsetid("", 20)]
+    return helper.make_model(graph, opset_imports=opset, ir_version=9).SerializeToString()
 
 
-def bound_call(graph: bytes, n_in: int, n_out: int) -> Any:
-    """Returns the graph, batch 1, through the same buffers as a policy's."""
+def _ends(weights: list[np.ndarray]) -> tuple[int, int]:
+    """Returns the lengths of the first input and of the last output."""
+    return (weights[0].shape[0], weights[-1].shape[1]) if weights else (28, 28)
+
+
+def bare_call(weights: list[np.ndarray]) -> Callable[[], None]:
+    """Returns a call of `bare`, batch 1, through the same buffers as a policy's."""
     runtime = import_runtime()
-    session = open_session(runtime, graph, "cpu", 1, ("batch", 1))
+    session = open_session(runtime, bare(weights), "cpu", 1, ("batch", 1))
+    n_in, n_out = _ends(weights)
     return BoundGraph(runtime, session, {"obs": (1, n_in), "action": (1, n_out)}, "cpu").run
 
 
 def contenders(
     bundle: Bundle, backend: CheckedBackend, weights: list[np.ndarray]
-) -> dict[str, Any]:
+) -> dict[str, Callable[[], Any]]:
     """Returns what is timed, by name."""
-    graph, golden = bundle.read("policy.onnx"), backend.golden
-    obs, noise = golden["obs"][:1].copy(), golden["noise"][:1].copy()
-    buffers = backend.buffers(1)
-    buffers.obs[...] = obs
-    buffers.noise[...] = noise
-    runtime = import_runtime()
-    plain = open_session(runtime, graph, "cpu", 1)
+    golden = backend.golden
+    obs = golden["obs"][:1].copy()
+    noise = golden["noise"][:1].copy()
+    plain = open_session(import_runtime(), bundle.read("policy.onnx"), "cpu", 1)
     return {
         "numpy products": products_call(weights),
-        "onnx identity": bound_call(bare([]), 28, 28),
-        "onnx products": bound_call(bare(weights), weights[0].shape[0], weights[-1].shape[1]),
+        "onnx identity": bare_call([]),
+        "onnx products": bare_call(weights),
         "session.run": lambda: plain.run(("action",), {"obs": obs, "noise": noise}),
         "act": lambda: backend.act(obs, noise),
-        "buffers.run": buffers.run,
+        "buffers.run": filled_buffers(backend).run,
     }
 
 
-def million(backend: CheckedBackend, n: int = 1_000_000) -> dict[str, float]:
-    """Returns the growth of resident memory [KiB] and of Python's allocations [B] over n calls, and their time [s]."""
+def filled_buffers(backend: CheckedBackend) -> Any:
+    """Returns the backend's buffers for one row, with a golden obs and noise in them."""
     buffers = backend.buffers(1)
     buffers.obs[...] = backend.golden["obs"][:1]
     buffers.noise[...] = backend.golden["noise"][:1]
+    return buffers
+
+
+def leaks(backend: CheckedBackend, n: int = 1_000_000) -> dict[str, float]:
+    """Returns the time [s] of n calls, and what they add to the memory of process and Python."""
+    run = filled_buffers(backend).run
     for _ in range(10_000):
-        buffers.run()
-    before, began = resident_kib(), time.perf_counter()
+        run()
+    before = resident_kib()
+    began = time.perf_counter()
     for _ in range(n):
-        buffers.run()
-    took, grown = time.perf_counter() - began, resident_kib() - before
+        run()
+    wall_s = time.perf_counter() - began
+    grown = resident_kib() - before
     tracemalloc.start()
-    buffers.run()
+    run()
     start = tracemalloc.get_traced_memory()[0]
     for _ in range(n // 10):
-        buffers.run()
+        run()
     traced = tracemalloc.get_traced_memory()[0] - start
     tracemalloc.stop()
-    return {
-        "calls": n,
-        "wall_s": took,
-        "resident_growth_kib": grown,
-        "traced_growth_bytes_per_tenth": traced,
-    }
+    memory = {"resident_growth_kib": grown, "traced_growth_bytes_per_tenth": traced}
+    return {"calls": n, "wall_s": wall_s, **memory}
 
 
 def resident_kib() -> int:
@@ -171,38 +174,14 @@ def resident_kib() -> int:
     return int(next(line for line in lines if line.startswith("VmRSS:")).split()[1])
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("bundle", nargs="?", type=Path)
-    parser.add_argument("--n", type=int, default=20_000)
-    parser.add_argument("--million", action="store_true")
-    parser.add_argument("--json", type=Path)
-    args = parser.parse_args()
-    torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as folder:
-        bundle = Bundle.load(args.bundle) if args.bundle else untrained(Path(folder))
-        began = time.perf_counter()
-        backend = load_backend(bundle, "cpu")
-        loaded = time.perf_counter()
-        backend.self_test()
-        checked = time.perf_counter()
-        result: dict[str, Any] = {
-            "load_ms": (loaded - began) * 1e3,
-            "golden_ms": (checked - loaded) * 1e3,
-        }
-        print(
-            f"load {result['load_ms']:.1f} ms, {len(backend.golden['obs'])} golden vectors {result['golden_ms']:.2f} ms"
-        )
-        weights = products(bundle.read("policy.onnx"))
-        if all(a.shape[1] == b.shape[0] for a, b in pairwise(weights)):
-            result |= report(bundle, backend, weights, args.n)
-        if args.million:
-            result["million"] = million(backend)
-            print(result["million"])
-    if args.json:
-        args.json.write_text(json.dumps({**result, "host": host()}, indent=1) + "\n")
+def loaded(bundle: Bundle) -> tuple[CheckedBackend, dict[str, float]]:
+    """Returns the backend of a bundle, and the times of loading and self-test [ms]."""
+    began = time.perf_counter()
+    backend = load_backend(bundle, "cpu")
+    opened = time.perf_counter()
+    backend.self_test()
+    checked = time.perf_counter()
+    return backend, {"load_ms": (opened - began) * 1e3, "golden_ms": (checked - opened) * 1e3}
 
 
 def report(
@@ -210,23 +189,51 @@ def report(
 ) -> dict[str, Any]:
     """Prints and returns the times, and the floor in arithmetic and memory."""
     numbers = sum(w.size for w in weights)
+    size = {"kflop": 2 * numbers / 1e3, "weights_kb": 4 * numbers / 1e3}
     print(
-        f"{len(weights)} products, {2 * numbers / 1e3:.0f} kFLOP, {4 * numbers / 1e3:.0f} kB of weights a call"
+        f"{len(weights)} products, {size['kflop']:.0f} kFLOP, "
+        f"{size['weights_kb']:.0f} kB of weights a call"
     )
-    found = {
-        name: summary(times)
-        for name, times in interleaved(contenders(bundle, backend, weights), n).items()
-    }
-    floor = found["onnx products"]["p50"]
-    print(
-        f"{'[us], batch 1, one thread':<26}{'p50':>8}{'p99':>8}{'p99.9':>8}{'n':>8}  of onnx products"
-    )
+    samples = interleaved(contenders(bundle, backend, weights), n)
+    found = {name: summary(times) for name, times in samples.items()}
+    columns = "".join(f"{name:>8}" for name in ("p50", "p99", "p99.9", "n"))
+    print(f"{'[us], batch 1, one thread':<26}{columns}  of onnx products")
     for name, row in found.items():
-        print(
-            f"{name:<26}{row['p50']:8.1f}{row['p99']:8.1f}{row['p999']:8.1f}{row['n']:8}{row['p50'] / floor:8.2f}"
-        )
-    return {"latency_us": found, "kflop": 2 * numbers / 1e3, "weights_kb": 4 * numbers / 1e3}
+        times = f"{row['p50']:8.1f}{row['p99']:8.1f}{row['p999']:8.1f}{row['n']:8}"
+        print(f"{name:<26}{times}{row['p50'] / found['onnx products']['p50']:8.2f}")
+    return {"latency_us": found, **size}
+
+
+def main(
+    bundle: tyro.conf.Positional[Path | None] = None,
+    n: int = 20_000,
+    million: bool = False,
+    json: Path | None = None,
+) -> None:
+    """Time a policy against its floor.
+
+    Args:
+        bundle: Bundle of a student. Default: an untrained one.
+        n: Calls of each contender.
+        million: Look for leaks over a million calls.
+        json: File to write the result to.
+    """
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        held = Bundle.load(bundle) if bundle else untrained(Path(folder))
+        backend, result = loaded(held)
+        n_golden = len(backend.golden["obs"])
+        load, check = result.values()
+        print(f"load {load:.1f} ms, {n_golden} golden vectors {check:.2f} ms")
+        weights = products(held.read("policy.onnx"))
+        result = {**result, "host": host()}
+        if all(a.shape[1] == b.shape[0] for a, b in pairwise(weights)):
+            result |= report(held, backend, weights, n)
+        if million:
+            result["million"] = leaks(backend)
+            print(result["million"])
+    write_json(json, result)
 
 
 if __name__ == "__main__":
-    main()
+    tyro.cli(main)

@@ -1,16 +1,15 @@
-"""A policy of plain torch, as anybody's code would have it, becomes a bundle that serves, evaluates and drives.
+"""A policy of plain torch becomes a bundle that serves, evaluates and drives.
 
-    .venv/bin/python examples/wrap_mlp.py --out runs/wrap_mlp
+    python examples/wrap_mlp.py --out runs/wrap_mlp
 
-1. Look for a pose of the desk arm that has its hand at the target of arm-reach-left.
-2. Clone a proportional controller towards that pose into a small MLP (nothing of edp_robot in it).
-3. Export it by `torch.onnx.export`, weights in a file beside, as torch does by itself.
-4. `edp wrap`, `edp evaluate --bundle`; the return is compared with that of the torch module in the same episodes.
+1. Search for a pose of the desk arm that has its hand at the target of arm-reach-left.
+2. Clone a proportional controller towards that pose into a small MLP, without edp_robot.
+3. Export it by `torch.onnx.export`, which puts the weights into a file beside the graph.
+4. `edp wrap`, `edp evaluate --bundle`. Compare the return with that of the torch module.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
 import time
@@ -20,6 +19,7 @@ from pathlib import Path
 import mujoco
 import numpy as np
 import torch
+import tyro
 from torch import nn
 
 from edp_robot.cli import main as edp
@@ -27,27 +27,32 @@ from sim.core.evaluate import evaluate
 from sim.core.registry import task_spec
 from sim.tasks import arm
 
-TASK, SIDE = "arm-reach-left", "left"
+TASK = "arm-reach-left"
 GAIN = 6.0  # of the controller [1/rad]; full speed until 1/6 rad before the pose
 
 
 def goal_pose(n_samples: int = 3000, seed: int = 0) -> np.ndarray:
-    """Returns joint angles (6,) [rad] free of contact with the hand at the target, by random search."""
-    model, rng, (low, high) = arm.load_model(), np.random.default_rng(seed), arm.joint_range()
-    data, best, best_m = mujoco.MjData(model), np.zeros(6), np.inf
+    """Returns joint angles (6,) [rad] without contact and with the hand at the target."""
+    model = arm.load_model()
+    data = mujoco.MjData(model)
+    rng = np.random.default_rng(seed)
+    low, high = arm.joint_range()
+    best = np.zeros(6)
+    best_m = np.inf
     for i in range(n_samples):
         wide = i < n_samples // 2
         pose = rng.uniform(low, high) if wide else np.clip(best + rng.normal(0, 0.03, 6), low, high)
         data.qpos[:6] = pose
         mujoco.mj_forward(model, data)
-        away_m = float(np.linalg.norm(data.sensordata[12:15] - arm.TARGETS[SIDE]))
+        away_m = float(np.linalg.norm(data.sensordata[12:15] - arm.TARGETS["left"]))
         if away_m < best_m and data.ncon == 0:
-            best, best_m = pose, away_m
+            best = pose
+            best_m = away_m
     return best
 
 
 def teacher(obs: torch.Tensor, goal: torch.Tensor) -> torch.Tensor:
-    """Returns normalised joint rates (n, 6): proportional to what lies between the command and the goal."""
+    """Returns normalised joint rates (n, 6), proportional to the way from command to goal."""
     return (GAIN * (goal - obs[:, arm.COMMAND])).clamp(-1, 1)
 
 
@@ -61,16 +66,8 @@ class Mlp(nn.Module):
         super().__init__()
         self.register_buffer("middle", (high + low) / 2)
         self.register_buffer("spread", (high - low) / 2)
-        self.net = nn.Sequential(
-            *(
-                nn.Linear(len(low), width),
-                nn.SiLU(),
-                nn.Linear(width, width),
-                nn.SiLU(),
-                nn.Linear(width, 6),
-                nn.Tanh(),
-            )
-        )
+        hidden = [nn.Linear(len(low), width), nn.SiLU(), nn.Linear(width, width), nn.SiLU()]
+        self.net = nn.Sequential(*hidden, nn.Linear(width, 6), nn.Tanh())
 
     def forward(self, obs: torch.Tensor) -> torch.Tensor:
         return self.net((obs - self.middle) / self.spread)
@@ -95,7 +92,7 @@ def train(goal: np.ndarray, n_steps: int, batch: int = 512, seed: int = 0) -> Ml
 
 
 def export(policy: Mlp, path: Path) -> None:
-    """Writes the policy as anybody would; torch puts the weights into a file beside it."""
+    """Writes the policy with a free batch."""
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -114,62 +111,54 @@ def measured(policy: Mlp, episodes: int, seed: int) -> tuple[float, float]:
     """Returns the mean return of the torch module, and of uniformly random actions."""
     rng = np.random.default_rng(seed)
 
+    @torch.no_grad()
     def act(obs: np.ndarray) -> np.ndarray:
-        with torch.no_grad():
-            return policy(torch.from_numpy(obs)).numpy()
+        return policy(torch.from_numpy(obs)).numpy()
 
-    before = evaluate(act, TASK, episodes, seed).mean_return
-    return before, evaluate(
-        lambda obs: rng.uniform(-1, 1, (len(obs), 6)), TASK, episodes, seed
-    ).mean_return
+    def act_randomly(obs: np.ndarray) -> np.ndarray:
+        return rng.uniform(-1, 1, (len(obs), 6))
+
+    before = evaluate(act, TASK, episodes, seed)
+    return before.mean_return, evaluate(act_randomly, TASK, episodes, seed).mean_return
 
 
 def run(out: Path, n_steps: int, episodes: int, seed: int) -> dict[str, float]:
-    """Returns the mean returns: {"random", "before", "after"}; the bundle is left in `out`."""
+    """Returns the mean returns {"random", "before", "after"}; the bundle is left in `out`."""
     out.mkdir(parents=True, exist_ok=True)
     policy = train(goal_pose(), n_steps)
-    onnx, bundle, result = out / "mlp.onnx", out / "bundle", out / "evaluation.json"
-    export(policy, onnx)
+    bundle = str(out / "bundle")
+    result = out / "evaluation.json"
+    export(policy, out / "mlp.onnx")
     before, random = measured(policy, episodes, seed)
-    for command in (
-        ["wrap", "--onnx", str(onnx), "--out", str(bundle), "--task", TASK, "--action-map", "task"],
-        [
-            "evaluate",
-            "--bundle",
-            str(bundle),
-            "--episodes",
-            str(episodes),
-            "--seed",
-            str(seed),
-            "--json",
-            str(result),
-        ],
-    ):
+    what = ["--onnx", str(out / "mlp.onnx"), "--task", TASK, "--action-map", "task"]
+    how = ["--episodes", str(episodes), "--seed", str(seed), "--json", str(result)]
+    for command in (["wrap", *what, "--out", bundle], ["evaluate", "--bundle", bundle, *how]):
         print(f"\n$ edp {' '.join(command)}")
         if edp(command):
             raise SystemExit(1)
-    return {
-        "random": random,
-        "before": before,
-        "after": json.loads(result.read_text())["mean_return"],
-    }
+    after = json.loads(result.read_text())["mean_return"]
+    return {"random": random, "before": before, "after": after}
 
 
-def main() -> None:
-    """Parses the command line, runs it all and prints the returns."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path("runs/wrap_mlp"))
-    parser.add_argument("--steps", type=int, default=1500, help="gradient steps of the cloning")
-    parser.add_argument("--episodes", type=int, default=100)
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
+def main(
+    out: Path = Path("runs/wrap_mlp"), steps: int = 1500, episodes: int = 100, seed: int = 0
+) -> None:
+    """Wrap a policy of plain torch, and compare its return before and after.
+
+    Args:
+        out: Folder for the policy and its bundle.
+        steps: Gradient steps of the cloning.
+        episodes: Episodes of each return.
+        seed: Seeds the start states.
+    """
     began = time.monotonic()
-    found = run(args.out, args.steps, args.episodes, args.seed)
+    found = run(out, steps, episodes, seed)
     print(
-        f"\nmean return: random {found['random']:.2f}, in torch before wrapping {found['before']:.2f}, "
-        f"wrapped {found['after']:.2f} ({time.monotonic() - began:.0f} s in all)"
+        f"\nmean return: random {found['random']:.2f}, in torch before wrapping "
+        f"{found['before']:.2f}, wrapped {found['after']:.2f} "
+        f"({time.monotonic() - began:.0f} s in all)"
     )
 
 
 if __name__ == "__main__":
-    main()
+    tyro.cli(main)
