@@ -17,8 +17,7 @@ from calibration.precision.layers import load_onnx
 from calibration.precision.visited import Graph, Rows, answers
 from policy_server.contract.choices import Precision
 from policy_server.contract.manifest import Manifest
-from sim.core.evaluate import evaluate
-from sim.core.spec import TaskSpec
+from sim.core.evaluate import evaluate_commands
 
 N_GROUPS = 20  # groups of episodes
 T_95 = 2.093  # two-sided 95 % quantile of Student's t with N_GROUPS - 1 degrees of freedom
@@ -109,16 +108,13 @@ def _check_finite(precision: Precision, action: np.ndarray) -> None:
         )
 
 
-def closed_loop(
-    policy: Graph, manifest: Manifest, spec: TaskSpec, n_episodes: int, seed: int
-) -> ClosedLoop:
+def closed_loop(policy: Graph, manifest: Manifest, n_episodes: int, seed: int) -> ClosedLoop:
     """Returns return and success over `n_episodes`, rounded up to whole groups.
 
     Args:
         policy: Computes the commands.
         manifest: The policy's manifest.
-        spec: Its task in sim.
-        n_episodes: Episodes to run.
+        n_episodes: Episodes of its simulated task to run.
         seed: Seeds start states and noise.
     """
     size = -(-n_episodes // N_GROUPS)
@@ -126,11 +122,8 @@ def closed_loop(
     for i in range(N_GROUPS):
         group_seed = 1000 * seed + 10 + i  # `visited.collect` uses other seeds
         answer = answers(policy, manifest.latent_dim, group_seed)
-
-        def act(obs: np.ndarray, answer=answer) -> np.ndarray:
-            return spec.action_map.action(obs, answer(obs))
-
-        groups.append(evaluate(act, spec.name, size, group_seed, manifest.n_action_steps))
+        steps = manifest.n_action_steps
+        groups.append(evaluate_commands(answer, manifest.task, size, group_seed, steps))
     return ClosedLoop(
         returns=np.array([group.mean_return for group in groups]),
         successes=np.array([group.success for group in groups]),

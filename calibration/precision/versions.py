@@ -22,7 +22,6 @@ from policy_server.contract.bundle import ONNX, Bundle, extend, graph_name
 from policy_server.contract.choices import Precision
 from policy_server.contract.manifest import Manifest
 from policy_server.runtime.onnxruntime import OnnxPolicy
-from sim.core.spec import TaskSpec
 
 EXACT: Precision = "fp32"
 MAX_LOSS = 0.02  # share of the return
@@ -110,7 +109,7 @@ def convert(precision: Precision, graph: bytes, visited: Visited) -> tuple[bytes
 
 def measure(
     bundle: Bundle,
-    spec: TaskSpec | None,
+    simulated: bool,
     visited: Visited,
     precisions: tuple[Precision, ...],
     n_episodes: int,
@@ -120,7 +119,7 @@ def measure(
 
     Args:
         bundle: The policy.
-        spec: Its task in sim. None: it has none, and no closed loop is run.
+        simulated: Whether `sim` can run its task. If not, no closed loop is run.
         visited: Rows to calibrate with, and rows to compare actions on.
         precisions: fp16, int8.
         n_episodes: Episodes of the closed loop, rounded up to whole groups.
@@ -148,9 +147,9 @@ def measure(
         worst = max(errors["fp16"]["golden_max_abs_error"], rounded)
         errors["fp16"]["golden_max_abs_error"] = worst
     loops = {}
-    if spec is not None:
+    if simulated:
         runs = {
-            name: closed_loop(policy, bundle.manifest, spec, n_episodes, seed)
+            name: closed_loop(policy, bundle.manifest, n_episodes, seed)
             for name, policy in policies.items()
         }
         loops = {name: compare(runs[EXACT], run) for name, run in runs.items()}

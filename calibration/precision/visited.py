@@ -12,9 +12,8 @@ import numpy as np
 
 from calibration.file import CalibrationError
 from policy_server.contract.manifest import Manifest
-from sim.core.evaluate import evaluate
+from sim.core.evaluate import evaluate_commands
 from sim.core.registry import task_names, task_spec
-from sim.core.spec import TaskSpec
 
 N_EPISODES = 32  # episodes to calibrate on, and as many others to compare actions on
 MAX_ROWS = 1024  # rows of each
@@ -81,16 +80,18 @@ def answers(
     return answer
 
 
-def simulated_task(manifest: Manifest) -> TaskSpec | None:
-    """Returns the spec of the bundle's task, None where `sim` does not know it.
+def is_simulated(manifest: Manifest) -> bool:
+    """Returns whether `sim` can run the bundle's task.
+
+    The name is in a file that others may have written, so it must not import code.
 
     Raises:
         CalibrationError: `sim` has other observations or actions under this name.
     """
     try:
-        spec = task_spec(manifest.task)
+        spec = task_spec(manifest.task, may_import=False)
     except ValueError:
-        return None
+        return False
     ours = (manifest.obs_dim, manifest.act_dim)
     theirs = (spec.obs_dim, spec.act_dim)
     if ours != theirs:
@@ -98,18 +99,18 @@ def simulated_task(manifest: Manifest) -> TaskSpec | None:
             f"the bundle has (obs_dim, act_dim) {ours}, task {manifest.task!r} in sim {theirs}, so "
             "it was made for another task; export it again, or give the bundle's task another name"
         )
-    return spec
+    return True
 
 
 def collect(
-    policy: Graph, manifest: Manifest, spec: TaskSpec | None, data: Path | None, seed: int
+    policy: Graph, manifest: Manifest, simulated: bool, data: Path | None, seed: int
 ) -> Visited:
     """Returns the rows of `data`, or without it those of the policy in closed loop on its own task.
 
     Args:
         policy: Computes the commands.
         manifest: The policy's manifest.
-        spec: Its task in sim. None: it has none.
+        simulated: Whether `sim` can run its task.
         data: Recording (.npz) of a robot.
         seed: Seeds start states, noise and the choice of rows.
 
@@ -118,35 +119,28 @@ def collect(
     """
     if data is not None:
         return from_recording(data, manifest, seed)
-    if spec is None:
+    if not simulated:
         raise CalibrationError(
             f"no calibration data: the bundle's task {manifest.task!r} is none of sim's, and no "
             "--data was given; give --data FILE.npz with obs (n, obs_dim) as "
             "`edp control --record FILE.npz` writes them on the robot. Random inputs are never "
             f"used. Tasks of sim: {', '.join(task_names())}"
         )
-    first, second = (sample(policy, manifest, spec, 1000 * seed + i) for i in range(2))
-    return Visited(first, second, f"{N_EPISODES} simulated episodes of {spec.name}")
+    first, second = (sample(policy, manifest, 1000 * seed + i) for i in range(2))
+    return Visited(first, second, f"{N_EPISODES} simulated episodes of {manifest.task}")
 
 
-def sample(policy: Graph, manifest: Manifest, spec: TaskSpec, seed: int) -> Rows:
+def sample(policy: Graph, manifest: Manifest, seed: int) -> Rows:
     """Returns at most MAX_ROWS decisions out of N_EPISODES whole episodes, each at most once.
 
     Args:
         policy: Computes the commands.
         manifest: The policy's manifest.
-        spec: Its task in sim.
         seed: Seeds start states, noise and the choice of rows.
     """
     seen: list[Rows] = []
     answer = answers(policy, manifest.latent_dim, seed, seen.append)
-    evaluate(
-        lambda obs: spec.action_map.action(obs, answer(obs)),
-        spec.name,
-        N_EPISODES,
-        seed,
-        manifest.n_action_steps,
-    )
+    evaluate_commands(answer, manifest.task, N_EPISODES, seed, manifest.n_action_steps)
     obs = np.concatenate([rows.obs for rows in seen])
     noise = np.concatenate([rows.noise for rows in seen])
     picks = _thin(np.arange(len(obs)), seed)

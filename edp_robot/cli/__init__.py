@@ -13,6 +13,7 @@ COMMANDS = {
     "demo": ("edp_robot.cli.demo:demo", "train, export, serve, drive a robot, measure: all once"),
     "doctor": ("edp_robot.cli.machine:doctor", "show what this machine has and what is missing"),
     "tasks": ("edp_robot.cli.machine:tasks", "list the tasks"),
+    "plugins": ("edp_robot.cli.plugins:plugins", "list methods, tasks, robots and backends"),
     "pretrain": ("edp_robot.cli.train:pretrain", "explore a task's world without reward"),
     "finetune": ("edp_robot.cli.train:finetune", "learn a task's reward"),
     "clone": ("edp_robot.cli.train:clone", "fit a diffusion policy to demonstrations"),

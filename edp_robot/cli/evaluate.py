@@ -97,13 +97,9 @@ def _commands(answer, manifest, task: str | None, episodes: int, seed: int):
     A task that only the manifest names must be one of ours: the manifest is a file from elsewhere,
     and a name in it must not load code.
     """
-    from sim.core.evaluate import evaluate as measure
+    from sim.core.evaluate import evaluate_commands
     from sim.core.registry import task_spec
 
     name = task or manifest.task
-    amap = task_spec(name).action_map
-
-    def act(obs: np.ndarray) -> np.ndarray:
-        return amap.action(obs, answer(obs))
-
-    return name, measure(act, name, episodes, seed, manifest.n_action_steps)
+    task_spec(name, may_import=task is not None)
+    return name, evaluate_commands(answer, name, episodes, seed, manifest.n_action_steps)

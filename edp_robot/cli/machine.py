@@ -75,7 +75,7 @@ def doctor() -> int:
         gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
         print(f"  CUDA in torch: {gpu}")
     if importlib.util.find_spec("mujoco"):
-        from sim.core.render import available
+        from sim.robots.render import available
 
         print(f"  rendering: {available() or 'works'}")
     return int(not all(map(found, NEEDS[ROBOT])))

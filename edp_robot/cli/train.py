@@ -40,7 +40,7 @@ def pretrain(
         n_seeds: Independent learners trained at once, as stacked networks.
         preset: Sizes and rates.
         settings: Other fields of the run's config.json, as NAME=VALUE: ddpg.discount=0.95
-            score_reward.n_draws=8. `edp plugins` lists the fields of the methods.
+            reward.n_draws=8. `edp plugins` lists the fields of the methods.
         device: Where the networks are trained. auto: on a GPU where torch finds one.
         resume: Continue from the checkpoint in --out.
         json: File to write the result to.
@@ -103,7 +103,7 @@ def finetune(
         preset: Sizes and rates. Give the one that the pre-training had.
         reuse_replay: Give what the pre-training saw the task's reward, and learn from it. Default:
             the preset's choice.
-        settings: Other fields of the run's config.json, as NAME=VALUE: iql.expectile=0.8
+        settings: Other fields of the run's config.json, as NAME=VALUE: tuner.iql.expectile=0.8
             offline_rounds=10.
         eval_every: Control steps between evaluations of 100 episodes; 0 for none.
         eval_episodes: Episodes of the evaluation at the end.

@@ -67,7 +67,7 @@ def wrap(
         return _hand_back(known, maps, fields, out, {**options, **given})
     if known.missing():
         print(
-            "Enter takes the default in [brackets]. An answer that ends in * is for all later fields."
+            "Enter takes the default in [brackets]. An answer that ends in * fills all later ones."
         )
     known = ask_all(known, maps, _ask, print)
     _report(known, run(foreign, known, out, task), out, task)

@@ -13,7 +13,8 @@ def make_graph(nodes, constants, sizes=(2, 3, 3), horizon=1):
     """Returns the ONNX bytes of a policy.
 
     Args:
-        nodes: (operator, inputs, output) each; the last one makes `command` (batch, horizon * act_dim).
+        nodes: (operator, inputs, output) each; the last one makes `command` (batch, horizon *
+            act_dim).
         constants: Values by name.
         sizes: obs_dim, latent_dim, act_dim.
         horizon: Commands of one answer.
@@ -106,3 +107,23 @@ def modes_bundle(folder, graph, task="modes"):
     obs = (Field("context", 0, 2, "1", (-1.0,) * 2, (1.0,) * 2),)
     action = (Field("choice", 0, 3, "1", (-1.0,) * 3, (1.0,) * 3),)
     return save_bundle(folder, graph, task, obs, action, latent_dim=3)
+
+
+def chunk_bundle(folder, spec, chunk):
+    """Saves a bundle that always answers `chunk` (horizon,) in every joint of a task; returns its
+    folder.
+    """
+    n = len(chunk) * spec.act_dim
+    constants = {"zero": np.zeros((spec.obs_dim, n)), "chunk": np.repeat(chunk, spec.act_dim)}
+    nodes = [("Gemm", "obs zero chunk", "command")]
+    graph = make_graph(nodes, constants, (spec.obs_dim, 1, spec.act_dim), len(chunk))
+    return save_bundle(
+        folder,
+        graph,
+        spec.name,
+        spec.obs,
+        spec.action,
+        latent_dim=1,
+        horizon=len(chunk),
+        control_period_s=spec.control_period_s,
+    )

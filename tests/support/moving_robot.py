@@ -91,7 +91,7 @@ class MovingRobot:
         return round(self.t_s * 1e9)
 
     def _sleep(self, seconds):
-        """Sleeps past the time in which the caller would watch the clock, which here stands still."""
+        """Sleeps also while the caller would watch the clock, which stands still here."""
         late_s = self.late_s if len(self.sent) % 10 == 5 else 0.0
         self._run(seconds + SPIN_NS * 1e-9 + late_s)
 

@@ -12,7 +12,7 @@ def run(robot, seconds=6.0, hz=50.0, **kwargs):
 
 @pytest.mark.parametrize("delay_s", [0.0, 0.0305, 0.08])
 def test_a_robots_injected_delay_comes_back(delay_s):
-    """A reading is 2 ms older than its tick's command. The measurement knows that and takes it off."""
+    """A reading is 2 ms older than its tick's command, which the measurement takes off."""
     result = run(MovingRobot(delay_s))
     assert result.delay_s == pytest.approx(delay_s, abs=0.0015)
     assert result.delay_low_s < result.delay_s < result.delay_high_s < result.lag_s

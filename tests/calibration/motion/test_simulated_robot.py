@@ -1,4 +1,6 @@
-"""The delay of the simulated robot, in a process of its own and in real time, against what was injected."""
+"""The delay of the simulated robot, in a process of its own and in real time, against what was
+injected.
+"""
 
 import json
 import subprocess

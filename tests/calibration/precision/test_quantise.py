@@ -33,7 +33,7 @@ def act(graph, obs, noise=None):
 
 
 def rounded(graph, obs, noise):
-    """What a machine answers that rounds every float16 result; ONNX Runtime's CPU drops most casts."""
+    """Returns the answers with every float16 result rounded; ONNX Runtime's CPU drops most casts."""
     feeds = {"obs": obs, "noise": noise}
     return ReferenceEvaluator(onnx.load_from_string(graph)).run(None, feeds)[0][:, 0]
 
@@ -55,7 +55,9 @@ def test_the_network_is_what_lies_between_layers():
 
 
 def test_fp16_leaves_what_is_around_the_network_exact():
-    """A network that answers 0: the command is the observation itself, which float16 would move by up to 4.9e-4."""
+    """A network that answers 0: the command is the observation itself, which float16 would move by
+    up to 4.9e-4.
+    """
     constants = {"centre": [0.3], "w1": [[1.0]], "w2": [[0.0]], "scale": 0.03}
     obs = 1.2 + 0.1 * GRID
     assert np.abs(obs.astype(np.float16) - obs).max() > 4.8e-4
@@ -95,7 +97,9 @@ def test_fp16_does_not_spoil_a_constant_that_both_sides_use():
 
 
 def test_fp16_leaves_a_solver_between_two_calls_exact():
-    """x = 1 + 2^-11 is 1 in float16; divided by alpha = 2^-7 before or after, that is 0.06 of difference."""
+    """x = 1 + 2^-11 is 1 in float16; divided by alpha = 2^-7 before or after, that is 0.06 of
+    difference.
+    """
     nodes = [
         ("Gemm", "noise none", "eps"),
         ("Mul", "eps sigma", "moved"),
@@ -115,7 +119,9 @@ def test_fp16_of_a_graph_without_layers_is_refused():
 
 
 def int8_identity(layer):
-    """Two layers that pass their input on; the second is int8, and its weight, 64 of 64 levels, is exact."""
+    """Two layers that pass their input on; the second is int8, and its weight, 64 of 64 levels, is
+    exact.
+    """
     nodes = [(layer, "obs w1", "h1"), (layer, "h1 w2", "command")]
     return make_graph(nodes, {"w1": [[1.0]], "w2": [[1.0]]}, (1, 1, 1))
 
@@ -123,7 +129,9 @@ def int8_identity(layer):
 @pytest.mark.parametrize("layer", ["Gemm", "MatMul"])
 @pytest.mark.parametrize("largest", [1.0, 3.0])
 def test_int8_errs_by_half_a_level(layer, largest):
-    """Of a range of +-A the levels are A / 127 apart, so that the error reaches A / 254 and no more."""
+    """Of a range of +-A the levels are A / 127 apart, so that the error reaches A / 254 and no
+    more.
+    """
     obs = largest * GRID
     graph = to_int8(int8_identity(layer), obs, NOTHING)
     error = np.abs(act(graph, obs) - obs).max()
@@ -163,7 +171,9 @@ def test_int8_without_rows_or_layers_is_refused():
 
 
 def test_int8_is_calibrated_along_the_sampler():
-    """Three denoise steps that halve x, two layers of weight 1 each: all but the first meet A, A/2, A/2, A/4, A/4."""
+    """Three denoise steps that halve x, two layers of weight 1 each: all but the first meet A, A/2,
+    A/2, A/4, A/4.
+    """
     nodes = []
     for x, y in (("noise", "x1"), ("x1", "x2"), ("x2", "command")):
         nodes += [

@@ -14,7 +14,7 @@ from calibration.precision.judge import (
     rounded_error,
 )
 from calibration.precision.versions import Version, check_request, verdict
-from calibration.precision.visited import Rows, simulated_task
+from calibration.precision.visited import Rows
 from policy_server.runtime.base import load_backend
 
 
@@ -23,7 +23,9 @@ def run(returns, successes=(0.5,) * 20):
 
 
 def test_the_interval_is_that_of_paired_groups():
-    """Differences of -2 and 0 in turn: mean -1, deviation sqrt(20 / 19), however the groups themselves vary."""
+    """Differences of -2 and 0 in turn: mean -1, deviation sqrt(20 / 19), however the groups
+    themselves vary.
+    """
     base = np.linspace(0, 20, 20)
     found = compare(run(base), run(base - np.tile([2, 0], 10)))
     half = 2.093 * np.sqrt(20 / 19) / np.sqrt(20)
@@ -68,7 +70,9 @@ def test_more_than_two_percent_is_refused():
 
 
 def test_errors_are_absolute_and_shares_of_each_range(modes_bundle):
-    """Off by 0.1 in one of three actions, of range 2: 0.05 of it at most, and a third of that on average."""
+    """Off by 0.1 in one of three actions, of range 2: 0.05 of it at most, and a third of that on
+    average.
+    """
     manifest = load_backend(modes_bundle(modes_graph()), "cpu").manifest
     golden = {
         "obs": np.zeros((2, 2)),
@@ -117,9 +121,7 @@ def test_episodes_are_the_same_for_every_version(modes_bundle):
             return np.full((len(obs), 1, 3), self.answer)
 
     one, other = Asked(0.0), Asked(1.0)
-    runs = [
-        closed_loop(policy, manifest, simulated_task(manifest), 21, 0) for policy in (one, other)
-    ]
+    runs = [closed_loop(policy, manifest, 21, 0) for policy in (one, other)]
     assert runs[0].n_episodes == 40 and runs[0].returns.shape == (
         20,
     )  # 21 rounded up to whole groups

@@ -3,7 +3,7 @@ import pytest
 from support.graphs import modes_graph
 
 from calibration.file import CalibrationError
-from calibration.precision.visited import MAX_ROWS, answers, collect, read_obs, simulated_task
+from calibration.precision.visited import MAX_ROWS, answers, collect, is_simulated, read_obs
 from policy_server.runtime.base import load_backend
 
 
@@ -43,8 +43,7 @@ def test_answers_are_whole_chunks_and_the_noise_is_the_seeds_own_stream():
 def test_rows_are_what_the_policy_was_asked_in_its_task(modes_bundle):
     manifest = load_backend(modes_bundle(modes_graph()), "cpu").manifest
     policy = Recorder()
-    spec = simulated_task(manifest)
-    visited = collect(policy, manifest, spec, None, 3)
+    visited = collect(policy, manifest, is_simulated(manifest), None, 3)
     assert (
         len(visited.calibration.obs) == len(visited.held_out.obs) == 32
     )  # episodes of one decision
@@ -58,7 +57,7 @@ def test_rows_are_what_the_policy_was_asked_in_its_task(modes_bundle):
 def test_the_end_of_a_recording_is_held_out(modes_bundle, tmp_path):
     manifest = load_backend(modes_bundle(modes_graph()), "cpu").manifest
     obs = np.arange(8000.0).reshape(4000, 2)
-    visited = collect(Recorder(), manifest, None, save_obs(tmp_path / "r.npz", obs, target=obs), 0)
+    visited = collect(Recorder(), manifest, False, save_obs(tmp_path / "r.npz", obs, target=obs), 0)
     first, second = visited.calibration.obs[:, 0], visited.held_out.obs[:, 0]
     assert len(first) == MAX_ROWS and len(second) == 1000
     assert first.max() < 6000 <= second.min()
@@ -68,18 +67,18 @@ def test_the_end_of_a_recording_is_held_out(modes_bundle, tmp_path):
 
 def test_no_data_is_an_error(modes_bundle):
     manifest = load_backend(modes_bundle(modes_graph(), task="a-robot-of-mine"), "cpu").manifest
-    assert simulated_task(manifest) is None
+    assert not is_simulated(manifest)
     with pytest.raises(
         CalibrationError,
         match=r"no calibration data.*'a-robot-of-mine'.*--data FILE.npz.*arm-press",
     ):
-        collect(Recorder(), manifest, None, None, 0)
+        collect(Recorder(), manifest, False, None, 0)
 
 
 def test_a_task_of_other_sizes_is_refused(modes_bundle):
     manifest = load_backend(modes_bundle(modes_graph(), task="arm-press"), "cpu").manifest
     with pytest.raises(CalibrationError, match=r"\(2, 3\), task 'arm-press' in sim \(22, 6\)"):
-        simulated_task(manifest)
+        is_simulated(manifest)
 
 
 @pytest.mark.parametrize(

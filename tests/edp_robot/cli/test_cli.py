@@ -1,17 +1,25 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from edp_robot import cli
+from edp_robot.cli import arguments, machine
 
 EDP = [sys.executable, "-m", "edp_robot.cli"]
 
 
 def edp(*args, timeout=120):
     return subprocess.run([*EDP, *map(str, args)], capture_output=True, text=True, timeout=timeout)
+
+
+def fails(capsys, *args):
+    """Returns what a command that fails says: one line that starts with its name."""
+    assert cli.main([str(arg) for arg in args]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"edp {args[0]}")
+    return line
 
 
 def test_usage_lists_every_command(capsys):
@@ -32,108 +40,128 @@ def test_a_typing_mistake_is_answered_with_the_nearest_command(capsys):
     assert cli.main(["prtrain"]) == 2
     assert "did you mean `edp pretrain`" in capsys.readouterr().err
     assert cli.main(["bench", "everything"]) == 2
-    assert (
-        "there are: bench sampler, bench latency, bench load, bench compare"
-        in capsys.readouterr().err
-    )
+    commands = "bench sampler, bench latency, bench load, bench compare"
+    assert f"there are: {commands}" in capsys.readouterr().err
 
 
-def test_unknown_task_lists_those_that_exist(tmp_path, capsys):
-    assert cli.main(["pretrain", "--task", "arm-pres", "--out", str(tmp_path / "x")]) == 1
-    said = capsys.readouterr().err
-    assert (
-        "Did you mean 'arm-press'?" in said and "maze-square-large" in said and "gym:<id>" in said
-    )
+def test_an_unknown_task_lists_those_that_exist(tmp_path, capsys):
+    said = fails(capsys, "pretrain", "--task", "arm-pres", "--out", tmp_path / "x")
+    assert "Did you mean 'arm-press'?" in said
+    assert "maze-square-large" in said
     assert not (tmp_path / "x").exists()
 
 
-def test_unknown_method_and_preset_list_those_that_exist(tmp_path, capsys):
-    for option, wrong, known in (("--method", "edpp", "random"), ("--preset", "big", "smoke")):
-        with pytest.raises(SystemExit) as ended:
-            cli.main(["pretrain", "--out", str(tmp_path / "x"), option, wrong])
-        assert ended.value.code == 2
-        streams = capsys.readouterr()
-        assert known in streams.err + streams.out
+def test_an_unknown_method_lists_those_that_exist(tmp_path, capsys):
+    said = fails(capsys, "pretrain", "--method", "edpp", "--out", tmp_path / "x")
+    assert "edp, particle, random, rnd" in said
+    said = fails(capsys, "finetune", "--method", "edpp", "--out", tmp_path / "x")
+    assert "ddpg, edp, edp-guidance" in said
+    assert not (tmp_path / "x").exists()
 
 
-def test_unknown_robot_lists_the_kinds(tmp_path, capsys):
-    assert cli.main(["calibrate", "latency", "--robot", "lego:arm"]) == 1
-    assert "one of ['sim']" in capsys.readouterr().err
+def test_an_unknown_preset_lists_those_that_exist(tmp_path, capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["pretrain", "--out", str(tmp_path / "x"), "--preset", "big"])
+    assert ended.value.code == 2
+    streams = capsys.readouterr()
+    assert "smoke" in streams.err + streams.out
+
+
+def test_presets_are_those_of_the_configuration():
+    from edp_robot.config import presets
+
+    assert arguments.Preset.__args__ == presets.NAMES
+
+
+def test_an_unknown_robot_lists_the_kinds(capsys):
+    said = fails(capsys, "calibrate", "latency", "--robot", "lego:arm")
+    assert "registered kinds are sim" in said
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("import a_library_of_mine", "No module named 'a_library_of_mine' (imported in"),
+        ("from json import nothing", "cannot import name 'nothing' from 'json'"),
+        ("class Mine(:", "my_part.py, line 1: invalid syntax"),
+        ("Other = 1", "my_part.py has no 'Mine'; it has: Other"),
+    ],
+)
+def test_a_part_that_does_not_load_is_one_clear_line(tmp_path, capsys, monkeypatch, source, said):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.delitem(sys.modules, "my_part", raising=False)
+    (tmp_path / "my_part.py").write_text(source)
+    line = fails(capsys, "pretrain", "--method", "my_part:Mine", "--out", tmp_path / "x")
+    assert said in line
+    assert "pip install" not in line
+    sys.modules.pop("my_part", None)
+
+
+def test_a_part_of_ours_that_is_not_installed_names_its_extra():
+    def problem(name):
+        return machine.import_problem(ModuleNotFoundError(f"No module named {name!r}", name=name))
+
+    assert "pip install 'edp-robot[train]'" in problem("torch.nn")
+    assert "pip install 'edp-robot[sim]'" in problem("gymnasium_robotics")
+    assert "pip install 'edp-robot[serve]'" in problem("onnxruntime")
 
 
 def test_a_run_is_not_overwritten(tmp_path, capsys):
-    options = [
-        "pretrain",
-        "--method",
-        "random",
-        "--env-steps",
-        "640",
-        "--preset",
-        "smoke",
-        "--out",
-        str(tmp_path / "r"),
-    ]
+    sizes = ["--method", "random", "--env-steps", "640", "--preset", "smoke"]
+    options = ["pretrain", *sizes, "--out", str(tmp_path / "r")]
     result = tmp_path / "result.json"
     assert cli.main([*options, "--json", str(result)]) == 0
     assert json.loads(result.read_text())["env_steps"] == 640
-    assert cli.main(options) == 1
-    assert "holds a run already; add --resume" in capsys.readouterr().err
+    assert "holds a run already; add --resume" in fails(capsys, *options)
     assert cli.main([*options, "--resume"]) == 0
 
 
-def test_control_without_a_server_says_so_and_fails(tmp_path):
-    ended = edp(
-        "control", "--server", "tcp://127.0.0.1:9", "--robot", "sim:arm-press", "--seconds", "1"
-    )
-    assert ended.returncode != 0
-    assert "tcp://127.0.0.1:9" in ended.stderr and "Traceback" not in ended.stderr
+def test_control_without_a_server_says_so_and_fails():
+    where = ["--server", "tcp://127.0.0.1:9", "--robot", "sim:arm-press"]
+    ended = edp("control", *where, "--seconds", "1")
+    assert ended.returncode == 1
+    assert "tcp://127.0.0.1:9" in ended.stderr
+    assert "Traceback" not in ended.stderr
 
 
 def test_control_wants_exactly_one_policy(capsys):
-    assert cli.main(["control"]) == 1
-    assert "exactly one of --server ENDPOINT and --bundle FOLDER" in capsys.readouterr().err
+    assert "exactly one of --server ENDPOINT and --bundle FOLDER" in fails(capsys, "control")
 
 
-def test_serving_what_is_no_bundle_says_why(tmp_path):
+def test_a_folder_without_a_bundle_is_not_served(tmp_path):
     ended = edp("serve", tmp_path)
-    assert (
-        ended.returncode == 1
-        and "manifest.json" in ended.stderr
-        and "Traceback" not in ended.stderr
-    )
+    assert ended.returncode == 1
+    assert "manifest.json" in ended.stderr
+    assert "Traceback" not in ended.stderr
 
 
 def test_tasks_and_doctor_run(capsys):
     assert cli.main(["tasks"]) == 0
-    assert "arm-press" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "arm-press" in said
+    assert "gym:<id>" in said
     assert cli.main(["doctor"]) == 0
     assert "robot (client, control loop)" in capsys.readouterr().out
 
 
 @pytest.mark.slow
 def test_the_whole_road_with_the_smoke_preset(tmp_path):
-    """Every stage with real processes; what it learns is nothing, what it writes is everything."""
-    ended = edp(
-        "demo",
-        "--preset",
-        "smoke",
-        "--out",
-        tmp_path / "d",
-        "--episodes",
-        10,
-        "--control-seconds",
-        4,
-        timeout=300,
-    )
+    """Runs every stage with real processes. It learns nothing, and writes everything."""
+    out = tmp_path / "d"
+    sizes = ["--preset", "smoke", "--episodes", 10, "--control-seconds", 4]
+    ended = edp("demo", "--out", out, *sizes, timeout=300)
     assert ended.returncode == 0, ended.stderr[-2000:]
-    report = json.loads((tmp_path / "d" / "report.json").read_text())
+    report = json.loads((out / "report.json").read_text())
     assert set(report["success"]) >= {"before", "scratch", "finetuned", "student", "served"}
     assert set(report["latency_us"]) >= {"torch_teacher", "onnx_teacher", "onnx_student"}
-    assert report["roundtrip_us"]["n"] == 20_000 and report["parity"]["max_abs_error"] <= 1e-5
-    assert report["control"]["ticks"] == 400 and report["coverage"]["edp"] > 0
-    page = (tmp_path / "d" / "report.html").read_text()
-    assert (
-        page.count("data:image/") >= 6 and "http" not in page.split("</style>")[1].split("<img")[0]
-    )
-    served = edp("evaluate", "--bundle", tmp_path / "d" / "bundle", "--episodes", 5)
-    assert served.returncode == 0 and "arm-press: success" in served.stdout
+    assert report["roundtrip_us"]["n"] == 20_000
+    assert report["parity"]["max_abs_error"] <= 1e-5
+    assert report["control"]["ticks"] == 400
+    assert report["coverage"]["edp"] > 0
+    page = (out / "report.html").read_text()
+    assert page.count("data:image/") >= 6
+    assert "http" not in page.split("</style>")[1].split("<img")[0]
+    served = edp("evaluate", "--bundle", out / "bundle", "--episodes", 5)
+    assert served.returncode == 0
+    assert "arm-press: success" in served.stdout

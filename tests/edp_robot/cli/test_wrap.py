@@ -55,7 +55,7 @@ def test_without_a_terminal_a_template_is_written_then_filled_in(
     assert f"edp wrap --onnx {policy} --out {out} --control-hz 20.0 --fields {template}" in said
     held = json.loads(template.read_text())
     assert held["control_hz"] == 20 and held["obs"] == [
-        {"name": None, "size": 3, "unit": None, "low": None, "high": None}
+        {"name": None, "size": 3, "unit": None, "low": None, "high": None, "entries": None}
     ]
     held["obs"][0].update(name="state", unit="m", low="none", high=1.5)
     held["action"][0].update(name="motor", unit="V", low=-1, high=1, max_rate=10)
