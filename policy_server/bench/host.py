@@ -3,9 +3,10 @@
 import os
 import platform
 import subprocess
-from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from policy_server.contract.commit import installed_version
 
 _DISTRIBUTIONS = ("edp-robot", "numpy", "pyzmq", "onnxruntime-gpu", "onnxruntime")
 _GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
@@ -17,7 +18,7 @@ def host() -> dict[str, Any]:
 
     What cannot be read is None, except for a library that is not installed, which is left out.
     """
-    versions = {name: _version(name) for name in _DISTRIBUTIONS}
+    versions = {name: installed_version(name) for name in _DISTRIBUTIONS}
     return {
         "cpu": _cpu_model(),
         "n_cores": len(os.sched_getaffinity(0))
@@ -86,11 +87,4 @@ def _read(path: Path) -> str | None:
     try:
         return path.read_text().strip()
     except OSError:
-        return None
-
-
-def _version(distribution: str) -> str | None:
-    try:
-        return metadata.version(distribution)
-    except metadata.PackageNotFoundError:
         return None

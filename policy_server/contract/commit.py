@@ -1,8 +1,9 @@
-"""Says which git commit this code is."""
+"""Says which git commit this code is, and which versions of packages are installed."""
 
 from __future__ import annotations
 
 import subprocess
+from importlib import metadata
 from pathlib import Path
 
 UNKNOWN = "unknown"
@@ -26,6 +27,14 @@ def source_commit(file: Path = _HERE) -> str:
     # Results that were written since the commit are not code, so only Python files count.
     changes = _git(file.parent, "status", "--porcelain", "-uno", "--", ":(top)*.py")
     return f"{head}+" if changes else head
+
+
+def installed_version(distribution: str) -> str | None:
+    """Returns the version of an installed distribution, None where it is not installed."""
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def _git(folder: Path, *args: str) -> str | None:

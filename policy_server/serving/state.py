@@ -1,10 +1,10 @@
 """What the parts of a server share: its policy, its clients, and what it has done."""
 
 import time
-from importlib import metadata
 from typing import Any
 
 from policy_server.contract import wire
+from policy_server.contract.commit import installed_version
 from policy_server.contract.wire import Header, Kind, Status
 from policy_server.observe.counters import Counters
 from policy_server.observe.metrics import Snapshot
@@ -125,7 +125,7 @@ class ServerState:
             policy=self.policy.manifest.name,
             bundle_hash=self.policy.bundle.hash,
             provider=self.policy.provider,
-            version=_version(),
+            version=installed_version("edp-robot") or "unknown",
             statuses=dict(counters.statuses),
             latencies={name: histogram.copy() for name, histogram in counters.histograms.items()},
             n_sessions=len(self.sessions),
@@ -140,10 +140,3 @@ class ServerState:
     def health(self) -> Health:
         """Returns whether the server serves. Any thread may call it."""
         return Health("draining" if self.draining else "serving", self.ticked_ns)
-
-
-def _version() -> str:
-    try:
-        return metadata.version("edp-robot")
-    except metadata.PackageNotFoundError:
-        return "unknown"
