@@ -12,8 +12,9 @@ from edp_robot.methods.explore import INTRINSIC_REWARDS
 from edp_robot.methods.finetune import FINE_TUNERS
 from policy_server.control.robot import ROBOTS
 from policy_server.runtime.base import BACKENDS
+from sim.core.registry import TASKS
 
-REGISTRIES = (INTRINSIC_REWARDS, FINE_TUNERS, ROBOTS, BACKENDS)
+REGISTRIES = (INTRINSIC_REWARDS, FINE_TUNERS, TASKS, ROBOTS, BACKENDS)
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/**/*.md")])
 WITH_BLOCKS = [path for path in DOCUMENTS if blocks(path.read_text())]
 LINK = re.compile(r"\]\((?!https?:|mailto:|#)([^)#\s]+)(?:#[^)]*)?\)")
