@@ -23,12 +23,13 @@ class Clock(NamedTuple):
 def wait_until(deadline_ns: int, spin_ns: int = 200_000, clock: Clock | None = None) -> int:
     """Returns the time at which the wait ended, at or after `deadline_ns` [ns].
 
-    It sleeps until `spin_ns` before the deadline, because the operating system wakes a sleeper late. Then it
-    watches the clock.
+    It sleeps until `spin_ns` before the deadline, because the operating system wakes a sleeper
+    late. Then it watches the clock.
 
     Args:
         deadline_ns: When to return, on the clock's scale [ns].
-        spin_ns: How long to watch the clock instead of sleeping [ns]. This keeps a core busy for that time.
+        spin_ns: How long to watch the clock instead of sleeping [ns]. This keeps a core busy for
+            that time.
         clock: Clock to use. None: CLOCK_MONOTONIC.
     """
     now_ns, sleep = clock or Clock()

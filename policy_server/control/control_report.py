@@ -20,11 +20,13 @@ class ControlReport:
     Attributes:
         ticks: Ticks that did their work.
         missed_deadlines: Ticks whose work ended after the next tick's scheduled start.
-        skipped: Ticks that passed entirely while another tick was at work or the process did not run.
+        skipped: Ticks that passed entirely while another tick was at work or the process did not
+            run.
         n_holds: Ticks that sent the last safe target again because there was no usable action.
         control_period_s: Scheduled time between ticks [s].
         interventions: Number of targets that the limiter changed, by kind.
-        unchecked_fields: Fields of the policy whose names could not be compared with the robot's, like "obs.arm".
+        unchecked_fields: Fields of the policy whose names could not be compared with the robot's,
+            like "obs.arm".
         successes: Whether each complete episode succeeded. Empty where the robot cannot tell.
         interrupted: Whether SIGINT or SIGTERM ended the run.
         error: Why the run failed. None: it did not.

@@ -1,11 +1,11 @@
-"""The last word on what a robot is told: finite, inside its position limits, no faster than its rate limits."""
+"""Makes every target safe: finite, inside its position limits, no faster than its rate limits."""
 
 from collections.abc import Sequence
 from enum import IntFlag
 
 import numpy as np
 
-from policy_server.contract.bundle import Manifest
+from policy_server.contract.manifest import Manifest
 
 
 class Intervention(IntFlag):
@@ -17,28 +17,30 @@ class Intervention(IntFlag):
     VELOCITY = 4
 
 
-ROUNDING = 2e-6  # float32's, at a few units: a policy that moves exactly at a limit is clamped, but not told off
+# Rounding of float32 at a few units. A policy that moves exactly at a limit is clamped, but not
+# counted.
+ROUNDING = 2e-6
 
 
 class Limiter:
     """Turns the policy's targets into safe ones.
 
-    Targets with NaN or infinity are replaced by the last safe target. Others are clamped to [low, high], and
-    then to a step of max_rate * control_period_s from the last safe target. A robot that starts outside
-    [low, high] is led back at that rate, never by a jump.
+    A target with NaN or infinity is replaced by the last safe target. Any other is clamped to [low,
+    high], then to a change of max_rate * control_period_s from the last safe target. A robot that
+    starts outside [low, high] is led back at that rate, never by a jump.
 
     Attributes:
-        last: The last safe target, (act_dim,); None before the first.
-        counts: Interventions so far, by kind.
+        last: The last safe target (act_dim,). None before the first.
+        counts: Number of targets changed so far, by kind.
 
     Args:
-        low: (act_dim,) lowest target [unit], -inf for none.
-        high: (act_dim,) highest target [unit], inf for none.
-        max_rate: (act_dim,) fastest change [unit/s], inf for none.
+        low: (act_dim,) lowest target [unit], -inf for no limit.
+        high: (act_dim,) highest target [unit], inf for no limit.
+        max_rate: (act_dim,) fastest change [unit/s], inf for no limit.
         control_period_s: Time between two targets [s].
 
     Raises:
-        ValueError: Lengths differ, a limit is NaN or out of order.
+        ValueError: The lengths differ, or a limit is NaN or out of order.
     """
 
     def __init__(
@@ -48,18 +50,18 @@ class Limiter:
         max_rate: Sequence[float] | np.ndarray,
         control_period_s: float,
     ):
-        self._low, self._high, rate = (
-            np.array(limit, dtype=np.float64) for limit in (low, high, max_rate)
-        )
+        self._low = np.array(low, dtype=np.float64)
+        self._high = np.array(high, dtype=np.float64)
+        rate = np.array(max_rate, dtype=np.float64)
         shapes = {self._low.shape, self._high.shape, rate.shape}
         if len(shapes) != 1 or self._low.ndim != 1:
             raise ValueError(
-                f"limits of shapes {shapes}: expected the same (act_dim,) for low, high and max_rate"
+                f"limits of shapes {shapes}: expected (act_dim,) for each of low, high and max_rate"
             )
         if not (self._low <= self._high).all() or not (rate > 0).all() or not control_period_s > 0:
             raise ValueError(
-                f"low {low}, high {high}, max_rate {max_rate}, control_period_s {control_period_s}: "
-                "expected low <= high, rates and period above 0, no NaN"
+                f"low {low}, high {high}, max_rate {max_rate}, control_period_s "
+                f"{control_period_s}: expected low <= high, rates and period above 0, no NaN"
             )
         self._max_change = rate * control_period_s
         self.last: np.ndarray | None = None
@@ -67,9 +69,18 @@ class Limiter:
 
     @classmethod
     def from_manifest(cls, manifest: Manifest, control_period_s: float | None = None) -> "Limiter":
-        """Returns the limiter of a policy's action limits, at its own period or another one [s]."""
-        period_s = manifest.control_period_s if control_period_s is None else control_period_s
-        return cls(manifest.action_low, manifest.action_high, manifest.action_max_rate, period_s)
+        """Returns the limiter of a policy's action limits.
+
+        Args:
+            manifest: The policy's manifest.
+            control_period_s: Time between two targets [s]. None: the policy's own.
+        """
+        return cls(
+            low=manifest.action_low,
+            high=manifest.action_high,
+            max_rate=manifest.action_max_rate,
+            control_period_s=control_period_s or manifest.control_period_s,
+        )
 
     def reset(self, current: np.ndarray) -> None:
         """Starts again from where the robot is, so that the next target cannot jump.
@@ -78,7 +89,8 @@ class Limiter:
             current: (act_dim,) measured or commanded position.
 
         Raises:
-            ValueError: Wrong length, NaN or infinity: where the robot is must be known before it moves.
+            ValueError: Wrong length, NaN or infinity. The position must be known before the robot
+                moves.
         """
         current = np.array(current, dtype=np.float64)
         if current.shape != self._low.shape or not np.isfinite(current).all():
@@ -87,21 +99,17 @@ class Limiter:
             )
         self.last = current
 
-    def apply(
-        self, target: np.ndarray, current: np.ndarray | None = None
-    ) -> tuple[np.ndarray, Intervention]:
+    def apply(self, target: np.ndarray) -> tuple[np.ndarray, Intervention]:
         """Returns the safe target (act_dim,) float64, and what was changed.
 
         Args:
             target: (act_dim,) wanted.
-            current: (act_dim,) position of the robot; used for the first target only, where it is needed.
 
         Raises:
-            ValueError: Wrong lengths, or the first target without a usable `current`.
+            ValueError: Wrong length, or `reset` was never called.
         """
         if self.last is None:
-            self.reset(np.array(np.nan) if current is None else current)
-        assert self.last is not None
+            raise ValueError("the limiter does not know where the robot is: call reset() first")
         target = np.asarray(target, dtype=np.float64)
         if target.shape != self.last.shape:
             raise ValueError(f"target {target.shape}, expected {self.last.shape}")
@@ -118,6 +126,5 @@ class Limiter:
         if (np.abs(limited - change) > ROUNDING).any():
             flags |= Intervention.VELOCITY
             self.counts["velocity"] += 1
-        clamped = np.where(limited == change, clamped, self.last + limited)
-        self.last = clamped
-        return clamped.copy(), flags
+        self.last = np.where(limited == change, clamped, self.last + limited)
+        return self.last.copy(), flags

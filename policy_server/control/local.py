@@ -67,7 +67,8 @@ class LocalPolicy:
             deadline_s: Ignored. A computation in this process cannot be stopped.
 
         Raises:
-            PolicyError: BAD_LENGTH or NOT_FINITE obs; INTERNAL where the policy fails or answers NaN.
+            PolicyError: BAD_LENGTH or NOT_FINITE obs; INTERNAL where the policy fails or answers
+                NaN.
         """
         start_ns = time.monotonic_ns()
         obs = np.asarray(obs, dtype=np.float32)

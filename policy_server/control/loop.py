@@ -1,7 +1,8 @@
 """The control loop: a policy, served or local, drives a robot on absolute deadlines.
 
-Tick k starts at t0 + k * control_period_s on the monotonic clock. A late tick does not shift those after it.
-While the policy is silent the robot is told its last safe target, and after `max_silence_s` the run ends.
+Tick k starts at t0 + k * control_period_s on the monotonic clock. A late tick does not shift those
+after it. While the policy is silent the robot is told its last safe target, and after
+`max_silence_s` the run ends.
 """
 
 from collections.abc import Callable, Iterator
@@ -36,7 +37,8 @@ class ControlConfig:
         spin_s: How long to watch the clock before each tick instead of sleeping [s].
         episode_ticks: Ticks of an episode. None: one episode lasts the whole run.
         seed: Seeds the noise and the start of the first episode. Episode i has seed + i.
-        start_action: Where the limiter starts, (act_dim,), for a robot that does not know its position.
+        start_action: Where the limiter starts, (act_dim,), for a robot that does not know its
+            position.
         realtime: Asks for SCHED_FIFO. The run fails where the system refuses it.
     """
 
@@ -73,14 +75,16 @@ def run(
 ) -> ControlReport:
     """Returns what happened while `policy` drove `robot`.
 
-    However the run ends (done, Ctrl-C, silence, a failing robot), the robot is sent its last safe target once
-    more before it is disconnected. A failure stands in the report's `error`; it is not raised.
+    However the run ends (done, Ctrl-C, silence, a failing robot), the robot is sent its last safe
+    target once more before it is disconnected. A failure stands in the report's `error`; it is not
+    raised.
 
     Args:
         robot: The robot. It is connected here.
         policy: A `PolicyClient`, a `LocalPolicy` or another `Policy`.
         config: How to drive.
-        on_tick: Called at the end of each tick as on_tick(tick, obs, target). Its time counts as the tick's.
+        on_tick: Called at the end of each tick as on_tick(tick, obs, target). Its time counts as
+            the tick's.
         clock: Clock to use. None: the machine's monotonic clock.
 
     Raises:
@@ -186,7 +190,7 @@ class _Loop:
         self._watchdog.end_silence()
 
     def _drive(self, n_ticks: int) -> bool:
-        """Returns True once `n_ticks` have passed on the schedule, False where the run must end before."""
+        """Returns True when `n_ticks` have passed, False where the run must end before that."""
         now_ns = self._clock.now_ns
         recorder = self._recorder
         period_ns = self._period_ns
@@ -213,7 +217,7 @@ class _Loop:
         return True
 
     def _tick(self, tick: int) -> bool:
-        """Turns one observation into one safe target. Returns whether the policy had a usable action."""
+        """Sends one safe target. Returns whether the policy had a usable action for it."""
         obs = self._io.read()
         wanted = self._wanted(tick, obs)
         target = self._limiter.last
@@ -228,7 +232,7 @@ class _Loop:
         return usable
 
     def _wanted(self, tick: int, obs: np.ndarray) -> np.ndarray | None:
-        """Returns the action that the policy wants now (act_dim,), or None where it does not answer."""
+        """Returns the action that the policy wants now (act_dim,). None: it does not answer."""
         if self._chunk is not None and tick - self._chunk_tick < self._n_action_steps:
             return self._chunk[tick - self._chunk_tick]
         self._chunk = None

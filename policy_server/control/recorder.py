@@ -34,7 +34,7 @@ class Recorder:
         self.start_schedule(0)
 
     def start_schedule(self, start_ns: int) -> None:
-        """Begins a new schedule with tick 0 at `start_ns`. No period leads to it from the tick before."""
+        """Begins a new schedule with tick 0 at `start_ns`. A period never spans two schedules."""
         self._start_ns = start_ns
         self._previous_tick = -2
         self._previous_ns = 0

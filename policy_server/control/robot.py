@@ -1,7 +1,7 @@
-"""What a robot must have to be driven, and how one is named on the command line.
+"""What a robot must have to be driven, and how the command line names one.
 
-A robot has LeRobot's names, so a LeRobot robot works as it is. What a robot can do besides is an optional ability:
-one small Protocol each, checked once with isinstance.
+A robot has LeRobot's names, so a LeRobot robot works as it is. What only some robots can do is an
+optional ability: one small Protocol each, checked with isinstance.
 """
 
 from collections.abc import Callable, Mapping
@@ -9,7 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from policy_server.contract.options import call_with_options
+from policy_server.contract.options import make_part
 from policy_server.contract.registries import Registry
 
 
@@ -100,21 +100,17 @@ def make_robot(text: str) -> Robot:
     """Returns the robot that `text` names. It is not connected yet.
 
     Args:
-        text: `KIND[:NAME][?option=value&...]` for a registered kind, like sim:arm-press?delay_s=0.03, or
-            `package.module:Class[?option=value&...]`. The class is called with NAME, where there is one,
-            and the options as keywords, converted by its annotations.
+        text: `KIND[:NAME][?option=value&...]` for a registered kind, like
+            sim:arm-press?delay_s=0.03, or `package.module:Class[?option=value&...]`. The class is
+            called with NAME, where there is one, and the options as keywords, converted by its
+            annotations.
 
     Raises:
-        ValueError: There is no such kind, module or class, an option is unknown, or a value is not of its
-            option's type.
+        ValueError: There is no such kind, module or class, an option is unknown, or a value is not
+            of its option's type.
     """
-    path, _, query = text.partition("?")
-    kind, colon, name = path.partition(":")
     try:
-        if kind in ROBOTS.names():
-            robot = call_with_options(ROBOTS.get(kind), *[name] if colon else [], query=query)
-        else:
-            robot = call_with_options(ROBOTS.get(path), query=query)
+        robot = make_part(ROBOTS, text)
     except ImportError as error:
         kinds = ", ".join(ROBOTS.names())
         raise ValueError(f"robot {text!r}: {error}; registered kinds are {kinds}") from error

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from policy_server.contract.bundle import Field
+from policy_server.contract.field import Field
 from policy_server.contract.manifest import Manifest
 from policy_server.control.robot import (
     JudgesEpisodes,
@@ -29,16 +29,16 @@ class RobotIO:
     """A robot, seen as vectors in the order of its features.
 
     Attributes:
-        unchecked: Fields of the policy whose entries have no known names, like "obs.arm". Their order could not be
-            compared with the robot's.
+        unchecked: Fields of the policy whose entries have no known names, like "obs.arm". Their
+            order could not be compared with the robot's.
 
     Args:
         robot: The robot. It need not be connected.
         manifest: The manifest of the policy that will drive it.
 
     Raises:
-        RobotError: The robot's names, their order or their number differ from the policy's, or a feature is not
-            a number (an image).
+        RobotError: The robot's names, their order or their number differ from the policy's, or a
+            feature is not a number (an image).
     """
 
     def __init__(self, robot: Robot, manifest: Manifest):
@@ -51,7 +51,8 @@ class RobotIO:
         )
         if self.unchecked:
             _log.warning(
-                "the policy has no names for the entries of %s: check yourself that the robot's order is the policy's",
+                "the policy has no names for the entries of %s: check yourself that the robot has "
+                "them in the same order",
                 ", ".join(self.unchecked),
             )
         self._obs = np.zeros(len(self._obs_names), dtype=np.float32)
@@ -112,10 +113,10 @@ def _names(what: str, features: Mapping[str, Any]) -> list[str]:
 
 
 def _compare(vector: str, names: list[str], fields: tuple[Field, ...]) -> list[str]:
-    """Returns the fields that could not be compared, because the policy has no names for their entries.
+    """Returns the fields that could not be compared: the policy has no names for their entries.
 
     Args:
-        vector: What the fields are, "obs" or "action".
+        vector: "obs" or "action".
         names: Names of the robot's features, in order.
         fields: Fields of the policy, in order.
 
@@ -130,7 +131,7 @@ def _compare(vector: str, names: list[str], fields: tuple[Field, ...]) -> list[s
         )
     unchecked = []
     for field in fields:
-        expected = field.entry_names() if hasattr(field, "entry_names") else ((field.name,) if field.stop - field.start == 1 else None)
+        expected = field.entry_names()
         if expected is None:
             unchecked.append(f"{vector}.{field.name}")
         else:
@@ -138,9 +139,7 @@ def _compare(vector: str, names: list[str], fields: tuple[Field, ...]) -> list[s
     return unchecked
 
 
-def _compare_field(
-    vector: str, field: Field, names: list[str], expected: tuple[str, ...]
-) -> None:
+def _compare_field(vector: str, field: Field, names: list[str], expected: tuple[str, ...]) -> None:
     """Raises RobotError at the first name that is not the expected one.
 
     Args:

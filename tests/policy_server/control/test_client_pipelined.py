@@ -8,14 +8,15 @@ import pytest
 
 from policy_server.contract import wire
 from policy_server.contract.bundle import Bundle
+from policy_server.contract.errors import PolicyError
 from policy_server.contract.wire import Header, Kind, Status
-from policy_server.control.client import PolicyClient, PolicyError
+from policy_server.control.client import PolicyClient
 
 OBS = np.float32([0.1, -0.2, 0.01])
 
 
 class Script:
-    """A link whose answers a test puts in by hand, so that it knows what has come when the client looks."""
+    """A link whose answers a test puts in by hand."""
 
     def __init__(self):
         self.frames = deque()
@@ -50,7 +51,7 @@ def scripted(bundle_path):
 
 
 def which(client):
-    """The number of the request that the received action answers, None for no action."""
+    """Returns the number of the request that the received action answers; None: no action."""
     action = client.receive()
     return None if action is None else int(action[0, 0])
 
@@ -63,13 +64,15 @@ def test_the_newest_action_wins_and_the_others_never_come(scripted, order):
     assert (which(client), which(client)) == (3, None)
     link.action(2)
     assert which(client) is None
-    link.action(2), link.action(4)
+    link.action(2)
+    link.action(4)
     assert (which(client), which(client)) == (4, None)
 
 
 def test_the_newest_answers_error_is_raised_once(scripted):
     client, link = scripted
-    link.action(1), link.error(2, Status.INTERNAL)
+    link.action(1)
+    link.error(2, Status.INTERNAL)
     with pytest.raises(PolicyError) as caught:
         client.receive()
     assert caught.value.status == Status.INTERNAL
@@ -80,16 +83,19 @@ def test_the_newest_answers_error_is_raised_once(scripted):
 
 def test_the_error_of_an_older_answer_is_not_raised(scripted):
     client, link = scripted
-    link.error(1, Status.LATE), link.action(2), link.error(1, Status.LATE)
+    link.error(1, Status.LATE)
+    link.action(2)
+    link.error(1, Status.LATE)
     assert (which(client), which(client)) == (2, None)
 
 
 def test_superseded_is_no_error(scripted):
-    """It says that a newer one is under way, whose answer comes; even where that is older than what is here."""
+    """A newer request is under way, and its answer comes."""
     client, link = scripted
     link.error(1, Status.SUPERSEDED)
     assert which(client) is None
-    link.action(2), link.error(3, Status.SUPERSEDED)
+    link.action(2)
+    link.error(3, Status.SUPERSEDED)
     assert which(client) == 2
     link.action(4)
     assert which(client) == 4
@@ -108,7 +114,8 @@ def test_an_error_without_a_number_does_not_bring_old_actions_back(scripted):
 
 def test_an_answer_to_what_was_never_asked_does_not_deafen_the_client(scripted):
     client, link = scripted
-    link.error(10**9, Status.INTERNAL), link.action(10**9)
+    link.error(10**9, Status.INTERNAL)
+    link.action(10**9)
     assert which(client) is None
     link.action(4)
     assert which(client) == 4
@@ -116,7 +123,8 @@ def test_an_answer_to_what_was_never_asked_does_not_deafen_the_client(scripted):
 
 def test_act_and_reset_forget_what_was_sent_before(scripted):
     client, link = scripted
-    link.action(4), link.action(5)
+    link.action(4)
+    link.action(5)
     assert int(client.act(OBS)[0, 0]) == 5
     client.send(OBS)
     link.frames.append(wire.encode(Header(Kind.CONTROL_REPLY, 0, 7), b"{}"))
@@ -126,10 +134,11 @@ def test_act_and_reset_forget_what_was_sent_before(scripted):
 
 
 def test_a_server_computes_the_newest_of_what_was_sent(start_server, bundle_path, tiny):
-    """Four observations wait for a server that stands still: it computes the last, and says so of the others."""
+    """Four observations wait for a stopped server. It computes the last, and supersedes the rest."""
     server = start_server(bundle_path)
     with PolicyClient(server.endpoint, timeout_s=20) as client:
-        client.hello(), client.reset(3)
+        client.hello()
+        client.reset(3)
         server.process.send_signal(signal.SIGSTOP)
         for k in range(4):
             last = client.send(OBS * k)

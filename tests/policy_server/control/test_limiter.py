@@ -10,19 +10,21 @@ from policy_server.control.limiter import Intervention, Limiter
 INF = float("inf")
 
 
-def limiter():
-    """Steps of 0.5 and any size; limits [-1, 1] and [0, inf)."""
-    return Limiter([-1, 0], [1, INF], [5, INF], control_period_s=0.1)
+def limiter(start=None):
+    """A limiter with limits [-1, 1] and [0, inf), and steps of 0.5 and any size."""
+    limiter = Limiter(low=[-1, 0], high=[1, INF], max_rate=[5, INF], control_period_s=0.1)
+    if start is not None:
+        limiter.reset(np.array(start))
+    return limiter
 
 
 def test_inside_every_limit_nothing_changes():
-    safe, flags = limiter().apply(np.array([0.4, 7.0]), np.array([0.0, 1.0]))
+    safe, flags = limiter([0.0, 1.0]).apply(np.array([0.4, 7.0]))
     assert safe.tolist() == [0.4, 7.0] and flags == Intervention.NONE
 
 
 def test_hand_computed_sequence():
-    unit = limiter()
-    unit.reset(np.array([0.0, 1.0]))
+    unit = limiter([0.0, 1.0])
     for target, expected, flags in (
         ([3.0, 2.0], [0.5, 2.0], Intervention.POSITION | Intervention.VELOCITY),
         ([3.0, -4.0], [1.0, 0.0], Intervention.POSITION),
@@ -38,26 +40,30 @@ def test_hand_computed_sequence():
 
 
 def test_a_robot_outside_its_limits_is_led_back_without_a_jump():
-    unit = limiter()
-    unit.reset(np.array([2.2, 0.0]))
+    unit = limiter([2.2, 0.0])
     path = [unit.apply(np.array([0.9, 0.0]))[0][0] for _ in range(4)]
     np.testing.assert_allclose(path, [1.7, 1.2, 0.9, 0.9])
 
 
 def test_the_first_target_cannot_jump():
-    safe, flags = limiter().apply(np.array([1.0, 0.0]), np.array([-1.0, 0.0]))
+    safe, flags = limiter([-1.0, 0.0]).apply(np.array([1.0, 0.0]))
     assert safe.tolist() == [-0.5, 0.0] and flags == Intervention.VELOCITY
 
 
-@pytest.mark.parametrize("current", [None, [0.0], [np.nan, 0.0], [0.0, INF]])
-def test_an_unknown_start_is_refused(current):
+@pytest.mark.parametrize("start", [[0.0], [np.nan, 0.0], [0.0, INF]])
+def test_an_unusable_start_is_refused(start):
     with pytest.raises(ValueError, match="expected 2 finite numbers"):
-        limiter().apply(np.zeros(2), current)
+        limiter(start)
+
+
+def test_a_target_before_the_start_is_refused():
+    with pytest.raises(ValueError, match="call reset"):
+        limiter().apply(np.zeros(2))
 
 
 def test_the_answer_is_a_copy():
-    unit = limiter()
-    safe, _ = unit.apply(np.zeros(2), np.zeros(2))
+    unit = limiter([0.0, 0.0])
+    safe, _ = unit.apply(np.zeros(2))
     safe[0] = 99
     assert unit.last.tolist() == [0, 0]
 
@@ -80,7 +86,9 @@ def test_senseless_limits_are_refused(limits):
 def test_limits_come_from_the_manifest_at_the_loops_period(bundle_path):
     manifest = Bundle.load(bundle_path).manifest
     for period_s, expected in ((None, 0.05), (0.02, 0.1)):
-        safe, _ = Limiter.from_manifest(manifest, period_s).apply(np.array([5.0, 5.0]), np.zeros(2))
+        unit = Limiter.from_manifest(manifest, period_s)
+        unit.reset(np.zeros(2))
+        safe, _ = unit.apply(np.array([5.0, 5.0]))
         np.testing.assert_allclose(safe, [expected, 0.9], atol=1e-7)
 
 
@@ -92,8 +100,7 @@ def test_limits_come_from_the_manifest_at_the_loops_period(bundle_path):
     )
 )
 def test_whatever_comes_limits_hold(targets):
-    unit = limiter()
-    unit.reset(np.array([0.3, 0.3]))
+    unit = limiter([0.3, 0.3])
     last = np.array([0.3, 0.3])
     for target in targets:
         safe, _ = unit.apply(target)
@@ -103,9 +110,9 @@ def test_whatever_comes_limits_hold(targets):
 
 
 def test_float32_rounding_at_the_limit_is_clamped_but_not_counted():
-    limiter = Limiter([-2.0], [2.0], [3.0], 0.01)
-    limiter.reset(np.array([1.0]))
-    safe, flags = limiter.apply(np.array([1.0 + 0.03 + 5e-7]))
-    assert safe[0] == 1.0 + 0.03 and not flags and limiter.counts["velocity"] == 0
-    _, flags = limiter.apply(np.array([safe[0] + 0.03 + 5e-6]))
-    assert flags and limiter.counts["velocity"] == 1
+    unit = Limiter(low=[-2.0], high=[2.0], max_rate=[3.0], control_period_s=0.01)
+    unit.reset(np.array([1.0]))
+    safe, flags = unit.apply(np.array([1.0 + 0.03 + 5e-7]))
+    assert safe[0] == 1.0 + 0.03 and not flags and unit.counts["velocity"] == 0
+    _, flags = unit.apply(np.array([safe[0] + 0.03 + 5e-6]))
+    assert flags and unit.counts["velocity"] == 1

@@ -2,48 +2,38 @@ import dataclasses
 import json
 import os
 import signal
-import threading
-import time
 
 import numpy as np
 import pytest
+from support.fake_clock import FakeClock
 
 from policy_server.contract.bundle import Bundle
 from policy_server.contract.errors import PolicyError, PolicyTimeout
 from policy_server.contract.wire import Status
 from policy_server.control.client import PolicyClient
-from policy_server.control.clock import Clock, RealtimeError, wait_until
+from policy_server.control.clock import RealtimeError
 from policy_server.control.local import LocalPolicy
-from policy_server.control.loop import ControlConfig, RobotError, run
+from policy_server.control.loop import ControlConfig, run
+from policy_server.control.robot_io import RobotError
 
 PERIOD_NS = 10_000_000
-
-
-class FakeClock:
-    """Time that passes only by sleeping, by looking (1 us each) and where a test says so."""
-
-    def __init__(self, oversleep_s=0.0):
-        self.t_ns, self.oversleep_s = 5_000_000_000, oversleep_s
-        self.clock = Clock(self.now_ns, self.sleep)
-
-    def now_ns(self):
-        self.t_ns += 1000
-        return self.t_ns
-
-    def sleep(self, seconds):
-        assert seconds > 0
-        self.t_ns += round((seconds + self.oversleep_s) * 1e9)
 
 
 class Scripted:
     """A policy that answers with `script(call, obs)`: a chunk, or an exception to raise."""
 
     def __init__(self, manifest, script):
-        self.manifest, self.script = manifest, script
-        self.calls, self.seeds, self.deadlines = 0, [], []
+        self.manifest = manifest
+        self.script = script
+        self.calls = 0
+        self.seeds = []
+        self.deadlines = []
 
     def reset(self, seed=None):
         self.seeds.append(seed)
+
+    def close(self):
+        pass
 
     def act(self, obs, deadline_s=None):
         self.calls += 1
@@ -71,28 +61,10 @@ def drive(robot, policy, n_ticks, time_source=None, on_tick=None, **config):
     return run(robot, policy, ControlConfig(n_ticks=n_ticks, **config), on_tick, clock)
 
 
-def test_wait_until_sleeps_then_watches():
-    fake = FakeClock(oversleep_s=50e-6)
-    slept = []
-    clock = Clock(fake.now_ns, lambda seconds: (slept.append(seconds), fake.sleep(seconds)))
-    deadline_ns = fake.t_ns + PERIOD_NS
-    assert deadline_ns <= wait_until(deadline_ns, 200_000, clock) <= deadline_ns + 1000
-    assert slept == [pytest.approx(0.0098, abs=2e-6)]
-
-
-def test_wait_until_a_past_deadline_returns_at_once():
-    fake = FakeClock()
-    assert wait_until(fake.t_ns - 5, 200_000, fake.clock) == fake.t_ns
-
-
-def test_wait_until_on_the_real_clock():
-    deadline_ns = time.monotonic_ns() + 3_000_000
-    assert wait_until(deadline_ns) >= deadline_ns
-
-
 def test_the_schedule_does_not_drift(tiny, manifest):
-    """Every sleep is 0.15 ms too long and every tick works 3 ms: the 500th tick still starts on the grid."""
-    fake, begins = FakeClock(oversleep_s=150e-6), []
+    """Every sleep is 0.15 ms too long, every tick works 3 ms: tick 499 starts on the grid."""
+    fake = FakeClock(oversleep_s=150e-6)
+    begins = []
 
     def on_tick(tick, obs, target):
         begins.append(fake.t_ns)
@@ -127,7 +99,8 @@ def test_a_late_tick_is_counted_and_shifts_nothing(tiny, manifest):
 def test_ticks_that_passed_are_skipped_and_the_chunk_goes_on_with_time(tiny, manifest):
     """Tick 0 takes 2.5 periods: tick 1 is skipped, tick 2 takes the chunk's third action."""
     manifest = dataclasses.replace(manifest, horizon=6, n_action_steps=6)
-    fake, robot = FakeClock(), tiny.Robot()
+    fake = FakeClock()
+    robot = tiny.Robot()
 
     def on_tick(tick, obs, target):
         fake.t_ns += 25_000_000 if tick == 0 else 0
@@ -184,7 +157,8 @@ def test_an_answer_ends_a_silence(tiny, manifest):
 
 @pytest.mark.parametrize("max_silence_s", [0.05, 0.2])
 def test_long_silence_ends_the_run_within_its_limit(tiny, manifest, max_silence_s):
-    fake, robot = FakeClock(), tiny.Robot()
+    fake = FakeClock()
+    robot = tiny.Robot()
 
     def script(call, obs):
         if call <= 3:
@@ -233,60 +207,29 @@ def test_the_limiter_starts_at_the_robot(tiny, bundle_path):
     assert report.interventions == {"not_finite": 0, "position": 3, "velocity": 3}
 
 
-def test_observations_are_flattened_in_the_features_order(tiny, manifest):
-    robot, seen = tiny.Robot(), []
-    robot.get_observation = lambda: {"button": 3.0, "b.pos": 0.5, "a.pos": 0.25}
-    drive(robot, Scripted(manifest, lambda call, obs: (seen.append(obs.copy()), still(0, 0))[1]), 1)
-    assert seen[0].tolist() == [0.25, 0.5, 3.0] and seen[0].dtype == np.float32
-
-
-def test_fast_methods_are_used_where_present(tiny, manifest):
-    robot, written = tiny.Robot(), []
-    robot.read_obs = lambda out: out.__setitem__(slice(None), [0.1, 0.2, 0.3])
-    robot.write_action = lambda target: written.append(target.copy())
-    drive(robot, Scripted(manifest, lambda call, obs: [[obs[2], 0]] * 2), 2)
-    np.testing.assert_allclose(written, [[0.3, 0]] * 3, atol=1e-7)
-    assert robot.sent == []
-
-
-@pytest.mark.parametrize(
-    ("attribute", "features", "message"),
-    [
-        ("action_features", {"a.pos": float}, "are 1 .*the policy has 2"),
-        ("observation_features", dict.fromkeys("abcd", float), "are 4 .*the policy has 3"),
-        (
-            "observation_features",
-            {"a.pos": float, "b.pos": float, "cam": (480, 640, 3)},
-            "has no images",
-        ),
-    ],
-)
-def test_a_robot_that_does_not_fit_is_refused(tiny, manifest, attribute, features, message):
+def test_a_robot_that_does_not_fit_is_refused_and_disconnected(tiny, manifest):
     robot = tiny.Robot()
-    setattr(robot, attribute, features)
-    with pytest.raises(RobotError, match=message):
+    robot.action_features = {"a.pos": float}
+    with pytest.raises(RobotError, match=r"action has 1 numbers .*the policy's has 2"):
         drive(robot, Scripted(manifest, still), 1)
     assert robot.sent == [] and robot.events == ["connect", "disconnect"]
 
 
-def test_single_fields_must_have_the_robots_names(tiny, manifest):
-    names = [
-        dataclasses.replace(manifest.obs[1], name=name, start=i, stop=i + 1)
-        for i, name in enumerate("xyz")
-    ]
-    with pytest.raises(RobotError, match="names and order must be the same"):
-        drive(tiny.Robot(), Scripted(dataclasses.replace(manifest, obs=tuple(names)), still), 1)
-
-
 def test_a_robot_without_a_known_position_needs_a_start(tiny, manifest):
     robot = tiny.Robot()
-    robot.observation_features = dict.fromkeys("xyz", float)
-    robot.get_observation = lambda: dict.fromkeys("xyz", 0.0)
+    robot.observation_features = dict.fromkeys(("x", "y", "button"), float)
+    robot.get_observation = lambda: dict.fromkeys(robot.observation_features, 0.0)
     with pytest.raises(RobotError, match=r"lacks \['a.pos', 'b.pos'\]"):
         drive(robot, Scripted(manifest, still), 1)
     assert drive(robot, Scripted(manifest, still), 2, start_action=(0.0, 0.0)).error is None
     robot.position = lambda: np.zeros(2)
     assert drive(robot, Scripted(manifest, still), 2).ticks == 2
+
+
+def test_the_report_names_the_fields_whose_names_could_not_be_compared(tiny, manifest):
+    report = drive(tiny.Robot(), Scripted(manifest, still), 1)
+    assert report.unchecked_fields == ("obs.arm", "action.arm_target")
+    assert report.to_json()["unchecked_fields"] == ("obs.arm", "action.arm_target")
 
 
 def test_a_robot_that_fails_is_told_to_hold_and_disconnected(tiny, manifest):
@@ -307,7 +250,9 @@ def test_a_robot_that_fails_is_told_to_hold_and_disconnected(tiny, manifest):
 
 
 def test_episodes_reset_robot_and_policy_and_report_success(tiny, manifest):
-    fake, robot, log = FakeClock(), tiny.Robot(), []
+    fake = FakeClock()
+    robot = tiny.Robot()
+    log = []
 
     def reset_episode(seed):
         log.append(seed)
@@ -354,7 +299,8 @@ def test_realtime_fails_loudly_where_refused(tiny, manifest, monkeypatch):
 
 
 def test_ctrl_c_ends_after_a_whole_tick(tiny, manifest):
-    robot, before = tiny.Robot(), signal.getsignal(signal.SIGINT)
+    robot = tiny.Robot()
+    before = signal.getsignal(signal.SIGINT)
 
     def on_tick(tick, obs, target):
         if tick == 4:
@@ -369,11 +315,12 @@ def test_ctrl_c_ends_after_a_whole_tick(tiny, manifest):
 def test_a_local_policy_drives_in_real_time(tiny, bundle_path):
     report = run(tiny.Robot(), LocalPolicy(bundle_path, "cpu"), ControlConfig(n_ticks=30, seed=3))
     assert report.error is None and report.ticks + report.skipped == 30
-    assert abs(np.median(report.period_ns) - PERIOD_NS) < 2_000_000
+    assert report.late_ns.min() >= 0  # no tick starts before its time
 
 
 def test_served_and_local_runs_are_the_same(tiny, bundle_path, start_server):
-    served, local = tiny.Robot(), tiny.Robot()
+    served = tiny.Robot()
+    local = tiny.Robot()
     with PolicyClient(start_server(bundle_path).endpoint, timeout_s=10) as client:
         config = ControlConfig(n_ticks=20, seed=3, act_deadline_s=5.0, max_silence_s=10.0)
         run(served, client, config, clock=FakeClock().clock)
@@ -382,27 +329,20 @@ def test_served_and_local_runs_are_the_same(tiny, bundle_path, start_server):
 
 
 def test_server_killed_during_control(tiny, bundle_path, start_server):
-    server, robot, killed = start_server(bundle_path), tiny.Robot(), []
-    started = time.monotonic()
+    """The robot holds its last safe target until the silence is too long."""
+    server = start_server(bundle_path)
+    robot = tiny.Robot()
 
-    def kill():
-        while len(robot.sent) < 20 and time.monotonic() < started + 30:
-            time.sleep(0.001)
-        server.process.kill()
-        server.process.wait()
-        killed.append(time.monotonic())
+    def on_tick(tick, obs, target):
+        if tick == 20:
+            server.process.kill()
+            server.process.wait()
 
-    killer = threading.Thread(target=kill)
+    config = ControlConfig(n_ticks=2000, act_deadline_s=0.05, max_silence_s=1.0)
     with PolicyClient(server.endpoint, timeout_s=10) as client:
-        killer.start()
-        report = run(robot, client, ControlConfig(n_ticks=2000, max_silence_s=0.2))
-        ended = time.monotonic()
-        killer.join()
+        report = run(robot, client, config, on_tick)
     assert "no usable action from the policy" in report.error and server.endpoint in report.error
-    assert 20 <= report.ticks < 300 and report.n_holds >= 5
-    assert ended - killed[0] < 0.2 + 0.3  # the limit, and slack for a busy machine
+    assert report.ticks > 20 and report.n_holds >= 1
     assert robot.events[-1] == "disconnect"
     n_same = next(i for i, target in enumerate(reversed(robot.sent)) if target != robot.sent[-1])
-    assert (
-        n_same >= 7
-    )  # an answer, five holds, once more at the end; the policy's own targets all differ
+    assert n_same > report.n_holds  # the policy's own targets all differ

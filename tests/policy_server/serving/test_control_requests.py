@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from policy_server.contract.bundle import Bundle
-from policy_server.control.client import PolicyClient, PolicyError
+from policy_server.contract.errors import PolicyError
+from policy_server.control.client import PolicyClient
 from policy_server.serving.server import PolicyServer
 
 OBS = np.float32([0.1, -0.2, 0.01])

@@ -15,8 +15,9 @@ import pytest
 from support.checked_client import checked_clients, ended_well, until
 
 from policy_server.contract import wire
+from policy_server.contract.errors import PolicyError, PolicyTimeout
 from policy_server.contract.wire import Header, Kind, Status
-from policy_server.control.client import PolicyClient, PolicyError, PolicyTimeout
+from policy_server.control.client import PolicyClient
 from policy_server.control.local import LocalPolicy
 from policy_server.serving import server as servers
 from policy_server.serving.server import PolicyServer

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from support.serving import SERVE
 
-from policy_server.control.client import PolicyClient, PolicyTimeout
+from policy_server.contract.errors import PolicyTimeout
+from policy_server.control.client import PolicyClient
 from policy_server.transport.keys import ClientKeys, make_keys
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "benchmarks"))
