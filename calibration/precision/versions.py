@@ -129,35 +129,39 @@ def measure(
         CalibrationError: A graph cannot be converted, or answers NaN.
     """
     exact = bundle.read(ONNX)
-    golden = bundle.golden()
-    rows = visited.held_out
     made: dict[Precision, Any] = {
         name: convert(name, exact, visited) for name in (EXACT, *precisions)
     }
     policies: dict[Precision, OnnxPolicy] = {
         name: OnnxPolicy(graph, "cpu") for name, (graph, _) in made.items()
     }
-    expected = policies[EXACT].act(rows.obs, rows.noise)
-    errors = {
-        name: action_errors(name, policy, rows, expected, golden, bundle.manifest)
-        for name, policy in policies.items()
-    }
+    errors = _errors(bundle, policies, visited.held_out)
     if "fp16" in made:
-        rounded = rounded_error(made["fp16"][0], golden)
-        worst = max(errors["fp16"]["golden_max_abs_error"], rounded)
+        rounded = rounded_error(made["fp16"][0], bundle.golden())
+        worst = max(rounded, errors["fp16"]["golden_max_abs_error"])
         errors["fp16"]["golden_max_abs_error"] = worst
     loops = {}
     if simulated:
-        runs = {
-            name: closed_loop(policy, bundle.manifest, n_episodes, seed)
-            for name, policy in policies.items()
-        }
-        loops = {name: compare(runs[EXACT], run) for name, run in runs.items()}
-    times = time_in_turns(policies, rows)
+        for name, policy in policies.items():
+            loops[name] = closed_loop(policy, bundle.manifest, n_episodes, seed)
+    earned = {name: compare(loops[EXACT], loop) for name, loop in loops.items()}
+    times = time_in_turns(policies, visited.held_out)
     return [
-        Version(name, graph, errors[name], loops.get(name), summary(times[name]), how)
+        Version(name, graph, errors[name], earned.get(name), summary(times[name]), how)
         for name, (graph, how) in made.items()
     ]
+
+
+def _errors(
+    bundle: Bundle, policies: Mapping[Precision, OnnxPolicy], rows: Rows
+) -> dict[Precision, dict[str, Any]]:
+    """Returns the action errors of each policy, on rows that set no scale and on golden vectors."""
+    golden = bundle.golden()
+    expected = policies[EXACT].act(rows.obs, rows.noise)
+    return {
+        name: action_errors(name, policy, rows, expected, golden, bundle.manifest)
+        for name, policy in policies.items()
+    }
 
 
 def time_in_turns(policies: Mapping[Precision, OnnxPolicy], rows: Rows) -> dict[Any, np.ndarray]:

@@ -26,13 +26,12 @@ def control(
 ) -> int:
     """Drive a robot with a policy, at fixed times. Give either --server or --bundle.
 
-    A limiter checks every command. While the policy is silent, the robot holds its last safe
-    target.
+    A limiter checks every command. The robot holds its last safe target while the policy is silent.
     Example: edp control --server tcp://127.0.0.1:5599 --robot sim:arm-press --seconds 20
 
     Args:
-        robot: Robot as KIND:NAME?option=value or package.module:Class?option=value; `edp plugins`
-            lists the kinds. sim:TASK runs MuJoCo in real time in its own process.
+        robot: KIND:NAME?option=value or package.module:Class?option=value; `edp plugins` lists the
+            kinds. sim:TASK runs MuJoCo in real time in its own process.
         server: Endpoint of a policy server.
         bundle: Folder of a bundle to run in this process.
         hz: Control rate [Hz]. Default: the policy's.
@@ -45,19 +44,14 @@ def control(
         record: File (.npz) for observations, targets and raw times.
         keys: This client's NAME.key_secret, or the folder that holds it and server.key.
     """
-    from policy_server.control.loop import ControlConfig, run
-    from policy_server.control.robot import make_robot
+    from policy_server import ControlConfig, make_robot, run
 
     with _policy(server, bundle, seed, backend, keys) as policy:
         manifest = policy.manifest
         period_s = 1 / hz if hz else manifest.control_period_s
-        config = ControlConfig(
-            n_ticks=round(seconds / period_s),
-            control_period_s=period_s,
-            episode_ticks=round(episode_s / period_s) if episode_s else None,
-            seed=seed,
-            realtime=realtime,
-        )
+        episode_ticks = round(episode_s / period_s) if episode_s else None
+        options = {"episode_ticks": episode_ticks, "seed": seed, "realtime": realtime}
+        config = ControlConfig(round(seconds / period_s), period_s, **options)
         seen = _Seen(manifest.obs_dim, manifest.act_dim)
         report = run(make_robot(robot), policy, config, seen.add if record else None)
     show(report)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from pathlib import Path
 from typing import Literal
@@ -31,24 +32,20 @@ def serve(
 
     Example: edp serve runs/demo/bundle --bind tcp://127.0.0.1:5599
 
-    SIGTERM answers the requests that wait, then ends. SIGHUP loads the bundle and the clients' keys
-    again.
+    SIGTERM answers the requests that wait, then ends. SIGHUP loads bundle and clients' keys again.
 
     Args:
         bundle: Folder of the policy bundle.
-        bind: Address to listen on: tcp://127.0.0.1:PORT (* for a free port) or ipc://PATH. Other
-            machines can connect only with --keys.
-        provider: Device that computes. auto takes the faster of CPU and CUDA; any other one is used
-            or refused.
+        bind: tcp://127.0.0.1:PORT (* for a free port) or ipc://PATH; other addresses need --keys.
+        provider: Device that computes. auto takes the faster of CPU and CUDA.
         seed: Seeds the noise that the policy samples with.
         precision: Version of the policy: fp32, or what `edp calibrate quant` added to the bundle.
         backend: Runtime that computes; `edp plugins` lists them. Your own: package.module:Class.
-        keys: Key folder made by `edp keys new`. Clients must then have a key, and all traffic is
-            encrypted.
+        keys: Folder of `edp keys new`. Clients then need a key, and all traffic is encrypted.
         metrics: HOST:PORT to serve /metrics and /healthz on, for example 127.0.0.1:9464.
         log: Format of the events on stderr: text, or json with one object a line.
-        busy_poll_s: Time to poll for the next message before sleeping [s], at most 0.1. A sleeping
-            core wakes slowly. This needs a core that nothing else uses.
+        busy_poll_s: Time to poll for the next message before sleeping [s], at most 0.1. It avoids
+            the slow wake-up of a core, and needs a core that nothing else uses.
     """
     from policy_server.observe import logs
     from policy_server.observe.monitor import Monitor
@@ -57,22 +54,13 @@ def serve(
 
     sys.setswitchinterval(SWITCH_S)
     logs.setup(log)
-    monitor = None if metrics is None else Monitor(metrics)
-    try:
-        PolicyServer(
-            bundle,
-            bind,
-            provider,
-            seed=seed,
-            precision=precision,
-            keys=None if keys is None else ServerKeys.load(keys),
-            monitor=monitor,
-            busy_poll_s=busy_poll_s,
-            backend=backend,
-        ).run()
-    finally:
-        if monitor is not None:
-            monitor.close()
+    options = {"precision": precision, "busy_poll_s": busy_poll_s, "backend": backend}
+    server_keys = None if keys is None else ServerKeys.load(keys)
+    with contextlib.closing(Monitor(metrics)) if metrics else contextlib.nullcontext() as monitor:
+        server = PolicyServer(
+            bundle, bind, provider, seed, keys=server_keys, monitor=monitor, **options
+        )
+        server.run()
     return 0
 
 

@@ -95,16 +95,13 @@ def finetune(
         task: Name of a task (`edp tasks` lists them), or your own as package.module:Class.
         start: Run folder of the pre-training.
         from_seed: Which of its seeds, where it trained several at once.
-        method: Fine-tuner. edp and edp-guidance improve the diffusion policy, ddpg the Gaussian
-            one. `edp plugins` lists all of them with their settings. Your own:
-            package.module:Class.
+        method: Fine-tuner: edp, edp-guidance (diffusion policy), ddpg (Gaussian policy), or your
+            own as package.module:Class. `edp plugins` lists all with their settings.
         env_steps: Control steps of all environments together. Default: the preset's.
         seed: Seeds all random generators.
         preset: Sizes and rates. Give the one that the pre-training had.
-        reuse_replay: Give what the pre-training saw the task's reward, and learn from it. Default:
-            the preset's choice.
-        settings: Other fields of the run's config.json, as NAME=VALUE: tuner.iql.expectile=0.8
-            offline_rounds=10.
+        reuse_replay: Learn from the pre-training's data too. Default: the preset's choice.
+        settings: Other fields of the run's config.json, such as tuner.iql.expectile=0.8.
         eval_every: Control steps between evaluations of 100 episodes; 0 for none.
         eval_episodes: Episodes of the evaluation at the end.
         resume: Continue from the checkpoint in --out.
@@ -119,10 +116,9 @@ def finetune(
     config = presets.finetune(preset, task, start=str(start or ""), start_seed=from_seed, **changes)
     config = changed(config, settings)
     progress = run(config, str(out), resume, eval_every)
-    result = final_policy(config, out, eval_episodes)
-    print(f"success {result.success:.3f} [{result.success_low:.3f}, {result.success_high:.3f}]")
-    times = {"env_steps": progress.env_step, "wall_s": progress.wall_s}
-    write_json(json, {**times, **result.to_json()})
+    said = final_policy(config, out, eval_episodes).to_json()
+    print("success {success:.3f} [{success_low:.3f}, {success_high:.3f}]".format(**said))
+    write_json(json, {"env_steps": progress.env_step, "wall_s": progress.wall_s, **said})
     return 0
 
 

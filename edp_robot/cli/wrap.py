@@ -32,19 +32,17 @@ def wrap(
 ) -> int:
     """Make a bundle of any ONNX policy.
 
-    Names and limits come from a task, a file, the policy's metadata, or your answers.
+    Names and limits come from a task, a file, the policy's metadata or your answers.
     Example: edp wrap --onnx policy.onnx --task arm-reach-left --action-map task --out runs/bundle
 
     Args:
-        onnx: Policy with one observation vector in, (batch, act_dim) or (batch, horizon, act_dim)
-            out.
+        onnx: Policy: one obs vector in, (batch, act_dim) or (batch, horizon, act_dim) out.
         out: Bundle folder. A bundle that is there is replaced.
         task: Task that the policy was trained for; `edp tasks` lists them.
-        fields: File of names, units and limits; docs/your_policy.md has its schema. Where something
-            is missing, a template is written.
+        fields: File of names, units and limits; docs/your_policy.md has its schema.
         control_hz: Control rate [Hz].
         output: Name of the output that is the action, where there are several.
-        noise: Name of the second input, where the policy has one and it is standard normal noise.
+        noise: Name of the second input, where it is standard normal noise.
         action_map: What the policy's answers mean. task: [-1, 1], for the task's own action map.
             metadata: default_joint_pos + action_scale * answer. limits: [-1, 1], spread over low to
             high. none: commands.
@@ -57,18 +55,16 @@ def wrap(
     from edp_robot.deploy.wrap.questions import ask_all
     from sim.core.registry import task_spec
 
-    given = {"control_hz": control_hz, "action_map": action_map, "name": name}
+    told = {"control_hz": control_hz, "action_map": action_map, "name": name}
+    given = {"onnx": onnx, "out": out, "task": task, "output": output, "noise": noise, **told}
     spec = task_spec(task) if task else None
     foreign = read_policy(onnx, output, noise)
-    known = gather(foreign, spec, fields, _told(given), onnx.stem)
+    known = gather(foreign, spec, fields, _told(told), onnx.stem)
     maps = possible_maps(spec, foreign.metadata)
     if known.missing() and not sys.stdin.isatty():
-        options = {"onnx": onnx, "out": out, "task": task, "output": output, "noise": noise}
-        return _hand_back(known, maps, fields, out, {**options, **given})
+        return _hand_back(known, maps, fields, out, given)
     if known.missing():
-        print(
-            "Enter takes the default in [brackets]. An answer that ends in * fills all later ones."
-        )
+        print("Enter takes the default in [brackets]; an answer that ends in * fills later fields")
     known = ask_all(known, maps, _ask, print)
     _report(known, run(foreign, known, out, task), out, task)
     return 0
