@@ -28,6 +28,7 @@ from sim.core.registry import task_spec
 from sim.tasks import arm
 
 TASK = "arm-reach-left"
+COMMAND = task_spec(TASK).obs_slice("command")
 GAIN = 6.0  # of the controller [1/rad]; full speed until 1/6 rad before the pose
 
 
@@ -53,7 +54,7 @@ def goal_pose(n_samples: int = 3000, seed: int = 0) -> np.ndarray:
 
 def teacher(obs: torch.Tensor, goal: torch.Tensor) -> torch.Tensor:
     """Returns normalised joint rates (n, 6), proportional to the way from command to goal."""
-    return (GAIN * (goal - obs[:, arm.COMMAND])).clamp(-1, 1)
+    return (GAIN * (goal - obs[:, COMMAND])).clamp(-1, 1)
 
 
 class Mlp(nn.Module):

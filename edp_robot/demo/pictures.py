@@ -117,11 +117,11 @@ def actions(out: Path) -> tuple[np.ndarray, np.ndarray]:
 
 def film_strip(obs: np.ndarray) -> bytes | None:
     """Returns the first 2 s of the driven arm, or None where rendering does not work."""
-    from sim.core import render
+    from sim.robots import render
 
     if render.available():
         return None
-    return render.film_strip(render.qpos_from_obs(obs[:200:20]), columns=5)
+    return render.film_strip("arm", obs[:200:20], columns=5)
 
 
 def film(obs: np.ndarray, strip: bytes | None, path: Path) -> list[Markup]:
@@ -132,11 +132,10 @@ def film(obs: np.ndarray, strip: bytes | None, path: Path) -> list[Markup]:
         strip: The film strip, or None where rendering does not work.
         path: File for the video.
     """
-    from sim.core import render
+    from sim.robots import render
 
     if strip is None:
         note = Markup("<p class=note>No pictures of the arm: {}</p>")
         return [note.format(render.available())]
-    moving = render.qpos_from_obs(obs[:400:10])
-    video = Path(render.video(moving, path, fps=10))
+    video = render.video("arm", obs[:400:10], path, fps=10)
     return [picture(strip), picture(video.read_bytes(), "gif")]

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from edp_robot.cli import main
+from edp_robot.cli.arguments import Preset
 from edp_robot.demo.leash import leashed
 from policy_server.contract.commit import source_commit
 from policy_server.contract.files import write_json
@@ -32,20 +33,28 @@ class Options:
     """What the demo runs.
 
     Attributes:
-        out: Folder for runs, bundle and report.
-        preset: Name of the sizes.
+        out: Folder for runs, bundle and report. An earlier demo in it is replaced.
+        preset: Sizes. smoke runs every stage and learns nothing.
         seed: Seeds all random generators.
-        control_seconds: How long the robot is driven [s].
+        control_seconds: How long the robot is driven in real time [s].
         episodes: Episodes of every evaluation.
-        resume: Whether to continue an interrupted demo.
+        resume: Continue an interrupted demo.
     """
 
-    out: Path
-    preset: str
-    seed: int
-    control_seconds: float
-    episodes: int
-    resume: bool
+    out: Path = Path("runs/demo")
+    preset: Preset = "demo"
+    seed: int = 0
+    control_seconds: float = 40.0
+    episodes: int = 300
+    resume: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuses the paper's sizes."""
+        if self.preset == "paper":
+            raise ValueError(
+                "the paper's sizes need a GPU and days; run the stages one by one with "
+                "--preset paper"
+            )
 
 
 def prepare(out: Path, resume: bool) -> None:

@@ -99,7 +99,7 @@ class DistillationStudy:
             return False
         torch.set_num_threads(1)
         measured = {task: self.quality(task) for task in self.options.tasks}
-        results = {task: self.timed(task, *found) for task, found in measured.items()}
+        results = {task: self._timed(task, *found) for task, found in measured.items()}
         report.write(self.options.out, results, self.about())
         return True
 
@@ -127,17 +127,10 @@ class DistillationStudy:
         path = run_folder(o.root, task) / f"quality-{o.episodes}.json"
         return found, source, Quality(path, source, reference, o.episodes, o.seed).measure(found)
 
-    def timed(
+    def _timed(
         self, task: str, found: list[Policy], source: Source, quality: report.Numbers
     ) -> report.TaskResult:
-        """Times every policy on every runtime. All else is done by then, so nothing disturbs.
-
-        Args:
-            task: Name of the task.
-            found: Its policies.
-            source: The run of its teacher.
-            quality: What `quality` measured.
-        """
+        """Times every policy on every runtime. All else is done by then, so nothing disturbs."""
         print(f"{task}: timing {len(found)} policies", flush=True)
         samples = latencies(found, source, self.runtimes, self.options.n_latency)
         said = {name: self.summary(times) for name, times in samples.items()}

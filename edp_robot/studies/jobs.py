@@ -6,9 +6,10 @@ import json
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from subprocess import Popen
 from typing import Any, TypeVar
 
-from edp_robot.studies.processes import Child, run_all, start_logged
+from edp_robot.studies.processes import run_all, start_logged
 
 EDP = [sys.executable, "-m", "edp_robot.cli"]
 
@@ -48,7 +49,7 @@ class Job:
         """Returns whether the result is there, and whole."""
         return bool(read_result(self.result_path))
 
-    def start(self, threads: int) -> Child:
+    def start(self, threads: int) -> Popen:
         """Returns the started process."""
         return start_logged([*EDP, *self.args()], self.log_path, threads)
 
@@ -57,7 +58,7 @@ J = TypeVar("J", bound=Job)
 
 
 def make_missing(
-    jobs: Iterable[J], start: Callable[[J], Child], at_once: int, ended: Callable[[J, str], None]
+    jobs: Iterable[J], start: Callable[[J], Popen], at_once: int, ended: Callable[[J, str], None]
 ) -> None:
     """Runs the jobs that are not finished.
 

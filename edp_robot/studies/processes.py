@@ -5,12 +5,12 @@ from __future__ import annotations
 import fcntl
 import os
 import signal
-import subprocess
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from subprocess import DEVNULL, Popen
+from typing import Any, TypeVar
 
 from policy_server.contract.signals import stop_on_signals
 
@@ -20,22 +20,6 @@ PATIENT = {"OMP_WAIT_POLICY": "PASSIVE"}
 T = TypeVar("T")
 
 
-class Child(Protocol):
-    """A running process; `subprocess.Popen` is one."""
-
-    def poll(self) -> int | None:
-        """Returns the exit status, or None while the process runs."""
-        ...
-
-    def send_signal(self, sig: int) -> None:
-        """Sends a signal. Does nothing where the process has ended."""
-        ...
-
-    def wait(self) -> int:
-        """Waits until the process has ended, and returns the exit status."""
-        ...
-
-
 def threads_each(at_once: int) -> int:
     """Returns how many threads each of `at_once` processes gets of this machine's cores."""
     known = hasattr(os, "sched_getaffinity")
@@ -43,7 +27,7 @@ def threads_each(at_once: int) -> int:
     return max(1, n_cores // at_once)
 
 
-def start_logged(command: list[str], log: Path, threads: int) -> subprocess.Popen:
+def start_logged(command: list[str], log: Path, threads: int) -> Popen:
     """Returns the started command, whose output is added to the file `log`.
 
     The process has a session of its own, so a terminal's Ctrl-C reaches it only through us.
@@ -67,12 +51,12 @@ def start_logged(command: list[str], log: Path, threads: int) -> subprocess.Pope
         file.write(f"{time.strftime('%F %T')} $ {' '.join(command)}\n")
         file.flush()
         env = {**PATIENT, **os.environ, "OMP_NUM_THREADS": str(threads)}
-        streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": file, "stderr": file}
-        return subprocess.Popen(command, env=env, start_new_session=True, **streams)
+        streams: dict[str, Any] = {"stdin": DEVNULL, "stdout": file, "stderr": file}
+        return Popen(command, env=env, start_new_session=True, **streams)
 
 
 def run_all(
-    jobs: Iterable[T], start: Callable[[T], Child], at_once: int, finished: Callable[[T, str], None]
+    jobs: Iterable[T], start: Callable[[T], Popen], at_once: int, finished: Callable[[T, str], None]
 ) -> None:
     """Runs the jobs in order, `at_once` at a time.
 
@@ -86,7 +70,7 @@ def run_all(
         KeyboardInterrupt: A signal asked to stop. The children were interrupted and have ended.
     """
     waiting = deque(jobs)
-    running: dict[T, Child] = {}
+    running: dict[T, Popen] = {}
     with stop_on_signals() as stop:
         try:
             while (waiting or running) and not stop.is_set():
@@ -109,7 +93,7 @@ def run_all(
             raise KeyboardInterrupt
 
 
-def interrupt(children: Collection[Child]) -> None:
+def interrupt(children: Collection[Popen]) -> None:
     """Sends SIGINT to all, so that they save, and waits for them.
 
     Raises:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from subprocess import Popen
 
 from edp_robot.studies import ablation, exploration
 from edp_robot.studies.exploration_runs import Pretraining, Result, collect
 from edp_robot.studies.jobs import make_missing
-from edp_robot.studies.processes import Child, threads_each
+from edp_robot.studies.processes import threads_each
 from edp_robot.studies.tables import cell
 
 
@@ -32,7 +33,7 @@ class Study:
         self,
         options: exploration.Options | ablation.Options,
         machine: str,
-        start: Callable[[Pretraining], Child] | None = None,
+        start: Callable[[Pretraining], Popen] | None = None,
     ) -> None:
         self.options = options
         self.machine = machine
@@ -56,7 +57,7 @@ class Study:
         make_missing(self.jobs, self._start, self.options.processes, self.ended)
         return not self.failed
 
-    def start(self, job: Pretraining) -> Child:
+    def start(self, job: Pretraining) -> Popen:
         """Returns the started process of a run."""
         threads = threads_each(self.options.processes)
         job.note(f"{self.machine}; {threads} threads a run, --processes {self.options.processes}")

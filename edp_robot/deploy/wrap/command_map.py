@@ -71,7 +71,8 @@ def command_map(
     n = len(low)
     scale = numbers(metadata, "action_scale", n) if name == "metadata" else (1.0,) * n
     offset = numbers(metadata, "default_joint_pos", n) if name == "metadata" else (0.0,) * n
-    return CommandMap(ActionMap("absolute", scale, offset, **limits), normalised=False)
+    direct = ActionMap("absolute", scale, offset, limits["low"], limits["high"])
+    return CommandMap(direct, normalised=False)
 
 
 def possible_maps(spec: TaskSpec | None, metadata: dict[str, str]) -> tuple[MapName, ...]:

@@ -24,7 +24,7 @@ def test_a_resumed_demo_counts_the_time_before(tmp_path):
     mark = tmp_path / "demo.json"
     mark.write_text('{"elapsed_s": 9.0}')
     prepare(tmp_path, resume=True)
-    road = Road(Options(tmp_path, "smoke", 0, 1.0, 10, resume=True))
+    road = Road(Options(tmp_path, "smoke", resume=True))
     with road.stage("export", "exporting"):
         pass
     assert 9.0 < json.loads(mark.read_text())["elapsed_s"] < 60
