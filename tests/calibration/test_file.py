@@ -1,5 +1,6 @@
 import hashlib
 import json
+from pathlib import Path
 
 import pytest
 
@@ -11,10 +12,9 @@ SECTIONS = {"latency": {"delay_s": 0.03, "joints": {"pan": [1, 2.5, None, True, 
 
 @pytest.fixture
 def path(tmp_path):
-    file.save(
-        tmp_path / "new" / "calibration.json", "arm", SECTIONS, created="2026-11-23T13:00:00+00:00"
-    )
-    return tmp_path / "new" / "calibration.json"
+    path = tmp_path / "new" / "calibration.json"
+    file.save(path, "arm", SECTIONS, created="2026-11-23T13:00:00+00:00")
+    return path
 
 
 def test_what_was_saved_is_loaded(path):
@@ -25,8 +25,8 @@ def test_what_was_saved_is_loaded(path):
 
 def test_the_hash_is_that_of_the_canonical_json(path):
     text = (
-        '{"created":"2026-11-23T13:00:00+00:00","robot":"arm","schema_version":1,"sections":{"latency":'
-        '{"delay_s":0.03,"joints":{"pan":[1,2.5,null,true,"x"]}}}}'
+        '{"created":"2026-11-23T13:00:00+00:00","robot":"arm","schema_version":1,'
+        '"sections":{"latency":{"delay_s":0.03,"joints":{"pan":[1,2.5,null,true,"x"]}}}}'
     )
     assert Calibration.load(path).sha256 == hashlib.sha256(text.encode()).hexdigest()
 
@@ -57,11 +57,11 @@ def test_numbers_that_are_not_finite_are_refused_in_files(path, number):
 
 def test_numbers_that_are_not_finite_are_not_saved(path):
     before = path.read_text()
-    with pytest.raises(
-        CalibrationError, match=r"sections\.latency\.x\[1\] is nan; every number must be finite"
-    ):
+    said = r"sections\.latency\.x\[1\] is nan; every number must be finite"
+    with pytest.raises(CalibrationError, match=said):
         file.save(path, "arm", {"latency": {"x": [1.0, float("nan")]}})
-    assert path.read_text() == before and len(list(path.parent.iterdir())) == 1
+    assert path.read_text() == before
+    assert len(list(path.parent.iterdir())) == 1
 
 
 @pytest.mark.parametrize(
@@ -98,10 +98,21 @@ def test_a_section_is_added_beside_the_others(path):
     old = Calibration.load(path)
     new_hash = file.update(path, "arm", "joints", {"pan": 1})
     new = Calibration.load(path)
-    assert (
-        new.sections == SECTIONS | {"joints": {"pan": 1}} and new.sha256 == new_hash != old.sha256
-    )
+    assert new.sections == SECTIONS | {"joints": {"pan": 1}}
+    assert new.sha256 == new_hash != old.sha256
     with pytest.raises(CalibrationError, match="belongs to robot 'arm', not 'leg'"):
         file.update(path, "leg", "joints", {})
     with pytest.raises(CalibrationError, match=r"no section 'x' .* there are joints, latency"):
         new.section("x")
+
+
+def test_an_interrupted_write_leaves_the_old_file(path, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    before = path.read_text()
+    monkeypatch.setattr(Path, "replace", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        file.save(path, "arm", {"latency": {"delay_s": 1.0}})
+    assert path.read_text() == before
+    assert len(list(path.parent.iterdir())) == 1

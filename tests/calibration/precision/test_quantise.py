@@ -33,16 +33,15 @@ def act(graph, obs, noise=None):
 
 
 def rounded(graph, obs, noise):
-    """Returns the answers with every float16 result rounded; ONNX Runtime's CPU drops most casts."""
+    """Returns answers with every float16 result rounded; ONNX Runtime's CPU drops most casts."""
     feeds = {"obs": obs, "noise": noise}
     return ReferenceEvaluator(onnx.load_from_string(graph)).run(None, feeds)[0][:, 0]
 
 
 def types_of(graph):
-    """Element type of every tensor."""
-    model = onnx.shape_inference.infer_shapes(
-        onnx.load_from_string(graph), check_type=True, strict_mode=True
-    )
+    """Returns the element type of every tensor."""
+    model = onnx.load_from_string(graph)
+    model = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True)
     values = (*model.graph.input, *model.graph.output, *model.graph.value_info)
     found = {value.name: value.type.tensor_type.elem_type for value in values}
     return found | {tensor.name: tensor.data_type for tensor in model.graph.initializer}
@@ -55,16 +54,13 @@ def test_the_network_is_what_lies_between_layers():
 
 
 def test_fp16_leaves_what_is_around_the_network_exact():
-    """A network that answers 0: the command is the observation itself, which float16 would move by
-    up to 4.9e-4.
-    """
+    """The network answers 0, so the command is the obs. Float16 would move it by up to 4.9e-4."""
     constants = {"centre": [0.3], "w1": [[1.0]], "w2": [[0.0]], "scale": 0.03}
     obs = 1.2 + 0.1 * GRID
     assert np.abs(obs.astype(np.float16) - obs).max() > 4.8e-4
     graph = to_fp16(make_graph(WRAPPED, constants, (1, 1, 1)))
-    assert np.array_equal(act(graph, obs), obs) and np.array_equal(
-        rounded(graph, obs, NOTHING), obs
-    )
+    assert np.array_equal(act(graph, obs), obs)
+    assert np.array_equal(rounded(graph, obs, NOTHING), obs)
 
 
 def test_fp16_rounds_inside_the_network():
@@ -74,10 +70,10 @@ def test_fp16_rounds_inside_the_network():
     graph = to_fp16(make_graph(nodes, constants, (1, 1, 1)))
     assert act(graph, np.ones((1, 1), np.float32)) == 1 + 2**-10
     found = types_of(graph)
-    assert {found[name] for name in ("obs", "noise", "action", "command")} == {TensorProto.FLOAT}
-    assert {found[f"{name}__fp16"] for name in ("obs", "w1", "h1", "w2", "command")} == {
-        TensorProto.FLOAT16
-    }
+    outside = ("obs", "noise", "action", "command")
+    inside = ("obs__fp16", "w1__fp16", "h1__fp16", "w2__fp16", "command__fp16")
+    assert {found[name] for name in outside} == {TensorProto.FLOAT}
+    assert {found[name] for name in inside} == {TensorProto.FLOAT16}
     assert not {"w1", "w2", "h1"} & set(found)  # no float32 copy is carried along
 
 
@@ -97,9 +93,7 @@ def test_fp16_does_not_spoil_a_constant_that_both_sides_use():
 
 
 def test_fp16_leaves_a_solver_between_two_calls_exact():
-    """x = 1 + 2^-11 is 1 in float16; divided by alpha = 2^-7 before or after, that is 0.06 of
-    difference.
-    """
+    """x = 1 + 2^-11 is 1 in float16. Divided by alpha = 2^-7, the difference is 0.06."""
     nodes = [
         ("Gemm", "noise none", "eps"),
         ("Mul", "eps sigma", "moved"),
@@ -119,9 +113,7 @@ def test_fp16_of_a_graph_without_layers_is_refused():
 
 
 def int8_identity(layer):
-    """Two layers that pass their input on; the second is int8, and its weight, 64 of 64 levels, is
-    exact.
-    """
+    """Returns two layers that pass their input on. The weight of the second is exact in int8."""
     nodes = [(layer, "obs w1", "h1"), (layer, "h1 w2", "command")]
     return make_graph(nodes, {"w1": [[1.0]], "w2": [[1.0]]}, (1, 1, 1))
 
@@ -129,9 +121,7 @@ def int8_identity(layer):
 @pytest.mark.parametrize("layer", ["Gemm", "MatMul"])
 @pytest.mark.parametrize("largest", [1.0, 3.0])
 def test_int8_errs_by_half_a_level(layer, largest):
-    """Of a range of +-A the levels are A / 127 apart, so that the error reaches A / 254 and no
-    more.
-    """
+    """In a range of +-A the levels are A / 127 apart, so the error is at most A / 254."""
     obs = largest * GRID
     graph = to_int8(int8_identity(layer), obs, NOTHING)
     error = np.abs(act(graph, obs) - obs).max()
@@ -140,39 +130,34 @@ def test_int8_errs_by_half_a_level(layer, largest):
 
 def test_int8_clips_what_calibration_did_not_see():
     graph = to_int8(int8_identity("Gemm"), GRID, NOTHING)
-    assert act(graph, np.array([[2.0], [-2.0]], np.float32)).ravel() == pytest.approx(
-        [1.0, -1.0], rel=0.01
-    )
+    answers = act(graph, np.array([[2.0], [-2.0]], np.float32)).ravel()
+    assert answers == pytest.approx([1.0, -1.0], rel=0.01)
 
 
 def test_int8_weights_have_a_scale_a_column_and_seven_bits():
     """Columns of 1 and of 1e-3: with one scale for both, the small one would be 0."""
     nodes = [("Gemm", "obs w1", "h1"), ("Gemm", "h1 w2", "command")]
-    graph = to_int8(
-        make_graph(nodes, {"w1": [[1.0]], "w2": [[1.0, 1e-3]]}, (1, 1, 2)), GRID, NOTHING
-    )
+    constants = {"w1": [[1.0]], "w2": [[1.0, 1e-3]]}
+    graph = to_int8(make_graph(nodes, constants, (1, 1, 2)), GRID, NOTHING)
     error = np.abs(act(graph, GRID) - GRID * np.array([1, 1e-3])).max(0)
     assert error[1] == pytest.approx(error[0] / 1000, rel=0.02)
-    weights = [
-        numpy_helper.to_array(t)
-        for t in onnx.load_from_string(graph).graph.initializer
-        if t.dims == [1, 2]
-    ]
+    tensors = onnx.load_from_string(graph).graph.initializer
+    weights = [numpy_helper.to_array(t) for t in tensors if t.dims == [1, 2]]
     assert [(w.dtype, np.abs(w).max()) for w in weights] == [(np.int8, 64)]
 
 
 def test_int8_without_rows_or_layers_is_refused():
     with pytest.raises(CalibrationError, match="0 rows of calibration data"):
         to_int8(int8_identity("Gemm"), GRID[:0], NOTHING[:0])
+    one_layer = make_graph([("Gemm", "obs w", "command")], {"w": [[1.0]]}, (1, 1, 1))
     with pytest.raises(CalibrationError, match="behind the first layer"):
-        to_int8(
-            make_graph([("Gemm", "obs w", "command")], {"w": [[1.0]]}, (1, 1, 1)), GRID, NOTHING
-        )
+        to_int8(one_layer, GRID, NOTHING)
 
 
 def test_int8_is_calibrated_along_the_sampler():
-    """Three denoise steps that halve x, two layers of weight 1 each: all but the first meet A, A/2,
-    A/2, A/4, A/4.
+    """Each of three denoise steps has two layers of weight 1 and halves x.
+
+    So the layers after the first see A, A/2, A/2, A/4, A/4.
     """
     nodes = []
     for x, y in (("noise", "x1"), ("x1", "x2"), ("x2", "command")):
@@ -185,19 +170,15 @@ def test_int8_is_calibrated_along_the_sampler():
     largest = 3.0
     model = onnx.load_from_string(to_int8(graph, NOTHING, largest * GRID))
     values = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
-    scales = [
-        float(values[node.input[1]])
-        for node in model.graph.node
-        if node.op_type == "QuantizeLinear"
-    ]
-    assert 127 * np.sort(scales)[::-1] == pytest.approx(
-        [largest / d for d in (1, 2, 2, 4, 4)], rel=0.02
-    )
+    rounding = [node for node in model.graph.node if node.op_type == "QuantizeLinear"]
+    scales = [float(values[node.input[1]]) for node in rounding]
+    expected = [largest / d for d in (1, 2, 2, 4, 4)]
+    assert 127 * np.sort(scales)[::-1] == pytest.approx(expected, rel=0.02)
 
 
 @pytest.mark.slow
 def test_a_teacher_from_torch_runs_in_both():
-    """Residual blocks, layer norms and a time's embedding, of two denoise steps."""
+    """It has residual blocks, layer norms and an embedding of time, and two denoise steps."""
     from edp_robot.deploy.export import to_onnx
     from edp_robot.deploy.policies import DiffusionPolicy
     from edp_robot.diffusion.networks import NoiseModel
@@ -211,16 +192,15 @@ def test_a_teacher_from_torch_runs_in_both():
         torch.nn.init.normal_(weights, 0, 0.2)  # a new head answers 0
     graph = to_onnx(DiffusionPolicy(normaliser(spec), model, spec.act_dim, 2), spec, 1)
     rng = np.random.default_rng(0)
-    obs, noise = (
-        rng.normal(size=(200, 22)).astype(np.float32),
-        rng.standard_normal((200, 6), dtype=np.float32),
-    )
+    obs = rng.normal(size=(200, 22)).astype(np.float32)
+    noise = rng.standard_normal((200, 6), dtype=np.float32)
     exact = act(graph, obs, noise)  # steps of up to 0.03 rad
     half, small = (
         np.abs(act(g, obs, noise) - exact).mean()
         for g in (to_fp16(graph), to_int8(graph, obs, noise))
     )
-    assert 0 < half < small / 5 and small < 1e-3
+    assert 0 < half < small / 5
+    assert small < 1e-3
 
 
 def test_a_missing_library_is_named_with_its_extra(monkeypatch):
@@ -230,6 +210,6 @@ def test_a_missing_library_is_named_with_its_extra(monkeypatch):
             load()
 
 
-def test_what_is_no_graph_is_refused():
+def test_other_bytes_are_refused():
     with pytest.raises(CalibrationError, match="not one that onnx"):
         read_graph(b"not a graph")

@@ -23,9 +23,7 @@ def run(returns, successes=(0.5,) * 20):
 
 
 def test_the_interval_is_that_of_paired_groups():
-    """Differences of -2 and 0 in turn: mean -1, deviation sqrt(20 / 19), however the groups
-    themselves vary.
-    """
+    """Differences are -2 and 0 in turn: mean -1, deviation sqrt(20 / 19), for any groups."""
     base = np.linspace(0, 20, 20)
     found = compare(run(base), run(base - np.tile([2, 0], 10)))
     half = 2.093 * np.sqrt(20 / 19) / np.sqrt(20)
@@ -53,26 +51,17 @@ def version(loss, name="int8"):
 
 
 def test_more_than_two_percent_is_refused():
-    assert [version(loss).refused for loss in (-1.0, 0.0, 0.02, 0.0201, None)] == [
-        False,
-        False,
-        False,
-        True,
-        False,
-    ]
-    assert (
-        "refused; it loses 2.01% of the return in 200 episodes, more than 2%. --force keeps it"
-        in verdict(version(0.0201), force=False)
-    )
+    assert version(0.0201).refused
+    assert not any(version(loss).refused for loss in (-1.0, 0.0, 0.02, None))
+    said = "refused; it loses 2.01% of the return in 200 episodes, more than 2%. --force keeps it"
+    assert said in verdict(version(0.0201), force=False)
     assert "kept, by --force" in verdict(version(0.0201), force=True)
     assert "gains 5.00%" in verdict(version(-0.05), force=False)
     assert "not known" in verdict(version(None), force=False)
 
 
 def test_errors_are_absolute_and_shares_of_each_range(modes_bundle):
-    """Off by 0.1 in one of three actions, of range 2: 0.05 of it at most, and a third of that on
-    average.
-    """
+    """The error is 0.1 in one of three actions of range 2: 0.05 of it, a third on average."""
     manifest = load_backend(modes_bundle(modes_graph()), "cpu").manifest
     golden = {
         "obs": np.zeros((2, 2)),
@@ -104,9 +93,8 @@ def test_fp16_is_judged_by_rounding_everywhere():
     obs = np.linspace(-1, 1, 201, dtype=np.float32)[:, None]
     rounded = np.tanh(obs.astype(np.float16)).astype(np.float64)[:, None]
     golden = {"obs": obs, "noise": obs, "action": np.tanh(obs.astype(np.float64))[:, None]}
-    assert rounded_error(graph, golden) == pytest.approx(
-        np.abs(rounded - golden["action"]).max(), rel=0.05
-    )
+    expected = np.abs(rounded - golden["action"]).max()
+    assert rounded_error(graph, golden) == pytest.approx(expected, rel=0.05)
 
 
 def test_episodes_are_the_same_for_every_version(modes_bundle):
@@ -114,17 +102,18 @@ def test_episodes_are_the_same_for_every_version(modes_bundle):
 
     class Asked:
         def __init__(self, answer):
-            self.answer, self.seen = answer, []
+            self.answer = answer
+            self.seen = []
 
         def act(self, obs, noise):
             self.seen.append(np.concatenate([obs, noise], 1))
             return np.full((len(obs), 1, 3), self.answer)
 
-    one, other = Asked(0.0), Asked(1.0)
+    one = Asked(0.0)
+    other = Asked(1.0)
     runs = [closed_loop(policy, manifest, 21, 0) for policy in (one, other)]
-    assert runs[0].n_episodes == 40 and runs[0].returns.shape == (
-        20,
-    )  # 21 rounded up to whole groups
+    assert runs[0].n_episodes == 40  # 21, rounded up to whole groups
+    assert runs[0].returns.shape == (20,)
     assert np.array_equal(one.seen, other.seen)
     assert len(np.unique(np.concatenate(one.seen), axis=0)) == 40
 

@@ -8,7 +8,7 @@ from policy_server.runtime.base import load_backend
 
 
 class Recorder:
-    """A policy that answers the middle, 0, and remembers what it was asked."""
+    """A policy that answers 0 and keeps its inputs."""
 
     def __init__(self):
         self.asked = []
@@ -44,13 +44,11 @@ def test_rows_are_what_the_policy_was_asked_in_its_task(modes_bundle):
     manifest = load_backend(modes_bundle(modes_graph()), "cpu").manifest
     policy = Recorder()
     visited = collect(policy, manifest, is_simulated(manifest), None, 3)
-    assert (
-        len(visited.calibration.obs) == len(visited.held_out.obs) == 32
-    )  # episodes of one decision
-    for rows, (obs, noise) in zip(
-        (visited.calibration, visited.held_out), policy.asked, strict=True
-    ):
-        assert np.array_equal(rows.obs, obs) and np.array_equal(rows.noise, noise)
+    parts = (visited.calibration, visited.held_out)
+    for rows, (obs, noise) in zip(parts, policy.asked, strict=True):
+        assert len(rows.obs) == 32  # episodes of one decision
+        assert np.array_equal(rows.obs, obs)
+        assert np.array_equal(rows.noise, noise)
     assert not np.isin(visited.held_out.obs, visited.calibration.obs).any()
 
 
@@ -58,8 +56,10 @@ def test_the_end_of_a_recording_is_held_out(modes_bundle, tmp_path):
     manifest = load_backend(modes_bundle(modes_graph()), "cpu").manifest
     obs = np.arange(8000.0).reshape(4000, 2)
     visited = collect(Recorder(), manifest, False, save_obs(tmp_path / "r.npz", obs, target=obs), 0)
-    first, second = visited.calibration.obs[:, 0], visited.held_out.obs[:, 0]
-    assert len(first) == MAX_ROWS and len(second) == 1000
+    first = visited.calibration.obs[:, 0]
+    second = visited.held_out.obs[:, 0]
+    assert len(first) == MAX_ROWS
+    assert len(second) == 1000
     assert first.max() < 6000 <= second.min()
     assert (np.diff(first) > 0).all()  # no row twice
     assert visited.held_out.noise.shape == (1000, 3)
@@ -68,10 +68,8 @@ def test_the_end_of_a_recording_is_held_out(modes_bundle, tmp_path):
 def test_no_data_is_an_error(modes_bundle):
     manifest = load_backend(modes_bundle(modes_graph(), task="a-robot-of-mine"), "cpu").manifest
     assert not is_simulated(manifest)
-    with pytest.raises(
-        CalibrationError,
-        match=r"no calibration data.*'a-robot-of-mine'.*--data FILE.npz.*arm-press",
-    ):
+    said = r"no calibration data.*'a-robot-of-mine'.*--data FILE.npz.*arm-press"
+    with pytest.raises(CalibrationError, match=said):
         collect(Recorder(), manifest, False, None, 0)
 
 
@@ -99,7 +97,7 @@ def test_a_recording_without_observations_is_refused(tmp_path, arrays, said):
         read_obs(tmp_path / "r.npz", 2)
 
 
-def test_what_is_no_recording_is_refused(tmp_path):
+def test_other_files_are_refused(tmp_path):
     (tmp_path / "r.npz").write_text("obs: 1 2 3")
     np.save(tmp_path / "r.npy", np.zeros((50, 2)))
     for name in ("r.npz", "r.npy", "missing.npz"):
