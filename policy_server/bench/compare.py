@@ -1,4 +1,4 @@
-"""Two results side by side, and whether their percentiles differ by more than their intervals allow."""
+"""Two results side by side, and whether their percentiles differ by more than their intervals."""
 
 from typing import Any
 
@@ -6,16 +6,18 @@ from policy_server.bench.statistics import PERCENTILES
 
 
 def compare(before: dict[str, Any], after: dict[str, Any]) -> str:
-    """Returns one line for each number that two results have in common: before, after, their ratio, and a verdict.
+    """Returns one line for each number that both results have: before, after, ratio and verdict.
 
-    A percentile that has its interval in both gets a verdict: `same within the interval` where the two intervals
-    overlap, else `faster` or `slower`; that is cautious, since intervals that overlap a little may differ.
+    A percentile that has its interval in both results gets a verdict: "same within the interval"
+    where the two intervals overlap, else "faster" or "slower". This is cautious, since percentiles
+    may differ although their intervals overlap a little.
 
     Args:
         before: JSON of an earlier measurement.
         after: JSON of a later one.
     """
-    old, new = _numbers(before), _numbers(after)
+    old = _numbers(before)
+    new = _numbers(after)
     common = [name for name in old if name in new]
     if not common:
         return "nothing to compare: the two files have no number in common"
@@ -24,17 +26,21 @@ def compare(before: dict[str, Any], after: dict[str, Any]) -> str:
     lines = [f"{'':{width}}  {'before':>12}  {'after':>12}  after/before"]
     for name in common:
         ratio = f"{new[name] / old[name]:.3f}" if old[name] else "-"
-        line = f"{name:{width}}  {old[name]:12.6g}  {new[name]:12.6g}  {ratio:>12}  {verdicts.get(name, '')}"
-        lines.append(line.rstrip())
+        numbers = f"{old[name]:12.6g}  {new[name]:12.6g}  {ratio:>12}"
+        lines.append(f"{name:{width}}  {numbers}  {verdicts.get(name, '')}".rstrip())
     return "\n".join(lines)
 
 
 def verdict(before_ci: list[float | None], after_ci: list[float | None]) -> str:
-    """Returns what two intervals [low, high] of a latency say: same within the interval, faster, slower, or unknown.
+    """Returns what two intervals of a latency say: same, faster, slower or unknown.
 
-    An end that is None has no bound: too few samples, or requests without an answer.
+    Args:
+        before_ci: [low, high] of the earlier latency. None is no bound: too few samples, or
+            requests without an answer.
+        after_ci: [low, high] of the later one.
     """
-    (old_low, old_high), (new_low, new_high) = before_ci, after_ci
+    old_low, old_high = before_ci
+    new_low, new_high = after_ci
     if new_high is not None and old_low is not None and new_high < old_low:
         return "faster"
     if new_low is not None and old_high is not None and new_low > old_high:
@@ -60,12 +66,9 @@ def _verdicts(before: Any, after: Any, prefix: str = "") -> dict[str, str]:
 def _numbers(value: Any, prefix: str = "") -> dict[str, float]:
     """Returns every number of nested dictionaries, by dotted name."""
     if isinstance(value, dict):
-        parts = [
-            _numbers(item, f"{prefix}.{key}" if prefix else str(key)) for key, item in value.items()
-        ]
-        return {name: number for part in parts for name, number in part.items()}
-    return (
-        {prefix: float(value)}
-        if isinstance(value, (int, float)) and not isinstance(value, bool)
-        else {}
-    )
+        found = {}
+        for key, item in value.items():
+            found.update(_numbers(item, f"{prefix}.{key}" if prefix else str(key)))
+        return found
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return {prefix: float(value)} if is_number else {}

@@ -1,18 +1,13 @@
 import numpy as np
 import pytest
 
-from policy_server.bench.statistics import confidence_ranks, percentile, summary
+from policy_server.bench.statistics import confidence_ranks, percentile, summary, wilson
 
 
 def test_nearest_rank_by_hand():
     samples = np.arange(1, 101) * 10.0
-    assert [percentile(samples, p) for p in (0.5, 0.99, 0.999, 1.0, 0.001)] == [
-        500,
-        990,
-        1000,
-        1000,
-        10,
-    ]
+    by_share = {0.5: 500, 0.99: 990, 0.999: 1000, 1.0: 1000, 0.001: 10}
+    assert {p: percentile(samples, p) for p in by_share} == by_share
     assert percentile(np.array([7.0]), 0.5) == 7.0
     assert percentile(np.array([1.0, 2.0, 3.0]), 0.5) == 2.0
 
@@ -54,3 +49,28 @@ def test_large_samples_stay_exact():
     assert low < 0.99 * 262_742 < high and high - low == pytest.approx(
         2 * 1.96 * np.sqrt(262_742 * 0.0099), rel=0.02
     )
+
+
+def test_missing_answers_are_the_slowest():
+    """8 answers and 2 losses: the median is the 5th, and p90 the 9th, which is lost."""
+    said = summary(np.arange(1.0, 9.0), n_missing=2)
+    expected = {"n": 10, "n_missing": 2, "p50": 5.0, "p90": None, "max": 8.0}
+    assert expected.items() <= said.items()
+    assert said["p50_ci"] == [2.0, None]  # the sign test's ranks 2 and 9
+    nothing = summary(np.array([]), n_missing=3)
+    assert nothing["n"] == 3 and nothing["p50"] is None and nothing["max"] is None
+    assert summary(np.array([1.0]))["n"] == 1 and "n_missing" not in summary(np.array([1.0]))
+
+
+def test_wilson_by_hand():
+    """z = 1.95996; 0 of n gives [0, z^2 / (n + z^2)], and 10 of 100 the known [.0552, .1744]."""
+    z2 = 1.959964**2
+    assert wilson(0, 100) == pytest.approx((0, z2 / (100 + z2)), rel=1e-6)
+    assert wilson(100, 100) == pytest.approx((100 / (100 + z2), 1), rel=1e-6)
+    assert wilson(10, 100) == pytest.approx((0.05523, 0.17437), abs=1e-5)
+
+
+@pytest.mark.parametrize(("n_hits", "n"), [(1, 0), (-1, 5), (6, 5)])
+def test_impossible_counts_have_no_interval(n_hits, n):
+    with pytest.raises(ValueError, match="must"):
+        wilson(n_hits, n)
