@@ -9,7 +9,7 @@ from typing import Any
 from edp_robot.methods.ddpg import DDPGConfig
 from edp_robot.methods.explore.intrinsic_reward import reward_class
 from edp_robot.methods.finetune.fine_tuner import tuner_class
-from edp_robot.methods.models import SMALL, NoiseModelConfig, domain_of, hold_of
+from edp_robot.methods.models import SMALL, NoiseModelConfig
 from edp_robot.training.clone import CloneConfig
 from edp_robot.training.distillers import DistillConfig
 from edp_robot.training.finetune import FinetuneConfig
@@ -45,7 +45,7 @@ def pretrain(preset: str, task: str, method: str = "edp", **changes: Any) -> Pre
     check(preset)
     spec = task_spec(task)
     domains: dict[str, Callable[[TaskSpec], PretrainConfig]] = {"maze": _demo_maze}
-    demo = domains.get(domain_of(spec), _demo)
+    demo = domains.get(spec.domain, _demo)
     made = {"demo": demo, "smoke": lambda spec: _smoke(demo(spec)), "paper": _paper}
     reward = reward_class(method).preset(preset, spec)
     config = replace(made[preset](spec), task=task, method=method, reward=reward)
@@ -56,7 +56,7 @@ def _demo(spec: TaskSpec) -> PretrainConfig:
     """Returns what explored best in minutes on two cores (docs/log.md)."""
     return PretrainConfig(
         loop=LoopConfig(
-            env_steps=192_000, n_envs=16, n_action_steps=hold_of(spec), updates_per_round=16
+            env_steps=192_000, n_envs=16, n_action_steps=spec.hold, updates_per_round=16
         ),
         ddpg=DDPGConfig(
             width=128,
@@ -99,8 +99,7 @@ def _smoke(demo: PretrainConfig) -> PretrainConfig:
 
 def _paper(spec: TaskSpec) -> PretrainConfig:
     """Returns method section 2 as the authors' code sets it: half a day on a GPU there."""
-    domain = domain_of(spec)
-    updates = PAPER_UPDATES.get(domain, 1)
+    updates = PAPER_UPDATES.get(spec.domain, 1)
     return PretrainConfig(
         loop=LoopConfig(env_steps=100_000, n_envs=1, updates_per_round=updates),
         ddpg=DDPGConfig(
@@ -111,7 +110,7 @@ def _paper(spec: TaskSpec) -> PretrainConfig:
             n_step=3,
             explore_noise=(0.2, 0.2),
         ),
-        batch=1024 if domain == "maze" else 256,
+        batch=1024 if spec.domain == "maze" else 256,
     )
 
 
@@ -145,7 +144,7 @@ def _small_finetune(preset: str, spec: TaskSpec) -> FinetuneConfig:
         loop=LoopConfig(
             env_steps=24_000 if demo else 4_000,
             n_envs=20,
-            n_action_steps=hold_of(spec),
+            n_action_steps=spec.hold,
             random_env_steps=0,
             decisions_per_update=10,
             updates_per_round=250 if demo else 20,
@@ -180,7 +179,7 @@ def clone(preset: str, task: str, **changes: Any) -> CloneConfig:
     """
     check(preset)
     model = replace(SMALL, width=128, inner=256, n_blocks=3, learning_rate=1e-3)
-    n_action_steps = hold_of(task_spec(task))
+    n_action_steps = task_spec(task).hold
     demo = CloneConfig(task=task, n_action_steps=n_action_steps, batch=256, action_model=model)
     smoke = replace(demo, n_chunks=2, grad_steps_per_chunk=20)
     paper = replace(demo, action_model=NoiseModelConfig())

@@ -56,11 +56,3 @@ def noise_model(dim: int, cond_dim: int, config: NoiseModelConfig, stack: Stack 
     """
     sizes = {name: value for name, value in vars(config).items() if name != "learning_rate"}
     return NoiseModel(dim, cond_dim, stack=stack, **sizes)
-
-
-def domain_of(spec: TaskSpec) -> str:  # until TaskSpec has it
-    return spec.name.split("-")[0].split(":")[0]
-
-
-def hold_of(spec: TaskSpec) -> int:  # until TaskSpec has it
-    return 10 if spec.name.startswith("arm") else 1

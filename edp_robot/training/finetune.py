@@ -125,7 +125,7 @@ def finetune(
         learner,
         run,
         seed=config.seed,
-        observer=make_observer(config.task),
+        observer=make_observer(env.task_spec),
         title=f"finetune {config.method}{'' if config.start else ' from scratch'}",
     )
     if resume:

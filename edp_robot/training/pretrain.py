@@ -250,7 +250,7 @@ def pretrain(
         learner,
         run,
         seed=config.seed,
-        observer=make_observer(config.task, n_seeds),
+        observer=make_observer(spec, n_seeds),
         title=f"pretrain {config.method}",
         n_seeds=n_seeds,
         device=device,

@@ -12,7 +12,7 @@ from edp_robot.diffusion.schedule import add_noise, half_log_snr, sample_t, t_of
 from edp_robot.methods.explore.exact_score import ExactScoreReward, novelty_columns
 from edp_robot.methods.explore.intrinsic_reward import INTRINSIC_REWARDS, IntrinsicReward
 from edp_robot.methods.explore.score_config import PAIRED, ScoreRewardConfig
-from edp_robot.methods.models import SMALL, domain_of, noise_model
+from edp_robot.methods.models import SMALL, noise_model
 from sim.core.spec import TaskSpec
 
 # Draws per state (K) by domain, as the authors' code sets them (method section 2).
@@ -73,9 +73,9 @@ class ScoreReward(IntrinsicReward):
         are for the estimators with a network (`--set reward.estimator=...`).
         """
         if preset == "paper":
-            draws = PAPER_DRAWS.get(domain_of(spec), 10)
+            draws = PAPER_DRAWS.get(spec.domain, 10)
             return ScoreRewardConfig(n_draws=draws, t_low=1e-3, t_high=1.0, estimator="iid")
-        if domain_of(spec) != "maze":
+        if spec.domain != "maze":
             return ScoreRewardConfig(n_draws=4, model=SMALL)
         model = replace(SMALL, learning_rate=1e-3, n_features=32, time_dim=32)
         return ScoreRewardConfig(
