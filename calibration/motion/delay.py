@@ -32,25 +32,16 @@ N_FITS = 4  # the best starting points, each refined
 
 
 @dataclass(frozen=True)
-class DelayEstimate:
-    """Delay and lag of one joint; low and high bound 95 % intervals of noise, not of model errors.
+class DelayAndLag:
+    """Delay and lag; low and high bound 95 % intervals of noise, not of model errors.
 
     Attributes:
-        delay_s: Transport delay [s]. A value below zero within its interval means that there is
-            none.
+        delay_s: Transport delay [s]. Zero within its interval means that there is none.
         delay_low_s: Lower bound of the delay [s].
         delay_high_s: Upper bound of the delay [s].
         lag_s: Shift of the best match, transport and response together [s].
         lag_low_s: Lower bound of the lag [s].
         lag_high_s: Upper bound of the lag [s].
-        correlation: Correlation of the velocities at that shift, in [0, 1].
-        inverted: The joint moves against its command; lag and delay are those of the negated
-            motion.
-        explained: Share of the motion's variance that the fitted response explains.
-        natural_hz: Natural frequency of the response [Hz].
-        damping: Damping ratio of the response.
-        gain: Motion per command; negative where inverted.
-        warnings: What makes the numbers doubtful, in words.
     """
 
     delay_s: float
@@ -59,6 +50,22 @@ class DelayEstimate:
     lag_s: float
     lag_low_s: float
     lag_high_s: float
+
+
+@dataclass(frozen=True)
+class DelayEstimate(DelayAndLag):
+    """Delay and lag of one joint, and its response.
+
+    Attributes:
+        correlation: Correlation of the velocities at the lag, in [0, 1].
+        inverted: The joint moves against its command; delay and lag are those of the negation.
+        explained: Share of the motion's variance that the fitted response explains.
+        natural_hz: Natural frequency of the response [Hz].
+        damping: Damping ratio of the response.
+        gain: Motion per command; negative where inverted.
+        warnings: What makes the numbers doubtful, in words.
+    """
+
     correlation: float
     inverted: bool
     explained: float
@@ -158,28 +165,17 @@ def _check(command: np.ndarray, measured: np.ndarray, period_s: float, max_delay
 
 def _warnings(lag: Lag, fit: Fit, max_lag: int, period_s: float) -> tuple[str, ...]:
     """Returns in words what makes an estimate doubtful."""
-    correlation = abs(lag.correlation)
+    r = abs(lag.correlation)
     leads = lag.ticks < 0 or fit.theta[0] + fit.half_s < -period_s / 2
-    doubts = (
-        (
-            correlation < WEAK_CORRELATION,
-            f"weak correlation ({correlation:.2f}): the motion hardly follows the command",
-        ),
-        (
-            fit.explained < WEAK_FIT,
-            f"the response model explains only {fit.explained:.0%} of the motion",
-        ),
-        (
-            abs(lag.ticks) >= max_lag - 1,
-            "the best lag lies at the edge of the search: raise max_delay_s",
-        ),
-        (leads, "the motion leads the command: are the two recorded on one clock?"),
-        (
-            lag.correlation < 0,
-            "the joint moves against its command: check the sign of its calibration",
-        ),
-    )
-    return tuple(text for holds, text in doubts if holds)
+    at_the_edge = abs(lag.ticks) >= max_lag - 1
+    doubts = {
+        f"weak correlation ({r:.2f}): the motion hardly follows the command": r < WEAK_CORRELATION,
+        f"the response explains only {fit.explained:.0%} of the motion": fit.explained < WEAK_FIT,
+        "the best lag lies at the edge of the search: raise max_delay_s": at_the_edge,
+        "the motion leads the command: are the two recorded on one clock?": leads,
+        "the joint moves against its command: check its calibration's sign": lag.correlation < 0,
+    }
+    return tuple(text for text, holds in doubts.items() if holds)
 
 
 # --- lag: normalised cross-correlation of velocities

@@ -23,6 +23,7 @@ from calibration.motion.delay import (
     T_QUANTILE,
     WEAK_CORRELATION,
     WEAK_FIT,
+    DelayAndLag,
     DelayEstimate,
     estimate_delay,
 )
@@ -68,16 +69,10 @@ class Recording:
 
 
 @dataclass(frozen=True)
-class LatencyResult:
-    """A robot's delay and lag [s], each with a 95 % interval, and the estimate of every joint.
+class LatencyResult(DelayAndLag):
+    """A robot's delay and lag, and the estimate of every joint.
 
     Attributes:
-        delay_s: Transport delay [s].
-        delay_low_s: Lower bound of the delay [s].
-        delay_high_s: Upper bound of the delay [s].
-        lag_s: Transport and response together [s].
-        lag_low_s: Lower bound of the lag [s].
-        lag_high_s: Upper bound of the lag [s].
         period_s: Time between ticks [s].
         n_ticks: Length of the recording.
         n_used: Joints that count in delay and lag. Joints that hardly follow do not.
@@ -86,12 +81,6 @@ class LatencyResult:
         warnings: What makes the numbers doubtful, in words.
     """
 
-    delay_s: float
-    delay_low_s: float
-    delay_high_s: float
-    lag_s: float
-    lag_low_s: float
-    lag_high_s: float
     period_s: float
     n_ticks: int
     n_used: int

@@ -5,7 +5,7 @@ The arithmetic around the network is the normaliser, the solver, the action map 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -84,27 +84,29 @@ def reads(node: Any) -> Iterator[str]:
 
 def with_layer_upstream(nodes: Any) -> set[int]:
     """Returns the positions of the nodes whose input depends on a layer, `nodes` in order."""
-    touched: set[str] = set()
-    found = set()
-    for i, node in enumerate(nodes):
-        behind = not touched.isdisjoint(reads(node))
-        if behind:
-            found.add(i)
-        if behind or node.op_type in LAYERS:
-            touched.update(node.output)
-    return found
+    return _reached(enumerate(nodes), reads, lambda node: node.output)
 
 
 def with_layer_downstream(nodes: Any) -> set[int]:
     """Returns the positions of the nodes that a layer's input depends on, `nodes` in order."""
-    wanted: set[str] = set()
+    backwards = reversed(list(enumerate(nodes)))
+    return _reached(backwards, lambda node: node.output, lambda node: filter(None, reads(node)))
+
+
+def _reached(
+    nodes: Iterable[tuple[int, Any]],
+    sources: Callable[[Any], Iterable[str]],
+    targets: Callable[[Any], Iterable[str]],
+) -> set[int]:
+    """Returns the positions of the nodes that the `targets` of layers lead to, step by step."""
+    touched: set[str] = set()
     found = set()
-    for i, node in reversed(list(enumerate(nodes))):
-        ahead = not wanted.isdisjoint(node.output)
-        if ahead:
+    for i, node in nodes:
+        is_reached = not touched.isdisjoint(sources(node))
+        if is_reached:
             found.add(i)
-        if ahead or node.op_type in LAYERS:
-            wanted.update(filter(None, reads(node)))  # an input that is left out has the name ""
+        if is_reached or node.op_type in LAYERS:
+            touched.update(targets(node))
     return found
 
 
