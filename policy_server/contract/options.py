@@ -1,10 +1,12 @@
-"""Calls a part with the options of its text: `NAME?option=value&option=value`."""
+"""Makes a part of a text: `NAME[:REST][?option=value&...]` or `package.module:attribute[?...]`."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
+
+from policy_server.contract.registries import Registry
 
 _TRUTH = {"true": True, "1": True, "false": False, "0": False}
 _CONVERTERS: dict[str, Callable[[str], Any]] = {
@@ -13,6 +15,27 @@ _CONVERTERS: dict[str, Callable[[str], Any]] = {
     "bool": lambda text: _TRUTH[text.lower()],
     "str": str,
 }
+
+
+def make_part(registry: Registry[Callable[..., Any]], text: str, may_import: bool = True) -> Any:
+    """Returns the part that `text` names, called with REST, where there is one, and the options.
+
+    Args:
+        registry: The parts of one kind.
+        text: `NAME[:REST][?option=value&...]` for a registered name, or
+            `package.module:attribute[?option=value&...]`.
+        may_import: Whether `package.module:attribute` is allowed; see `Registry.get`.
+
+    Raises:
+        UnknownName: There is no such name. The message lists those that exist.
+        ImportError: The module cannot be imported or lacks the attribute.
+        ValueError: An option is unknown, or a value is not of its option's type.
+    """
+    path, _, query = text.partition("?")
+    name, colon, rest = path.partition(":")
+    if colon and name in registry.names():
+        return call_with_options(registry.get(name), rest, query=query)
+    return call_with_options(registry.get(path, may_import=may_import), query=query)
 
 
 def call_with_options(factory: Callable[..., Any], *args: Any, query: str) -> Any:

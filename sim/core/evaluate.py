@@ -1,4 +1,4 @@
-"""How well a policy does a task: success, return, over whole episodes from the task's own start states."""
+"""How well a policy does a task: success and return over whole episodes."""
 
 from __future__ import annotations
 
@@ -9,19 +9,32 @@ import numpy as np
 
 from sim.core.hold import Hold
 from sim.core.registry import make_vec
+from sim.core.vec import Step
 
-ActFn = Callable[[np.ndarray], np.ndarray]  # raw obs (n, obs_dim) -> action (n, act_dim) in [-1, 1]
+# Raw obs (n, obs_dim) -> actions (n, act_dim) in [-1, 1].
+ActFn = Callable[[np.ndarray], np.ndarray]
+# Raw obs (n, obs_dim) -> commands (n, horizon, act_dim) in physical units, as a bundle answers.
+AnswerFn = Callable[[np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Result of `evaluate`: share of episodes that succeeded, its 95 % Wilson interval, mean return and its error."""
+    """Result of an evaluation.
+
+    Attributes:
+        success: Share of episodes that succeeded.
+        success_low: Lower end of its 95 % Wilson interval.
+        success_high: Upper end of its 95 % Wilson interval.
+        mean_return: Mean return.
+        return_sem: Standard error of the mean return; 0 for one episode.
+        n_episodes: Number of episodes.
+    """
 
     success: float
     success_low: float
     success_high: float
     mean_return: float
-    return_sem: float  # standard error of the mean return; 0 of one episode
+    return_sem: float
     n_episodes: int
 
     def to_json(self) -> dict:
@@ -29,37 +42,78 @@ class Evaluation:
         return asdict(self)
 
 
-def wilson(n_success: int, n: int, z: float = 1.96) -> tuple[float, float]:
-    """Returns Wilson's interval (low, high) of a share of n_success in n."""
-    p, d = n_success / n, 1 + z * z / n
-    centre, half = (p + z * z / (2 * n)) / d, z / d * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    return max(0.0, float(centre - half)), min(1.0, float(centre + half))
-
-
 def evaluate(
     act: ActFn, task: str, n_episodes: int, seed: int, n_action_steps: int = 1
 ) -> Evaluation:
-    """Returns success and return over the first `n_episodes` episodes, all environments in step.
+    """Returns success and return of a policy that answers normalised actions.
 
-    Every environment runs one whole episode and no episode is dropped for its length.
+    Every environment runs one whole episode, and no episode is dropped for its length.
+
+    Args:
+        act: Answers actions (n, act_dim) for obs (n, obs_dim). Each is held for `n_action_steps`.
+        task: Name of the task.
+        n_episodes: Number of episodes, all at once.
+        seed: Seeds the start states.
+        n_action_steps: Control steps for each decision.
+
+    Raises:
+        ValueError: There is no such task, or `n_action_steps` does not divide its episode.
     """
     env = Hold(make_vec(task, n_episodes, seed), n_action_steps)
+    return _episodes(env, lambda obs: env.step(act(obs)), seed)
+
+
+def evaluate_commands(
+    answer: AnswerFn, task: str, n_episodes: int, seed: int, n_action_steps: int = 1
+) -> Evaluation:
+    """Returns success and return of a policy that answers chunks of commands, like a bundle.
+
+    Args:
+        answer: Answers commands (n, horizon, act_dim) for obs (n, obs_dim). The first
+            `n_action_steps` of them are played, one each control step.
+        task: Name of the task.
+        n_episodes: Number of episodes, all at once.
+        seed: Seeds the start states.
+        n_action_steps: Control steps for each decision, at most the horizon.
+
+    Raises:
+        ValueError: There is no such task, or the answers have another shape.
+    """
+    env = Hold(make_vec(task, n_episodes, seed), n_action_steps)
+    return _episodes(env, lambda obs: env.step_commands(answer(obs)), seed)
+
+
+def success_interval(n_success: int, n: int) -> tuple[float, float]:
+    """Returns the 95 % Wilson interval (low, high) of a share of n_success in n."""
+    from scipy.stats import binomtest
+
+    interval = binomtest(n_success, n).proportion_ci(method="wilson")
+    return float(interval.low), float(interval.high)
+
+
+def _episodes(env: Hold, decide: Callable[[np.ndarray], Step], seed: int) -> Evaluation:
+    """Returns the evaluation of one episode in each environment, and closes them."""
+    n = env.num_envs
+    any_time = env.task_spec.success_when == "any"
+    running = np.ones(n, bool)
+    success = np.zeros(n, bool)
+    total = np.zeros(n)
     try:
         obs, _ = env.reset(seed=seed)
-        any_time = env.task_spec.success_when == "any"
-        running, success, total = (
-            np.ones(n_episodes, bool),
-            np.zeros(n_episodes, bool),
-            np.zeros(n_episodes),
-        )
         while running.any():
-            obs, reward, terminated, truncated, infos = env.step(act(obs))
+            obs, reward, terminated, truncated, infos = decide(obs)
             now = infos["success"]
             success = np.where(running, (success | now) if any_time else now, success)
-            total += reward * running * n_action_steps
+            total += reward * running * env.n_action_steps
             running &= ~(terminated | truncated)
     finally:
         env.close()
-    low, high = wilson(int(success.sum()), n_episodes)
-    sem = float(total.std(ddof=1) / np.sqrt(n_episodes)) if n_episodes > 1 else 0.0
-    return Evaluation(float(success.mean()), low, high, float(total.mean()), sem, n_episodes)
+    low, high = success_interval(int(success.sum()), n)
+    return Evaluation(
+        success=float(success.mean()),
+        success_low=low,
+        success_high=high,
+        mean_return=float(total.mean()),
+        return_sem=float(total.std(ddof=1) / np.sqrt(n)) if n > 1 else 0.0,
+        n_episodes=n,
+    )

@@ -1,52 +1,81 @@
-"""The one list of tasks: names, specs and vectorised environments."""
+"""Finds tasks by name, and makes their vector environments."""
 
 from __future__ import annotations
 
-import difflib
+from collections.abc import Callable
+from functools import cache
+from typing import Protocol
 
-from gymnasium.vector import VectorEnv
-
+from policy_server.contract.options import make_part
+from policy_server.contract.registries import Registry, UnknownName
 from sim.core.spec import TaskSpec
-from sim.tasks import arm, mazes, modes
-from sim.tasks.maze_env import MazeVecEnv
+from sim.core.vec import TaskVectorEnv
 
-GYM = "gym:"
+GYM = "gym"
+
+
+class Task(Protocol):
+    """A task: its contract and its environments."""
+
+    @property
+    def spec(self) -> TaskSpec:
+        """The task's contract."""
+        ...
+
+    def make_vec(self, n_envs: int, seed: int) -> TaskVectorEnv:
+        """Returns `n_envs` copies as one vector environment; see `sim.core.vec`."""
+        ...
+
+
+TASKS: Registry[Callable[..., Task]] = Registry(
+    "task", package="sim.tasks", group="edp_robot.tasks"
+)
 
 
 def task_names() -> tuple[str, ...]:
-    """Returns every name that `make_vec` knows; `gym:<id>` stands for any Gymnasium environment."""
-    return (*arm.task_names(), *mazes.task_names(), modes.TASK, f"{GYM}<id>")
+    """Returns every registered name; `gym:<id>` stands for any Gymnasium environment."""
+    return tuple(f"{GYM}:<id>" if name == GYM else name for name in TASKS.names())
 
 
-def make_vec(task: str, n_envs: int = 1, seed: int = 0) -> VectorEnv:
-    """Returns `n_envs` copies of `task` as one VectorEnv (see `sim.core.vec`) with a `task_spec`.
+def make_task(name: str, may_import: bool = True) -> Task:
+    """Returns the task called `name`.
 
-    Raises:
-        ValueError: unknown task; the message lists those that exist.
-    """
-    if task.startswith(GYM):
-        from sim.tasks import gym as gym_tasks
-
-        return gym_tasks.make_vec(task.removeprefix(GYM), n_envs, seed)
-    if task in arm.task_names():
-        return arm.make_vec(task, n_envs, seed)
-    if task in mazes.task_names():
-        return MazeVecEnv(task, n_envs, seed)
-    if task == modes.TASK:
-        return modes.ModesVecEnv(n_envs, seed)
-    close = difflib.get_close_matches(task, task_names(), 1)
-    hint = f" Did you mean {close[0]!r}?" if close else ""
-    raise ValueError(f"no task {task!r}.{hint} There are: {', '.join(task_names())}")
-
-
-def task_spec(task: str) -> TaskSpec:
-    """Returns the spec of `task`.
+    Args:
+        name: A registered name, `gym:<id>`, or `package.module:Task`, each with `?option=value&...`
+            where the task takes options. The module may be in the current folder.
+        may_import: Whether `package.module:Task` is allowed. Pass False for a name that comes from
+            a file that others may have written, like a bundle's manifest.
 
     Raises:
-        ValueError: unknown task.
+        ValueError: There is no such task. The message lists those that exist.
+        ImportError: The module of `package.module:Task` cannot be imported or lacks the attribute.
     """
-    env = make_vec(task, 1, 0)
-    try:
-        return env.task_spec  # type: ignore[attr-defined]
-    finally:
-        env.close()
+    path = name.partition("?")[0]
+    if not may_import and path.count(":") > 1:  # Gymnasium imports the module of `gym:module:id`
+        raise UnknownName(f"no task {name!r} without importing code; name it with --task")
+    return _made(name, may_import)
+
+
+def make_vec(task: str, n_envs: int = 1, seed: int = 0) -> TaskVectorEnv:
+    """Returns `n_envs` copies of `task` as one vector environment; see `sim.core.vec`.
+
+    Args:
+        task: Name of the task; see `make_task`.
+        n_envs: Number of copies.
+        seed: Seeds the first `reset()` that gives no seed itself.
+
+    Raises:
+        ValueError: There is no such task. The message lists those that exist.
+    """
+    return make_task(task).make_vec(n_envs, seed)
+
+
+def task_spec(task: str, may_import: bool = True) -> TaskSpec:
+    """Returns the spec of `task`. Arguments and errors are those of `make_task`."""
+    return make_task(task, may_import).spec
+
+
+@cache
+def _made(name: str, may_import: bool) -> Task:
+    """Returns one object for each name, so that a world is compiled only once."""
+    return make_part(TASKS, name, may_import)

@@ -1,108 +1,102 @@
-"""What a task is, apart from its physics: named fields, units, limits, and how an action becomes a command."""
+"""What a task is, apart from its physics: fields, units, limits, action map, reward."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from policy_server.contract.field import Field, limits
+from sim.core.action_map import ActionMap
+from sim.core.coverage import Coverage
 
-@dataclass(frozen=True)
-class FieldSpec:
-    """One named slice of an observation or action vector, with unit and limits per element.
+ObsFn = Callable[[np.ndarray], np.ndarray]  # obs (n, obs_dim) -> (n,)
 
-    `low` and `high` may be infinite where the world sets no limit. `max_rate` is in units per second.
+
+class Part(NamedTuple):
+    """A field before its place in the vector is known. A scalar limit stands for one number.
+
+    Attributes:
+        name: Name of the field, like "joint_pos".
+        unit: Physical unit, like "rad"; "1" for a number without a unit.
+        low: Smallest value of each number [unit]; -inf where the world sets no limit.
+        high: Largest value of each number [unit]; inf where the world sets no limit.
+        max_rate: Fastest change of each number [unit/s], or one for all. None: no limit.
+        entries: Name of each number, as the robot calls its feature. None: unknown.
     """
 
     name: str
-    start: int
-    stop: int
     unit: str
-    low: tuple[float, ...]
-    high: tuple[float, ...]
-    max_rate: tuple[float, ...] | None = None
-
-    def __post_init__(self) -> None:
-        n = self.stop - self.start
-        if n < 1 or len(self.low) != n or len(self.high) != n:
-            raise ValueError(
-                f"field {self.name!r}: {n} elements, but {len(self.low)} lows and {len(self.high)} highs"
-            )
+    low: Any
+    high: Any
+    max_rate: Any = None
+    entries: tuple[str, ...] | None = None
 
 
-def tile(*parts: tuple) -> tuple[FieldSpec, ...]:
-    """Returns consecutive fields from (name, unit, low, high[, max_rate]) rows; scalars stand for one element."""
-    fields, start = [], 0
-    for name, unit, low, high, *rate in parts:
-        low, high = np.atleast_1d(low), np.atleast_1d(high)
-        max_rate = tuple(np.broadcast_to(rate[0], low.shape).tolist()) if rate else None
-        stop = start + len(low)
+def tile(*parts: tuple) -> tuple[Field, ...]:
+    """Returns consecutive fields, one for each `Part` (or tuple in a Part's order)."""
+    fields: list[Field] = []
+    for part in (Part(*values) for values in parts):
+        low = np.atleast_1d(part.low)
+        high = np.broadcast_to(part.high, low.shape)
+        start = fields[-1].stop if fields else 0
+        rate = None if part.max_rate is None else np.broadcast_to(part.max_rate, low.shape)
         fields.append(
-            FieldSpec(name, start, stop, unit, tuple(low.tolist()), tuple(high.tolist()), max_rate)
+            Field(
+                name=part.name,
+                start=start,
+                stop=start + len(low),
+                unit=part.unit,
+                low=tuple(low.tolist()),
+                high=tuple(high.tolist()),
+                max_rate=None if rate is None else tuple(rate.tolist()),
+                entries=part.entries,
+            )
         )
-        start = stop
     return tuple(fields)
-
-
-@dataclass(frozen=True)
-class ActionMap:
-    """How a normalised action a in [-1, 1]^act_dim becomes a command in physical units.
-
-    `absolute`: command = offset + scale * a. `increment`: command = previous command + scale * a each control period,
-    where the previous command stands in the observation from `command_start` on. Both end clipped to [low, high].
-    """
-
-    kind: Literal["absolute", "increment"]
-    scale: tuple[float, ...]
-    offset: tuple[float, ...]
-    low: tuple[float, ...]
-    high: tuple[float, ...]
-    command_start: int = -1
-
-    def chunk(self, obs: np.ndarray, action: np.ndarray, n_action_steps: int) -> np.ndarray:
-        """Returns the commands (n, n_action_steps, act_dim) of holding action (n, act_dim) from obs (n, obs_dim)."""
-        scale, offset = np.asarray(self.scale), np.asarray(self.offset)
-        if self.kind == "absolute":
-            command = np.repeat((offset + scale * action)[:, None], n_action_steps, 1)
-        else:
-            base = obs[:, self.command_start : self.command_start + len(scale)]
-            k = np.arange(1, n_action_steps + 1)[None, :, None]
-            command = base[:, None] + k * (scale * action)[:, None]
-        return np.clip(command, self.low, self.high)
-
-    def action(self, obs: np.ndarray, chunk: np.ndarray) -> np.ndarray:
-        """Returns the normalised action (n, act_dim) whose `chunk` starts like this one (n, horizon, act_dim).
-
-        Where the first command was clipped, the action is the one that just reaches the limit.
-        """
-        base = obs[:, self.command_start : self.command_start + len(self.scale)]
-        start = base if self.kind == "increment" else np.asarray(self.offset)
-        return np.clip((chunk[:, 0] - start) / np.asarray(self.scale), -1.0, 1.0)
 
 
 @dataclass(frozen=True)
 class TaskSpec:
     """A task's contract with the learner, the exporter and the robot.
 
-    `reward` and `success` map observations (n, obs_dim) to (n,) where they are functions of the observation alone
-    (then old data can be relabelled for a new task), else None. `success_when`: reached at any step, or at the last.
+    Attributes:
+        name: Name of the task.
+        obs: Fields of the obs, in order, without gaps.
+        action: Fields of the command, in order, without gaps.
+        action_map: Makes commands of actions in [-1, 1].
+        control_period_s: Time between two commands [s].
+        episode_steps: Control steps in an episode.
+        reward: Reward (n,) of obs (n, obs_dim). None where it does not follow from the obs alone;
+            then old data cannot be relabelled.
+        success: Success (n,) bool of obs (n, obs_dim). None as for `reward`.
+        success_when: Whether success counts at any step, or at the last.
+        terminated: (n,) bool of obs (n, obs_dim): the episode ends here. None: only time ends it.
+        hold: Control steps that presets hold an action for.
+        domain: Family of the task, like "arm". Presets are chosen by it.
+        new_coverage: Returns a counter of what one learner visits. None: the task has no such
+            measure.
     """
 
     name: str
-    obs: tuple[FieldSpec, ...]
-    action: tuple[FieldSpec, ...]
+    obs: tuple[Field, ...]
+    action: tuple[Field, ...]
     action_map: ActionMap
     control_period_s: float
     episode_steps: int
-    reward: Callable[[np.ndarray], np.ndarray] | None = None
-    success: Callable[[np.ndarray], np.ndarray] | None = None
+    reward: ObsFn | None = None
+    success: ObsFn | None = None
     success_when: Literal["any", "end"] = "any"
+    terminated: ObsFn | None = None
+    hold: int = 1
+    domain: str = ""
+    new_coverage: Callable[[], Coverage] | None = None
 
     @property
     def obs_dim(self) -> int:
-        """Length of the observation vector."""
+        """Length of the obs vector."""
         return self.obs[-1].stop
 
     @property
@@ -111,14 +105,35 @@ class TaskSpec:
         return self.action[-1].stop
 
     def obs_limits(self) -> tuple[np.ndarray, np.ndarray]:
-        """Returns (low, high), each (obs_dim,), infinite where unknown."""
-        return tuple(np.concatenate([getattr(f, k) for f in self.obs]) for k in ("low", "high"))  # type: ignore[return-value]
+        """Returns (low, high), each (obs_dim,) float64, infinite where unknown."""
+        return limits(self.obs)
 
     def obs_slice(self, name: str) -> slice:
-        """Returns the slice of the observation field `name`."""
+        """Returns where the obs field `name` stands.
+
+        Raises:
+            KeyError: There is no such field.
+        """
         for field in self.obs:
             if field.name == name:
                 return slice(field.start, field.stop)
         raise KeyError(
-            f"no observation field {name!r} in {self.name!r}; there are {[f.name for f in self.obs]}"
+            f"no obs field {name!r} in {self.name!r}; there are {[f.name for f in self.obs]}"
         )
+
+    def max_change(self) -> np.ndarray:
+        """Returns the largest change of each command in one control step (act_dim,), inf for no
+        limit.
+        """
+        rates = [field.max_rate or (np.inf,) * len(field) for field in self.action]
+        return np.concatenate(rates) * self.control_period_s
+
+    def limited(self, previous: np.ndarray, commands: np.ndarray) -> np.ndarray:
+        """Returns the commands (n, act_dim) as a robot's limiter lets them through.
+
+        They stay between the low and high of their field, and move no faster than its `max_rate`
+        from the previous commands (n, act_dim).
+        """
+        low, high = limits(self.action)
+        change = self.max_change()
+        return np.clip(np.clip(commands, low, high), previous - change, previous + change)

@@ -1,15 +1,19 @@
-"""What every vector environment of ours shares: spaces, episode bookkeeping and same-step autoreset.
+"""What every vector environment of ours shares: spaces, commands, episodes and same-step autoreset.
 
 The contract, for `n` simulations, `obs_dim` and `act_dim` numbers each:
 
 - `reset(seed=)` -> obs (n, obs_dim) float32, infos;
-- `step(action (n, act_dim))` -> obs, reward (n,) float64, terminated (n,) bool, truncated (n,) bool, infos;
+- `step(action (n, act_dim))` -> obs, reward (n,) float64, terminated (n,) bool, truncated (n,)
+  bool, infos;
 - actions lie in [-1, 1]; what lies outside is clipped;
-- `gymnasium.vector.AutoresetMode.SAME_STEP`: where an episode ended, `obs` is already the next episode's
-  first observation, and `infos["final_obs"]` (n, obs_dim) float32 is the last one of the old episode. The
-  array is dense and always there: where no episode ended it equals `obs`, so `infos["final_obs"]` is, in
-  every row, the observation that this step's action led to (what a replay buffer calls the next obs).
-  `infos["_final_obs"]` (n,) bool marks the rows where an episode ended.
+- `step_commands(commands (n, act_dim))` does the same with commands in physical units. They are
+  limited as the robot's own limiter would: between low and high, no faster than `max_rate`;
+- `gymnasium.vector.AutoresetMode.SAME_STEP`: where an episode ended, `obs` is already the next
+  episode's first observation, and `infos["final_obs"]` (n, obs_dim) float32 is the last one of the
+  old episode. The array is dense and always there: where no episode ended it equals `obs`, so
+  `infos["final_obs"]` is, in every row, the observation that this step's action led to (what a
+  replay buffer calls the next obs). `infos["_final_obs"]` (n,) bool marks the rows where an episode
+  ended.
 """
 
 from __future__ import annotations
@@ -22,65 +26,108 @@ from gymnasium.spaces import Box
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
+from sim.core.spec import TaskSpec
 
-def set_spaces(env: VectorEnv, n_envs: int, obs_space: Box, act_space: Box) -> None:
-    """Gives `env` its number of simulations, its single and batched spaces and the autoreset mode.
+Step = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]
+
+
+class TaskVectorEnv(VectorEnv):
+    """A vector environment of a task. The module's text says what `reset` and `step` return.
+
+    Args:
+        spec: The task's contract.
+        n_envs: Number of simulations.
+        obs_space: Space of one observation.
+
+    Attributes:
+        task_spec: The task's contract.
+        command: (n_envs, act_dim) float64, the last commands.
 
     Raises:
         ValueError: `n_envs` is not a positive integer.
     """
-    if n_envs != int(n_envs) or n_envs < 1:
-        raise ValueError(f"n_envs must be a positive integer, got {n_envs!r}")
-    env.num_envs = int(n_envs)
-    env.single_observation_space, env.single_action_space = obs_space, act_space
-    env.observation_space = batch_space(obs_space, env.num_envs)
-    env.action_space = batch_space(act_space, env.num_envs)
-    env.metadata = {**env.metadata, "autoreset_mode": AutoresetMode.SAME_STEP}
+
+    def __init__(self, spec: TaskSpec, n_envs: int, obs_space: Box) -> None:
+        if n_envs != int(n_envs) or n_envs < 1:
+            raise ValueError(f"n_envs must be a positive integer, got {n_envs!r}")
+        self.task_spec = spec
+        self.num_envs = int(n_envs)
+        self.single_observation_space = obs_space
+        self.single_action_space = Box(-1.0, 1.0, (spec.act_dim,), np.float32)
+        self.observation_space = batch_space(obs_space, self.num_envs)
+        self.action_space = batch_space(self.single_action_space, self.num_envs)
+        self.metadata = {**self.metadata, "autoreset_mode": AutoresetMode.SAME_STEP}
+        self.command = np.zeros((self.num_envs, spec.act_dim))
+
+    def step(self, actions: np.ndarray) -> Step:
+        """Advances all simulations by one env_step with actions (n, act_dim) in [-1, 1].
+
+        Raises:
+            ValueError: `actions` have another shape or are not finite.
+        """
+        action = np.clip(self._checked(actions, "action"), -1.0, 1.0)
+        return self._play(self.task_spec.action_map.command(self.command, action))
+
+    def step_commands(self, commands: np.ndarray) -> Step:
+        """Advances all simulations by one env_step with commands (n, act_dim) in physical units.
+
+        Raises:
+            ValueError: `commands` have another shape or are not finite.
+        """
+        wanted = self._checked(commands, "command")
+        return self._play(self.task_spec.limited(self.command, wanted))
+
+    def _play(self, command: np.ndarray) -> Step:
+        """Advances all simulations by one env_step. The commands (n, act_dim) are within their
+        limits.
+        """
+        raise NotImplementedError
+
+    def _checked(self, values: np.ndarray, what: str) -> np.ndarray:
+        """Returns `values` (n, act_dim) as float64. Raises ValueError for another shape and for
+        NaN.
+        """
+        values = np.asarray(values, np.float64)
+        expected = self.command.shape
+        if values.shape != expected:
+            raise ValueError(
+                f"{what} has shape {values.shape}, expected {expected} (n_envs, act_dim)"
+            )
+        if not np.isfinite(values).all():
+            rows = np.flatnonzero(~np.isfinite(values).all(axis=1))
+            raise ValueError(
+                f"{what} is not finite in rows {rows[:8].tolist()} of {len(values)}; "
+                "check the policy's output"
+            )
+        return values
 
 
-def unit_box(act_dim: int) -> Box:
-    """Returns the action space of all our environments, [-1, 1]^act_dim, float32."""
-    return Box(-1.0, 1.0, (act_dim,), np.float32)
-
-
-def check_action(env: VectorEnv, action: np.ndarray) -> np.ndarray:
-    """Returns `action` (n, act_dim) as float64, clipped to [-1, 1].
-
-    Raises:
-        ValueError: another shape, or a value that is not finite.
-    """
-    action = np.asarray(action, np.float64)
-    expected = (env.num_envs, *env.single_action_space.shape)  # type: ignore[misc]
-    if action.shape != expected:
-        raise ValueError(f"action has shape {action.shape}, expected {expected} (n_envs, act_dim)")
-    if not np.isfinite(action).all():
-        rows = np.flatnonzero(~np.isfinite(action).all(axis=1))
-        raise ValueError(
-            f"action is not finite in rows {rows[:8].tolist()} of {len(action)}; check the policy's output"
-        )
-    return np.clip(action, -1.0, 1.0)
-
-
-class SameStepVectorEnv(VectorEnv):
+class SameStepVectorEnv(TaskVectorEnv):
     """A vector environment whose simulations are stepped as one batch.
 
-    A subclass writes `_start(rows)`, `_observe()` and `_advance(action)`; this class does the rest. All
-    randomness comes from `self.rng`, one generator for the whole batch: the same seed and the same
-    `n_envs` give the same numbers, another `n_envs` gives others.
+    A subclass writes `_start(rows)`, `_observe()` and `_advance(command)`; this class does the
+    rest. All randomness comes from `self.rng`, one generator for the whole batch: the same seed and
+    the same `n_envs` give the same numbers, another `n_envs` gives others.
+
+    Args:
+        spec: The task's contract. Episodes are truncated after its `episode_steps`.
+        n_envs: Number of simulations.
+        seed: Seeds the first `reset()` that gives no seed itself.
+        obs_space: Space of one observation. None: the limits of the obs fields.
 
     Attributes:
-        episode_length: env_steps after which an episode is truncated, or None for never.
         episode_step: (n,) int64, env_steps done in the running episodes.
-        rng: the only source of randomness; `reset(seed=)` restarts it.
+        rng: The only source of randomness; `reset(seed=)` restarts it.
     """
 
     def __init__(
-        self, n_envs: int, obs_space: Box, act_dim: int, episode_length: int | None, seed: int = 0
-    ):
-        """Sets up spaces and counters; the first `reset()` without a seed uses `seed`."""
-        set_spaces(self, n_envs, obs_space, unit_box(act_dim))
-        self.episode_length = episode_length
-        self.episode_step = np.zeros(n_envs, np.int64)
+        self, spec: TaskSpec, n_envs: int, seed: int = 0, obs_space: Box | None = None
+    ) -> None:
+        if obs_space is None:
+            low, high = (limit.astype(np.float32) for limit in spec.obs_limits())
+            obs_space = Box(low, high, dtype=np.float32)
+        super().__init__(spec, n_envs, obs_space)
+        self.episode_step = np.zeros(self.num_envs, np.int64)
         self.rng = np.random.default_rng(seed)
         self._started = False
 
@@ -92,19 +139,23 @@ class SameStepVectorEnv(VectorEnv):
         """Returns the observations (n, obs_dim) of all simulations."""
         raise NotImplementedError
 
-    def _advance(self, action: np.ndarray) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
-        """Applies `action` (n, act_dim) in [-1, 1]; returns reward (n,), terminated (n,), infos."""
+    def _advance(self, command: np.ndarray) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+        """Plays `command` (n, act_dim) for one control step; returns reward (n,), terminated (n,),
+        infos.
+        """
         raise NotImplementedError
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
         """Starts a new episode everywhere; returns obs (n, obs_dim) float32 and {}.
 
         Args:
-            seed: restarts the random stream; None goes on with it.
-            options: none are known.
+            seed: Restarts the random stream. None goes on with it.
+            options: No options are known.
 
         Raises:
-            ValueError: any option was given.
+            ValueError: An option was given.
         """
         if options:
             raise ValueError(f"{type(self).__name__}.reset knows no options, got {sorted(options)}")
@@ -114,22 +165,16 @@ class SameStepVectorEnv(VectorEnv):
         self._started = True
         return np.array(self._observe(), np.float32), {}
 
-    def step(self, actions: np.ndarray):
-        """Advances all simulations by one env_step; see the module's text for what comes back.
-
-        Raises:
-            RuntimeError: `reset` was not called before.
-            ValueError: `actions` have another shape than (n, act_dim) or are not finite.
-        """
+    def _play(self, command: np.ndarray) -> Step:
+        """Advances all simulations. Raises RuntimeError before the first `reset`."""
         if not self._started:
             raise RuntimeError(
                 f"{type(self).__name__}.step was called before reset; call reset() first"
             )
-        reward, terminated, infos = self._advance(check_action(self, actions))
+        self.command = command
+        reward, terminated, infos = self._advance(command)
         self.episode_step += 1
-        truncated = np.zeros(self.num_envs, bool)
-        if self.episode_length is not None:
-            truncated = (self.episode_step >= self.episode_length) & ~terminated
+        truncated = (self.episode_step >= self.task_spec.episode_steps) & ~terminated
         obs = final_obs = np.array(self._observe(), np.float32)
         ended = terminated | truncated
         if ended.any():
@@ -144,9 +189,10 @@ class SameStepVectorEnv(VectorEnv):
         self._start(rows)
 
     def get_state(self) -> dict[str, np.ndarray | str]:
-        """Returns everything that `set_state` needs to go on exactly from here: arrays and one JSON string.
+        """Returns everything that `set_state` needs to go on exactly from here: arrays and one JSON
+        string.
 
-        A subclass adds its own arrays to these.
+        A subclass adds its own arrays.
         """
         return {
             "episode_step": self.episode_step.copy(),
@@ -157,7 +203,7 @@ class SameStepVectorEnv(VectorEnv):
         """Goes back to what `get_state` returned.
 
         Raises:
-            ValueError: the state is one of another number of simulations.
+            ValueError: The state is one of another number of simulations.
         """
         episode_step = np.array(saved["episode_step"], np.int64)
         if episode_step.shape != (self.num_envs,):

@@ -1,28 +1,31 @@
-"""The desk arm: one world and one observation, six tasks (as a URLB domain), on `sim.core.batch.MujocoBatch`.
+"""The desk arm: one world and one observation, six tasks (as a URLB domain).
 
-Observation (22): joint_pos (6) [rad], joint_vel (6) [rad/s], command (6) [rad], end_effector (3) [m], button_travel
-(1) [m]. Sensors are those of the last physics step, 2 ms before the end of the control step. Action (6): rate of the
-position command of each joint in [-1, 1] of `MAX_RATE`.
+Observation (22): joint_pos (6) [rad], joint_vel (6) [rad/s], command (6) [rad], end_effector (3)
+[m], button_travel (1) [m]. Sensors are those of the last physics step, 2 ms before the end of the
+control step. Action (6): rate of each joint's position command, in [-1, 1] of `MAX_RATE`.
 """
 
 from __future__ import annotations
 
-from functools import cache, partial
+from collections.abc import Callable
+from functools import cache, cached_property, partial
 from importlib import resources
 
 import mujoco
 import numpy as np
 
-from sim.core.batch import MujocoBatch
-from sim.core.spec import ActionMap, TaskSpec, tile
+from sim.core import coverage
+from sim.core.coverage import VoxelCoverage
+from sim.core.registry import TASKS
+from sim.core.spec import Part
+from sim.tasks.mujoco_task import MujocoTask, Starts, draw_starts
 
 JOINTS = ("shoulder_pan", "shoulder_lift", "elbow_flex", "wrist_flex", "wrist_roll", "gripper")
-CONTROL_PERIOD_S = 0.01
-N_SUBSTEPS = 5
 MAX_RATE = 3.0  # [rad/s], under the servo's no-load speed of about 4.7
 PRESSED_M = 0.005  # travel that counts as down, of 0.008
 REACHED_M = 0.02
 FAR_M = 0.25
+FLOOR_M = 0.03
 REST_POSE = (0.0, -1.2, 1.2, 0.6, 0.0, 0.3)  # folded, hand above the desk
 TARGETS = {
     "left": (0.12, 0.20, 0.20),
@@ -30,18 +33,19 @@ TARGETS = {
     "high": (0.16, 0.0, 0.34),
     "low": (0.26, 0.0, 0.05),
 }
-N_POSES = 1024
-COMMAND = slice(12, 18)
 END_EFFECTOR = slice(18, 21)
 BUTTON = 21
+VOXEL_M = 0.03
 
 
 @cache
 def load_model() -> mujoco.MjModel:
     """Returns the compiled world."""
-    return mujoco.MjModel.from_xml_string(
-        resources.files("sim").joinpath("assets/desk_arm.xml").read_text()
-    )
+    return mujoco.MjModel.from_xml_string(_mjcf())
+
+
+def _mjcf() -> str:
+    return resources.files("sim").joinpath("assets/desk_arm.xml").read_text()
 
 
 def joint_range() -> tuple[np.ndarray, np.ndarray]:
@@ -50,9 +54,121 @@ def joint_range() -> tuple[np.ndarray, np.ndarray]:
     return span[:, 0].copy(), span[:, 1].copy()
 
 
-def observe(sensor: np.ndarray, command: np.ndarray) -> np.ndarray:
-    """Returns observations (n, 22) float32 from sensor readings (n, 16) and commands (n, 6)."""
-    return np.concatenate([sensor[:, :12], command, sensor[:, 12:]], 1).astype(np.float32)
+class ArmTask(MujocoTask):
+    """The arm without a reward. It starts at rest; an episode lasts 4 s."""
+
+    name = "arm"
+    control_period_s = 0.01
+    episode_steps = 400
+    hold = 10  # 10 decisions a second
+    domain = "arm"
+    action_kind = "increment"
+    max_rate = MAX_RATE
+    camera = "front"
+
+    @cached_property
+    def model(self) -> mujoco.MjModel:
+        """The compiled world, one for all six tasks."""
+        return load_model()
+
+    def command_range(self) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the joint ranges."""
+        return joint_range()
+
+    @property
+    def starts(self) -> Starts:
+        """Poses near REST_POSE."""
+        return poses("rest")
+
+    @property
+    def restarts(self) -> Starts:
+        """Poses from all over the workspace."""
+        return poses("random")
+
+    def obs_parts(self) -> tuple[Part, ...]:
+        """Returns the five fields of the observation."""
+        low, high = joint_range()
+        speed = np.full(len(JOINTS), 6.0)
+        reach = np.array([0.45, 0.45, 0.5])
+        return (
+            Part("joint_pos", "rad", low, high, entries=_each_joint("pos")),
+            Part("joint_vel", "rad/s", -speed, speed, entries=_each_joint("vel")),
+            Part("command", "rad", low, high, entries=_each_joint("command")),
+            Part("end_effector", "m", reach * (-1, -1, 0), reach, entries=_axes("end_effector")),
+            Part("button_travel", "m", 0.0, 0.008, entries=("button.travel",)),
+        )
+
+    def observe(self, sensor: np.ndarray, command: np.ndarray) -> np.ndarray:
+        """Returns obs (n, 22) float32 of sensor readings (n, 16) and commands (n, 6)."""
+        parts = [sensor[:, :12], command, sensor[:, 12:]]
+        return np.concatenate(parts, axis=1).astype(np.float32)
+
+    def success(self, obs: np.ndarray) -> np.ndarray:
+        """Returns (n,) bool: the button is down."""
+        return pressed(obs)
+
+    def new_coverage(self) -> VoxelCoverage:
+        """Returns a counter of the voxels that the end effector passes through."""
+        return VoxelCoverage(END_EFFECTOR, VOXEL_M, reachable_voxels)
+
+    def qpos(self, obs: np.ndarray) -> np.ndarray:
+        """Returns joint positions (n, 7), the button's travel last."""
+        return np.concatenate([obs[:, :6], obs[:, 21:22]], 1).astype(np.float64)
+
+
+class PressTask(ArmTask):
+    """Press the button from a random pose. Pays 1 in each control step in which it is down."""
+
+    name = "arm-press"
+    episode_steps = 200
+
+    @property
+    def starts(self) -> Starts:
+        """Poses from all over the workspace."""
+        return poses("random")
+
+    def reward(self, obs: np.ndarray) -> np.ndarray:
+        """Returns (n,) 1 where the button is down, else 0."""
+        return pressed(obs).astype(np.float32)
+
+
+class ReachTask(PressTask):
+    """Hold the end effector at a target, from a random pose.
+
+    Args:
+        side: One of TARGETS.
+    """
+
+    success_when = "end"
+
+    def __init__(self, side: str) -> None:
+        self.name = f"arm-reach-{side}"
+        self._target = TARGETS[side]
+
+    def reward(self, obs: np.ndarray) -> np.ndarray:
+        """Returns (n,) exp(-distance / 8 cm)."""
+        return np.exp(-distance(obs, self._target) / 0.08).astype(np.float32)
+
+    def success(self, obs: np.ndarray) -> np.ndarray:
+        """Returns (n,) bool: within REACHED_M of the target."""
+        return distance(obs, self._target) < REACHED_M
+
+
+ARM_TASKS: dict[str, Callable[[], ArmTask]] = {
+    "arm": ArmTask,
+    "arm-press": PressTask,
+    **{f"arm-reach-{side}": partial(ReachTask, side) for side in TARGETS},
+}
+for _name, _task in ARM_TASKS.items():
+    TASKS.register(_name)(_task)
+
+
+def _each_joint(quantity: str) -> tuple[str, ...]:
+    return tuple(f"{joint}.{quantity}" for joint in JOINTS)
+
+
+def _axes(point: str) -> tuple[str, ...]:
+    return tuple(f"{point}.{axis}" for axis in "xyz")
 
 
 def pressed(obs: np.ndarray) -> np.ndarray:
@@ -65,120 +181,40 @@ def distance(obs: np.ndarray, target: tuple[float, ...]) -> np.ndarray:
     return np.linalg.norm(obs[:, END_EFFECTOR] - np.asarray(target, np.float32), axis=1)
 
 
-def _press_reward(obs: np.ndarray) -> np.ndarray:
-    return pressed(obs).astype(np.float32)
-
-
-def _reach_reward(obs: np.ndarray, target: tuple[float, ...]) -> np.ndarray:
-    return np.exp(-distance(obs, target) / 0.08).astype(np.float32)
-
-
-def _reached(obs: np.ndarray, target: tuple[float, ...]) -> np.ndarray:
-    return distance(obs, target) < REACHED_M
-
-
-def task_names() -> tuple[str, ...]:
-    """Names of the arm's tasks; the first has no reward."""
-    return ("arm", "arm-press", *(f"arm-reach-{side}" for side in TARGETS))
-
-
-def task_spec(name: str) -> TaskSpec:
-    """Returns the spec of one of `task_names()`; episodes last 4 s without reward, 2 s with one."""
-    low, high = joint_range()
-    obs = tile(
-        ("joint_pos", "rad", low, high),
-        ("joint_vel", "rad/s", np.full(6, -6.0), np.full(6, 6.0)),
-        ("command", "rad", low, high),
-        ("end_effector", "m", [-0.45, -0.45, 0.0], [0.45, 0.45, 0.5]),
-        ("button_travel", "m", 0.0, 0.008),
-    )
-    action = tile(
-        *(
-            (f"{j}.target", "rad", lo, hi, MAX_RATE)
-            for j, lo, hi in zip(JOINTS, low, high, strict=True)
-        )
-    )
-    scale = (MAX_RATE * CONTROL_PERIOD_S,) * 6
-    action_map = ActionMap(
-        "increment", scale, (0.0,) * 6, tuple(low.tolist()), tuple(high.tolist()), COMMAND.start
-    )
-    shared = {
-        "obs": obs,
-        "action": action,
-        "action_map": action_map,
-        "control_period_s": CONTROL_PERIOD_S,
-    }
-    if name == "arm":
-        return TaskSpec(name, **shared, episode_steps=400, success=pressed)
-    if name == "arm-press":
-        return TaskSpec(name, **shared, episode_steps=200, reward=_press_reward, success=pressed)
-    target = TARGETS[name.removeprefix("arm-reach-")]
-    reward, success = partial(_reach_reward, target=target), partial(_reached, target=target)
-    return TaskSpec(
-        name, **shared, episode_steps=200, reward=reward, success=success, success_when="end"
-    )
-
-
 @cache
-def poses(kind: str) -> tuple[np.ndarray, np.ndarray]:
-    """Returns N_POSES start states (n, state) and sensor readings (n, 16); the same on every call and machine.
+def poses(kind: str) -> Starts:
+    """Returns start states (m, state) and sensor readings (m, 16).
 
-    `rest`: REST_POSE +- 0.05 rad. `random`: uniform in the joint ranges, nothing in contact, fingers 3 cm or more
-    above the desk and FAR_M or more from the button, so that pressing it takes a real reach.
+    `rest`: REST_POSE +- 0.05 rad. `random`: uniform in the joint ranges, nothing in contact,
+    fingers FLOOR_M or more above the desk and FAR_M or more from the button, so that pressing it
+    takes a real reach.
     """
-    model, rng = load_model(), np.random.default_rng(7)
-    data, (low, high) = mujoco.MjData(model), joint_range()
-    states, sensors = [], []
-    for _ in range(100 * N_POSES):
-        if len(states) == N_POSES:
-            break
-        mujoco.mj_resetData(model, data)
-        wide = rng.uniform(low, high)
-        data.qpos[:6] = wide if kind == "random" else REST_POSE + rng.uniform(-0.05, 0.05, 6)
-        mujoco.mj_forward(model, data)
-        if data.ncon or data.sensordata[14] < 0.03:
-            continue
-        if (
-            kind == "random"
-            and np.linalg.norm(data.sensordata[12:15] - data.body("button").xpos) < FAR_M
-        ):
-            continue
-        state = np.empty(mujoco.mj_stateSize(model, mujoco.mjtState.mjSTATE_FULLPHYSICS))
-        mujoco.mj_getState(model, data, state, mujoco.mjtState.mjSTATE_FULLPHYSICS)
-        states.append(state)
-        sensors.append(data.sensordata.copy())
-    else:
-        raise RuntimeError(
-            f"only {len(states)} of {100 * N_POSES} {kind!r} poses are free of contact; check the MJCF"
-        )
-    return np.array(states), np.array(sensors)
+    return draw_starts(load_model(), partial(_place, kind))
 
 
-def make_vec(name: str, n_envs: int, seed: int) -> MujocoBatch:
-    """Returns `n_envs` arms as one VectorEnv."""
-    spec = task_spec(name)
-    pool = poses("rest" if name == "arm" else "random")
-    return MujocoBatch(
-        load_model(), spec, n_envs, seed, pool=pool, observe=observe, n_substeps=N_SUBSTEPS
-    )
-
-
-VOXEL_M = 0.03
-
-
-def voxels(positions: np.ndarray) -> np.ndarray:
-    """Returns the distinct VOXEL_M cubes (n, 3) int that end-effector positions (m, 3) [m] fall into."""
-    return np.unique(np.floor(positions / VOXEL_M).astype(np.int64), axis=0)
+def _place(kind: str, data: mujoco.MjData, rng: np.random.Generator) -> bool:
+    """Puts the arm into a random pose, and returns whether it is one of `poses(kind)`."""
+    wide = rng.uniform(*joint_range())
+    is_random = kind == "random"
+    data.qpos[:6] = wide if is_random else REST_POSE + rng.uniform(-0.05, 0.05, 6)
+    mujoco.mj_forward(load_model(), data)
+    if data.ncon or data.sensordata[14] < FLOOR_M:
+        return False
+    to_button = np.linalg.norm(data.sensordata[12:15] - data.body("button").xpos)
+    return not is_random or bool(to_button >= FAR_M)
 
 
 @cache
 def reachable_voxels(n_samples: int = 200_000) -> frozenset[tuple[int, ...]]:
     """Returns the voxels that the end effector can reach without the hand in the desk or the box.
 
-    Joint angles are drawn uniformly; a voxel counts when at least one collision-free pose reaches it.
+    Joint angles are drawn uniformly; a voxel counts when at least one collision-free pose reaches
+    it.
     """
-    model, rng = load_model(), np.random.default_rng(11)
-    data, (low, high) = mujoco.MjData(model), joint_range()
+    model = load_model()
+    rng = np.random.default_rng(11)
+    data = mujoco.MjData(model)
+    low, high = joint_range()
     found = []
     for _ in range(n_samples):
         data.qpos[:4] = rng.uniform(low[:4], high[:4])
@@ -189,10 +225,4 @@ def reachable_voxels(n_samples: int = 200_000) -> frozenset[tuple[int, ...]]:
         mujoco.mj_collision(model, data)
         if data.ncon == 0:
             found.append(position.copy())
-    return frozenset(map(tuple, voxels(np.array(found)).tolist()))
-
-
-def workspace_coverage(positions: np.ndarray) -> float:
-    """Returns the share of reachable voxels visited by end-effector positions (n, 3) [m]."""
-    reachable = reachable_voxels()
-    return len(reachable & set(map(tuple, voxels(positions).tolist()))) / len(reachable)
+    return frozenset(map(tuple, coverage.voxels(np.array(found), VOXEL_M).tolist()))

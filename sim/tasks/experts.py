@@ -1,4 +1,4 @@
-"""Tasks that can show how they are done: demonstrations without a person."""
+"""Scripted experts: tasks that demonstrate how they are done."""
 
 from __future__ import annotations
 
@@ -9,23 +9,25 @@ import numpy as np
 from sim.core.registry import make_vec
 from sim.tasks import modes
 
-Demonstrations = tuple[
-    np.ndarray, np.ndarray
-]  # raw obs (n, obs_dim), actions (n, act_dim) in [-1, 1], float32
+# Raw obs (n, obs_dim) and actions (n, act_dim) in [-1, 1], float32.
+Demonstrations = tuple[np.ndarray, np.ndarray]
 FETCH_REACH = "gym:FetchReach-v4"
-GOAL, HAND = (
-    slice(10, 13),
-    slice(13, 16),
-)  # of FetchReach's flattened observation: desired and achieved goal
+GOAL = slice(10, 13)  # desired goal in FetchReach's flattened observation
+HAND = slice(13, 16)  # achieved goal in FetchReach's flattened observation
 GAIN = 10.0  # of full action for a metre: an action of 1 moves the hand by about 5 cm
 HAND_NOISE = 0.2
 
 
 def demonstrations(task: str, n: int, seed: int) -> Demonstrations:
-    """Returns `n` demonstrated decisions of `task`.
+    """Returns demonstrated decisions.
+
+    Args:
+        task: Name of the task.
+        n: Number of decisions.
+        seed: Seeds all random numbers.
 
     Raises:
-        ValueError: the task shows nothing; the message lists those that do.
+        ValueError: The task has no expert. The message lists those that have one.
     """
     if task not in EXPERTS:
         raise ValueError(f"task {task!r} has no expert of its own; there are: {', '.join(EXPERTS)}")
@@ -33,14 +35,19 @@ def demonstrations(task: str, n: int, seed: int) -> Demonstrations:
 
 
 def _modes(n: int, rng: np.random.Generator) -> Demonstrations:
-    """Each context once, each mode as often as `modes.WEIGHTS` says."""
+    """Returns one decision for each context, with each mode as often as `modes.WEIGHTS` says."""
     obs = rng.uniform(-1, 1, (n, 2)).astype(np.float32)
     return obs, modes.expert(obs, rng)
 
 
 def _fetch_reach(n: int, rng: np.random.Generator, n_envs: int = 20) -> Demonstrations:
-    """A proportional controller of the hand towards the goal, with noise on its hand; the gripper does what it will."""
-    env, rows, shown = make_vec(FETCH_REACH, n_envs, int(rng.integers(2**31))), [], []
+    """Returns decisions of a proportional controller that moves the hand to the goal, with noise.
+
+    The gripper's action is random.
+    """
+    env = make_vec(FETCH_REACH, n_envs, int(rng.integers(2**31)))
+    rows = []
+    shown = []
     obs, _ = env.reset()
     for _ in range(-(-n // n_envs)):
         move = GAIN * (obs[:, GOAL] - obs[:, HAND]) + HAND_NOISE * rng.standard_normal((n_envs, 3))

@@ -1,19 +1,26 @@
-"""The seven square mazes of the paper's reward-free experiments: dynamics and coverage (method section 6).
+"""The seven square mazes of the paper's reward-free experiments (method section 6).
 
-A maze is a plane with unit cells centred on integer coordinates; walls lie on the half-integer grid
-lines. All is NumPy over a batch of points: there is no loop over points.
+A maze is a plane with unit cells centred on integer coordinates. Walls lie on the half-integer grid
+lines. Everything is NumPy over a batch of points: there is no loop over points.
 """
 
 from __future__ import annotations
 
 import json
-from functools import cache
+from functools import cache, cached_property, partial
 from importlib import resources
 from typing import Any
 
 import numpy as np
 
+from sim.core.action_map import ActionMap
+from sim.core.coverage import BinCoverage
+from sim.core.registry import TASKS
+from sim.core.spec import Part, TaskSpec, tile
+from sim.core.vec import SameStepVectorEnv
+
 TASK_PREFIX = "maze-"
+CONTROL_PERIOD_S = 1.0  # nominal: a maze has no clock
 MAX_COLLISIONS = 4  # at the fourth a move stops at the wall
 REPULSION = 0.01  # largest step back from a wall that was hit [cells]
 CELL_SHIFT = 0.999  # the wall of a crossing belongs to the cell just before it
@@ -32,15 +39,17 @@ def task_names() -> list[str]:
 
 
 class Maze:
-    """One maze: `step` moves points, `sample_start` draws first ones, `coverage` counts what they saw.
+    """One maze: `step` moves points, `sample_start` draws first ones, `coverage` measures what they
+    saw.
 
     Attributes:
-        name: as in the data, such as `square_a`.
-        low, high: (2,) corners of the bounding box.
+        name: Name in the data, such as `square_a`.
+        low: (2,) lower corner of the bounding box.
+        high: (2,) upper corner of the bounding box.
         episode_length: env_steps in an episode.
         n_bins: (2,) int, the coverage grid.
-        n_reachable: bins that count as the whole (the released metric's denominator).
-        max_coverage: the most that the metric can give in this maze.
+        n_reachable: Bins that count as the whole (the released metric's denominator).
+        max_coverage: The largest value that the metric can have in this maze.
     """
 
     def __init__(self, name: str, data: dict[str, Any]):
@@ -54,9 +63,8 @@ class Maze:
         self.max_coverage = float(metric["max_coverage"])
         self._start_cells = np.array(data["start"]["cells"])
         self._start_margin = float(data["start"]["min_wall_dist"])
-        self._origin = (
-            np.round(self.low).astype(int) - 1
-        )  # cell of the table's corner; one empty cell around
+        # Cell of the table's corner. There is one empty cell around the maze.
+        self._origin = np.round(self.low).astype(int) - 1
         self._blocked = self._wall_table(np.array(data["walls"]))
 
     @classmethod
@@ -64,7 +72,7 @@ class Maze:
         """Returns the maze called `name`: `square_a` or, as a task, `maze-square-a`.
 
         Raises:
-            ValueError: there is no such maze; the message lists those that exist.
+            ValueError: There is no such maze. The message lists those that exist.
         """
         key = name.removeprefix(TASK_PREFIX).replace("-", "_")
         if key not in _data():
@@ -72,16 +80,14 @@ class Maze:
         return cls(key, _data()[key])
 
     def _wall_table(self, walls: np.ndarray) -> np.ndarray:
-        """Returns (nx, ny, axis, side) bool: is the cell's side along `axis` walled (side 0 lower, 1 upper)?
+        """Returns (nx, ny, axis, side) bool: whether the cell's side along `axis` is a wall.
 
-        Args:
-            walls: (n_walls, 2, 2) end points of unit segments.
+        Side 0 is the lower one, side 1 the upper one. The walls (n_walls, 2, 2) are end points of
+        unit segments.
         """
         shape = np.round(self.high).astype(int) - self._origin + 2
         table = np.zeros((*shape, 2, 2), bool)
-        axis = np.argmin(
-            np.ptp(walls, axis=1), axis=1
-        )  # the axis that a wall's normal points along
+        axis = np.argmin(np.ptp(walls, axis=1), axis=1)  # along the wall's normal
         shift = 0.5 * np.eye(2)[axis]
         for side, sign in ((0, 1), (1, -1)):
             cell = np.round(walls.mean(axis=1) + sign * shift).astype(int) - self._origin
@@ -94,24 +100,30 @@ class Maze:
         Args:
             state: (n, 2) positions inside the maze.
             action: (n, 2) displacements, each in [-1, 1].
-            repulsion_u: (n, 3) numbers in (0, 1], the i-th used at a move's i-th collision (others may be NaN).
+            repulsion_u: (n, 3) numbers in (0, 1]; the i-th is used at a move's i-th collision.
+                Others may be NaN.
 
         Raises:
-            ValueError: shapes do not fit, or `state` or `action` is not finite.
+            ValueError: The shapes do not fit, or `state` or `action` is not finite.
         """
-        position, move = np.array(state, float), np.array(action, float)
+        position = np.array(state, float)
+        move = np.array(action, float)
         repulsion_u = np.asarray(repulsion_u, float)
         _check(position, move, repulsion_u)
         rows = np.arange(len(position))
         for i in range(MAX_COLLISIONS):
-            c, d = position[rows], move[rows]
+            c = position[rows]
+            d = move[rows]
             r, axis = self._first_wall(c, d)
             hit = np.isfinite(r)
             position[rows[~hit]] = c[~hit] + d[~hit]
             if not hit.any():
                 break
-            rows, c, d, r, axis = rows[hit], c[hit], d[hit], r[hit], axis[hit]
-            position[rows] = c + r[:, None] * d
+            rows = rows[hit]
+            d = d[hit]
+            r = r[hit]
+            axis = axis[hit]
+            position[rows] = c[hit] + r[:, None] * d
             if i == MAX_COLLISIONS - 1:
                 break
             k = np.arange(len(rows))
@@ -121,10 +133,11 @@ class Maze:
         return position
 
     def _first_wall(self, c: np.ndarray, d: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Returns, for moves `d` (n, 2) from `c` (n, 2), the fraction (n,) at the first wall and its axis (n,).
+        """Returns the fraction (n,) of each move at its first wall, and that wall's axis (n,).
 
-        The fraction is infinite where no wall blocks. Of two walls met at once the one whose direction comes
-        first by name counts (down, left, right, up): the y axis when moving down, else the x axis.
+        Moves go by `d` (n, 2) from `c` (n, 2). The fraction is infinite where no wall blocks. Of
+        two walls that are met at once, the direction that comes first by name counts (down, left,
+        right, up): the y axis when the move goes down, else the x axis.
         """
         cell = np.round(c)
         n_lines = np.abs(np.round(c + d) - cell)
@@ -155,18 +168,19 @@ class Maze:
         return start
 
     def bin_index(self, positions: np.ndarray) -> np.ndarray:
-        """Returns the coverage bin (n,) int of each of `positions` (n, 2), for a set or a grid kept by the caller."""
+        """Returns the coverage bin (n,) int of each of `positions` (n, 2)."""
         share = (np.asarray(positions, float) - self.low) / (self.high - self.low)
         index = (np.clip(share, 0, 1 - 1e-4) * self.n_bins).astype(int)
         return index[:, 0] * self.n_bins[1] + index[:, 1]
 
     def coverage(self, positions: np.ndarray) -> float:
-        """Returns the share of the maze's bins that `positions` (n, 2) lie in, by the released metric.
+        """Returns the share of the maze's bins that `positions` (n, 2) lie in, by the released
+        metric.
 
         The figures of the paper use all 51 observations of the first 2000 episodes.
 
         Raises:
-            ValueError: `positions` are not (n, 2) or not finite.
+            ValueError: `positions` do not have the shape (n, 2), or are not finite.
         """
         positions = np.asarray(positions, float)
         if positions.ndim != 2 or positions.shape[1] != 2 or not np.isfinite(positions).all():
@@ -189,3 +203,86 @@ def _check(state: np.ndarray, action: np.ndarray, repulsion_u: np.ndarray) -> No
             raise ValueError(f"{name} has shape {array.shape}, expected {shape}")
     if not (np.isfinite(state).all() and np.isfinite(action).all()):
         raise ValueError("state or action is not finite; a maze moves finite points only")
+
+
+class MazeTask:
+    """A maze without reward: obs (x, y), action (dx, dy) in [-1, 1].
+
+    Args:
+        name: Name of the maze or of its task.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.maze = Maze.load(name)
+
+    @cached_property
+    def spec(self) -> TaskSpec:
+        """Position (2,) and displacement (2,), both in cells."""
+        maze = self.maze
+        unit = np.ones(2)
+        return TaskSpec(
+            name=TASK_PREFIX + maze.name.replace("_", "-"),
+            obs=tile(Part("position", "cell", maze.low, maze.high, entries=("x", "y"))),
+            action=tile(Part("displacement", "cell", -unit, unit, entries=("dx", "dy"))),
+            action_map=ActionMap.spread(-unit, unit),
+            control_period_s=CONTROL_PERIOD_S,
+            episode_steps=maze.episode_length,
+            domain="maze",
+            new_coverage=self.new_coverage,
+        )
+
+    def new_coverage(self) -> BinCoverage:
+        """Returns a counter of the maze's bins."""
+        maze = self.maze
+        return BinCoverage(maze.bin_index, int(maze.n_bins.prod()), maze.n_reachable)
+
+    def make_vec(self, n_envs: int, seed: int) -> MazeVecEnv:
+        """Returns `n_envs` points in the maze as one vector environment."""
+        return MazeVecEnv(self, n_envs, seed)
+
+
+class MazeVecEnv(SameStepVectorEnv):
+    """`n_envs` points in one maze. The reward is 0.
+
+    An episode is truncated after 50 env_steps and never terminated. Positions are float64, the
+    observation is float32.
+
+    Args:
+        task: The maze's task.
+        n_envs: Number of points.
+        seed: Seeds the first `reset()` that gives no seed itself.
+
+    Attributes:
+        maze: The maze.
+        position: (n, 2) float64.
+    """
+
+    def __init__(self, task: MazeTask, n_envs: int, seed: int = 0) -> None:
+        super().__init__(task.spec, n_envs, seed)
+        self.maze = task.maze
+        self.position = np.zeros((n_envs, 2))
+
+    def _start(self, rows: np.ndarray) -> None:
+        self.position[rows] = self.maze.sample_start(self.rng, len(rows))
+
+    def _observe(self) -> np.ndarray:
+        return self.position
+
+    def _advance(self, command: np.ndarray) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+        # In (0, 1]: a point never ends exactly on the wall.
+        repulsion_u = 1.0 - self.rng.random((self.num_envs, 3))
+        self.position = self.maze.step(self.position, command, repulsion_u)
+        return np.zeros(self.num_envs), np.zeros(self.num_envs, bool), {}
+
+    def get_state(self) -> dict[str, np.ndarray | str]:
+        """Returns the shared state and the positions (n, 2)."""
+        return {**super().get_state(), "position": self.position.copy()}
+
+    def set_state(self, saved: dict[str, np.ndarray | str]) -> None:
+        """Goes back to what `get_state` returned."""
+        super().set_state(saved)
+        self.position = np.array(saved["position"], float)
+
+
+for _name in task_names():
+    TASKS.register(_name)(partial(MazeTask, _name))

@@ -1,15 +1,16 @@
 import mujoco
 import numpy as np
 import pytest
-from gymnasium.spaces import Box
 from gymnasium.vector import AutoresetMode
 
-from sim.core import registry
+from sim.core.action_map import ActionMap
 from sim.core.hold import Hold
-from sim.core.spec import ActionMap, TaskSpec, tile
+from sim.core.registry import make_vec, task_names, task_spec
+from sim.core.spec import Part, TaskSpec, tile
 from sim.core.vec import SameStepVectorEnv
 from sim.tasks import arm
 
+N_SUBSTEPS = 5
 FULL = mujoco.mjtState.mjSTATE_FULLPHYSICS
 
 
@@ -25,7 +26,7 @@ def drive(env, seed, n_steps):
 
 
 def test_shapes_types_and_mode():
-    env = arm.make_vec("arm-press", 3, 0)
+    env = make_vec("arm-press", 3, 0)
     assert env.metadata["autoreset_mode"] is AutoresetMode.SAME_STEP
     obs, infos = env.reset(seed=1)
     assert obs.shape == (3, 22) and obs.dtype == np.float32 and infos == {}
@@ -45,7 +46,7 @@ def test_shapes_types_and_mode():
 
 
 def test_an_ended_episode_starts_again_in_the_same_step():
-    env = arm.make_vec("arm-press", 3, 0)
+    env = make_vec("arm-press", 3, 0)
     env.reset()
     drive(env, 0, 10)
     env.set_state(env.get_state() | {"episode_step": np.array([0, 199, 0])})
@@ -62,7 +63,7 @@ def test_an_ended_episode_starts_again_in_the_same_step():
     np.testing.assert_array_equal(obs[1, :6], obs[1, 12:18])  # and commanded to stay
     assert np.abs(arm.poses("random")[1][:, :6] - obs[1, :6]).max(axis=1).min() < 1e-6
     assert env.episode_step.tolist() == [1, 0, 1]
-    twin = arm.make_vec("arm-press", 3, 0)
+    twin = make_vec("arm-press", 3, 0)
     twin.set_state(before | {"episode_step": np.zeros(3)})
     np.testing.assert_array_equal(
         twin.step(np.full((3, 6), 0.5))[0], infos["final_obs"]
@@ -70,7 +71,7 @@ def test_an_ended_episode_starts_again_in_the_same_step():
 
 
 def test_the_same_seed_gives_the_same_numbers():
-    a, b, c = (arm.make_vec("arm", 9, seed) for seed in (5, 5, 6))
+    a, b, c = (make_vec("arm", 9, seed) for seed in (5, 5, 6))
     starts = [env.reset()[0] for env in (a, b, c)]
     np.testing.assert_array_equal(starts[0], starts[1])
     assert (starts[0] != starts[2]).any(axis=1).all()
@@ -81,12 +82,12 @@ def test_the_same_seed_gives_the_same_numbers():
 
 @pytest.mark.parametrize("n_envs", [2, 9])  # without and with threads
 def test_a_saved_state_goes_on_exactly_through_resets(n_envs):
-    env = arm.make_vec("arm-press", n_envs, 3)
+    env = make_vec("arm-press", n_envs, 3)
     env.reset()
     drive(env, 0, 150)
     saved = env.get_state()
     expected = drive(env, 1, 80)
-    other = arm.make_vec("arm-press", n_envs, 99)
+    other = make_vec("arm-press", n_envs, 99)
     drive_first = other.reset()[0]
     other.set_state(saved)
     got = drive(other, 1, 80)
@@ -97,12 +98,12 @@ def test_a_saved_state_goes_on_exactly_through_resets(n_envs):
 
 def test_a_saved_state_of_another_size_is_refused():
     with pytest.raises(ValueError, match="2 simulations, this environment 3"):
-        arm.make_vec("arm", 3, 0).set_state(arm.make_vec("arm", 2, 0).get_state())
+        make_vec("arm", 3, 0).set_state(make_vec("arm", 2, 0).get_state())
 
 
 @pytest.mark.parametrize("n_envs", [2, 9])
 def test_the_batch_steps_as_mujoco_does_one_by_one(n_envs):
-    env, rng = arm.make_vec("arm-press", n_envs, 0), np.random.default_rng(2)
+    env, rng = make_vec("arm-press", n_envs, 0), np.random.default_rng(2)
     env.reset()
     model, data = env.model, mujoco.MjData(env.model)
     start = env.get_state()
@@ -115,12 +116,12 @@ def test_the_batch_steps_as_mujoco_does_one_by_one(n_envs):
             mujoco.mj_resetData(model, data)  # a rollout starts without the last forces
             mujoco.mj_setState(model, data, state[i], FULL)
             data.ctrl[:] = command[i]
-            for _ in range(arm.N_SUBSTEPS):
+            for _ in range(N_SUBSTEPS):
                 mujoco.mj_step(model, data)
             sensor[i] = data.sensordata
             mujoco.mj_getState(model, data, state[i], FULL)
         obs = env.step(action)[0]
-        np.testing.assert_allclose(obs, arm.observe(sensor, command), atol=1e-6)
+        np.testing.assert_allclose(obs, arm.ArmTask().observe(sensor, command), atol=1e-6)
     np.testing.assert_allclose(env.get_state()["state"], state, atol=1e-9)
 
 
@@ -132,7 +133,7 @@ def test_the_batch_steps_as_mujoco_does_one_by_one(n_envs):
     ],
 )
 def test_bad_actions_are_refused(action, message):
-    env = arm.make_vec("arm", 2, 0)
+    env = make_vec("arm", 2, 0)
     env.reset()
     with pytest.raises(ValueError, match=message):
         env.step(action)
@@ -140,23 +141,25 @@ def test_bad_actions_are_refused(action, message):
 
 def test_a_step_before_reset_is_refused():
     with pytest.raises(RuntimeError, match="reset"):
-        arm.make_vec("arm", 1, 0).step(np.zeros((1, 6)))
+        make_vec("arm", 1, 0).step(np.zeros((1, 6)))
 
 
 class Script(SameStepVectorEnv):
-    """Two simulations; the reward of env_step k is k and 10 k, success at k = 2 in the first, 4 in the second."""
+    """Two simulations; the reward of env_step k is k and 10 k, success at k = 2 in the first, 4 in
+    the second.
+    """
 
     def __init__(self, success_when):
-        super().__init__(2, Box(-99, 99, (1,)), 1, 8)
-        amap = ActionMap("absolute", (1.0,), (0.0,), (-1.0,), (1.0,))
-        fields = {
-            "obs": tile(("k", "", 0, 9)),
-            "action": tile(("a", "", -1, 1)),
-            "action_map": amap,
-        }
-        self.task_spec = TaskSpec(
-            "script", **fields, control_period_s=0.1, episode_steps=8, success_when=success_when
+        spec = TaskSpec(
+            "script",
+            obs=tile(Part("k", "", -99, 99)),
+            action=tile(Part("a", "", -1, 1)),
+            action_map=ActionMap.spread([-1.0], [1.0]),
+            control_period_s=0.1,
+            episode_steps=8,
+            success_when=success_when,
         )
+        super().__init__(spec, 2)
         self.k = np.zeros(2)
 
     def _start(self, rows):
@@ -165,7 +168,7 @@ class Script(SameStepVectorEnv):
     def _observe(self):
         return self.k[:, None]
 
-    def _advance(self, action):
+    def _advance(self, command):
         self.k = self.k + 1
         return self.k * [1, 10], np.zeros(2, bool), {"success": self.k == [2, 4]}
 
@@ -197,13 +200,13 @@ def test_hold_refuses_what_does_not_divide_the_episode(n):
 
 
 def test_the_registry_makes_every_arm_task_and_names_them_all():
-    names = registry.task_names()
+    names = task_names()
     assert {"arm", "arm-press", "arm-reach-left", "arm-reach-low", "maze-square-a"} <= set(names)
-    for name in arm.task_names():
-        assert registry.make_vec(name, 2, 0).task_spec.name == registry.task_spec(name).name == name
+    for name in arm.ARM_TASKS:
+        assert make_vec(name, 2, 0).task_spec.name == task_spec(name).name == name
 
 
 def test_an_unknown_task_gets_the_list_and_the_closest():
     with pytest.raises(ValueError, match="Did you mean 'arm-press'") as caught:
-        registry.make_vec("arm-pres")
-    assert all(name in str(caught.value) for name in registry.task_names())
+        make_vec("arm-pres")
+    assert all(name in str(caught.value) for name in task_names() if "<" not in name)

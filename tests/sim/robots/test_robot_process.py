@@ -5,9 +5,12 @@ import sys
 import numpy as np
 import pytest
 
-from sim.robots.robot_process import MEMORY_BYTES, PERIOD_NS, REQUEST, ArmCore, Ring, handle, rings
+from sim.core.registry import make_task, make_vec
+from sim.robots.robot_process import Layout, Ring, RobotCore, handle
 from sim.tasks import arm
 
+LAYOUT = Layout(n_commands=6, n_sensors=16)
+PERIOD_NS = 2_000_000
 ABOVE = np.array([-0.524, -1.2, -1.55, 0.8, 0.0, 0.1])  # leaning back, forearm over the button
 DOWN = ABOVE - np.array([0, 0.55, 0, 0, 0, 0])
 
@@ -20,11 +23,16 @@ def settle(core, target, n_steps=1000):
     return core.obs()
 
 
-# --- the core, without a clock ---------------------------------------------------------------------------------------
+# --- the core, without a clock
+# ---------------------------------------------------------------------------------------
 
 
 def test_the_core_moves_as_the_training_environment_does():
-    env, core, rng = arm.make_vec("arm-press", 1, 0), ArmCore("arm-press"), np.random.default_rng(1)
+    env, core, rng = (
+        make_vec("arm-press", 1, 0),
+        RobotCore(make_task("arm-press")),
+        np.random.default_rng(1),
+    )
     env.reset()
     states, sensors = arm.poses("random")
     chosen = np.random.default_rng(4).integers(len(states))
@@ -37,7 +45,7 @@ def test_the_core_moves_as_the_training_environment_does():
             action = rng.uniform(-1, 1, (1, 6))
         command = np.clip(command + 0.03 * action[0], *arm.joint_range())
         core.receive(command, now_ns)
-        for _ in range(arm.N_SUBSTEPS):
+        for _ in range(5):
             core.step(now_ns)
             now_ns += PERIOD_NS
         expected = env.step(action)[0][0]
@@ -49,7 +57,7 @@ def test_the_core_moves_as_the_training_environment_does():
 
 def test_a_target_has_its_effect_exactly_the_delay_later():
     for delay_ms in (0, 30):
-        core = ArmCore("arm", delay_ns=delay_ms * 1_000_000)
+        core = RobotCore(make_task("arm"), delay_ns=delay_ms * 1_000_000)
         target = core.obs()[:6] + 0.3
         core.receive(target, 4_000_000)
         felt = []
@@ -60,7 +68,7 @@ def test_a_target_has_its_effect_exactly_the_delay_later():
 
 
 def test_delayed_targets_arrive_in_order_and_the_command_is_known_at_once():
-    core = ArmCore("arm", delay_ns=10_000_000)
+    core = RobotCore(make_task("arm"), delay_ns=10_000_000)
     targets = [core.obs()[:6] + shift for shift in (0.1, 0.2)]
     seen = []
     for k in range(10):
@@ -77,7 +85,7 @@ def test_delayed_targets_arrive_in_order_and_the_command_is_known_at_once():
 
 
 def test_success_at_any_step_is_kept_until_the_next_episode():
-    core = ArmCore("arm-press")
+    core = RobotCore(make_task("arm-press"))
     settle(core, ABOVE)
     assert not core.reading["success"]
     assert settle(core, DOWN)[21] > 0.005 and core.reading["success"]
@@ -87,8 +95,8 @@ def test_success_at_any_step_is_kept_until_the_next_episode():
 
 
 def test_success_at_the_end_is_lost_when_the_arm_leaves():
-    core = ArmCore("arm-reach-low")
-    core.start_episode(0, "rest")  # from some poses the straight way is blocked by the desk
+    core = RobotCore(make_task("arm-reach-low"))
+    core._begin(arm.poses("rest"), 0)  # from some poses the straight way is blocked by the desk
     assert (
         arm.distance(settle(core, [0, 0.68, -0.57, 1.12, 1.14, 1.35])[None], arm.TARGETS["low"])[0]
         < 0.02
@@ -99,7 +107,7 @@ def test_success_at_the_end_is_lost_when_the_arm_leaves():
 
 
 def test_a_request_starts_an_episode_once_and_forgets_the_old_target():
-    core, request = ArmCore("arm"), np.zeros((), REQUEST)
+    core, request = RobotCore(make_task("arm")), np.zeros((), LAYOUT.request)
     request["target"], request["sent_ns"] = 0.5, 7
     last = handle(core, request[()], 0)
     assert last == 7 and (core.reading["command"] == 0.5).all()
@@ -113,14 +121,15 @@ def test_a_request_starts_an_episode_once_and_forgets_the_old_target():
     np.testing.assert_array_equal(core.data.ctrl, pose)
 
 
-# --- shared memory ---------------------------------------------------------------------------------------------------
+# --- shared memory --------------------------------------------------------------------------------
+# -------------------
 
 
 def test_a_half_written_row_is_never_read():
-    memory = mmap.mmap(-1, MEMORY_BYTES)
-    ring, _ = rings(memory)
+    memory = mmap.mmap(-1, LAYOUT.n_bytes)
+    ring, _ = LAYOUT.rings(memory)
     assert ring.read() is None
-    row = np.zeros((), REQUEST)
+    row = np.zeros((), LAYOUT.request)
     for k in range(1, 7):
         row["target"], row["sent_ns"] = k, k
         ring.write(row)
@@ -135,18 +144,19 @@ def test_a_half_written_row_is_never_read():
 
 def test_rows_from_another_process_are_whole_and_in_order(tmp_path):
     path = tmp_path / "rings"
-    path.write_bytes(bytes(MEMORY_BYTES))
+    path.write_bytes(bytes(LAYOUT.n_bytes))
     code = (
-        "import sys, mmap, time, numpy as np; from sim.robots.robot_process import *\n"
-        "file, row = open(sys.argv[1], 'r+b'), np.zeros((), REQUEST)\n"
-        "ring = rings(mmap.mmap(file.fileno(), MEMORY_BYTES))[0]\n"
+        "import sys, mmap, time, numpy as np; from sim.robots.robot_process import Layout\n"
+        "LAYOUT = Layout(n_commands=6, n_sensors=16)\n"
+        "file, row = open(sys.argv[1], 'r+b'), np.zeros((), LAYOUT.request)\n"
+        "ring = LAYOUT.rings(mmap.mmap(file.fileno(), LAYOUT.n_bytes))[0]\n"
         "until = time.monotonic() + 1\n"
         "while time.monotonic() < until:\n"
         "    row['sent_ns'] += 1; row['target'] = row['sent_ns']; ring.write(row)\n"
     )
     writer = subprocess.Popen([sys.executable, "-c", code, str(path)])
     with open(path, "r+b") as file:
-        ring, _ = rings(mmap.mmap(file.fileno(), MEMORY_BYTES))
+        ring, _ = LAYOUT.rings(mmap.mmap(file.fileno(), LAYOUT.n_bytes))
     seen, last = 0, 0
     while writer.poll() is None:
         row = ring.read()
@@ -159,5 +169,5 @@ def test_rows_from_another_process_are_whole_and_in_order(tmp_path):
 
 def test_a_ring_is_aligned():
     assert (
-        Ring.n_bytes(REQUEST) % 8 == 0
+        Ring.n_bytes(LAYOUT.request) % 8 == 0
     )  # the counter of the ring after it is written in one piece

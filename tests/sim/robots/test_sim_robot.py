@@ -10,7 +10,8 @@ import pytest
 
 from policy_server.control.robot import make_robot
 from policy_server.control.robot_io import RobotIO
-from sim.robots.robot_process import PERIOD_NS, ArmCore
+from sim.core.registry import make_task, task_spec
+from sim.robots.robot_process import RobotCore
 from sim.robots.sim_robot import SimRobot, SimRobotError
 from sim.tasks import arm
 
@@ -57,12 +58,12 @@ def settle(core, target, n_steps=1000):
     """Steps `core` under `target`; returns the observation."""
     core.receive(np.asarray(target, float), 0)
     for k in range(n_steps):
-        core.step(10**12 + k * PERIOD_NS)
+        core.step(10**12 + k * 2_000_000)
     return core.obs()
 
 
 def test_the_arm_reaches_a_commanded_pose_and_stays(connect):
-    robot, core = connect("arm"), ArmCore("arm")
+    robot, core = connect("arm"), RobotCore(make_task("arm"))
     names = list(robot.observation_features)
     target = read(robot)[12:18] + np.array([0.5, 0.3, -0.3, 0.2, -0.4, 0.2])
     sent = robot.send_action(dict(zip(robot.action_features, target.tolist(), strict=True)))
@@ -83,7 +84,7 @@ def test_the_arm_reaches_a_commanded_pose_and_stays(connect):
 
 
 def test_names_are_those_of_policy_and_calibration(connect):
-    robot, spec = connect("arm-press"), arm.task_spec("arm-press")
+    robot, spec = connect("arm-press"), task_spec("arm-press")
     assert list(robot.observation_features)[::6] == [
         "shoulder_pan.pos", "shoulder_pan.vel", "shoulder_pan.command", "end_effector.x",
     ]  # fmt: skip
@@ -140,7 +141,7 @@ def test_a_late_process_says_so_and_then_catches_up(connect):
     after = robot._reading()
     n_steps = after["n_steps"] - before["n_steps"]
     assert (
-        after["stamp_ns"] - before["stamp_ns"] == n_steps * PERIOD_NS
+        after["stamp_ns"] - before["stamp_ns"] == n_steps * 2_000_000
     )  # no step was left out or shifted
     assert after["n_overruns"] - before["n_overruns"] >= 150 and after["max_late_ns"] > 0.3e9
 
@@ -167,7 +168,7 @@ def test_the_delay_delays(connect):
 
 
 def test_reset_puts_the_arm_where_the_seed_says_and_drops_targets_on_the_way(connect):
-    robot, core = connect("arm", delay_s=0.05), ArmCore("arm")
+    robot, core = connect("arm", delay_s=0.05), RobotCore(make_task("arm"))
     for seed in (3, 11, 3):
         robot.write_action(robot.position() + 0.5)
         robot.reset_episode(seed)
@@ -262,7 +263,8 @@ def test_disconnect_leaves_no_process_and_no_file(connect):
 
 def test_the_process_dies_with_its_parent():
     code = (
-        "import os, time; from sim.robots.sim_robot import SimRobot; r = SimRobot('arm'); r.connect()\n"
+        "import os, time; from sim import SimRobot\n"
+        "r = SimRobot('arm'); r.connect()\n"
         "if os.fork() == 0: time.sleep(6); os._exit(0)  # a sibling that keeps the pipe open\n"
         "print(r._process.pid, flush=True); time.sleep(60)\n"
     )
@@ -280,7 +282,7 @@ def test_a_process_that_cannot_start_is_reported(monkeypatch, capfd):
     robot.task = "nonsense"
     with pytest.raises(SimRobotError, match=r"gone \(exit status 1\)"):
         robot.connect()
-    assert not robot.is_connected and "KeyError" in capfd.readouterr().err
+    assert not robot.is_connected and "no task 'nonsense'" in capfd.readouterr().err
 
 
 def test_make_reads_task_and_options():
@@ -293,8 +295,8 @@ def test_make_reads_task_and_options():
     ("spec", "message"),
     [
         ("arm-pres", "Did you mean 'arm-press'.*There are: arm, arm-press"),
-        ("", "no simulated robot for task ''"),
-        ("maze-square-a", "no simulated robot"),
+        ("", "no task ''. There are: arm"),
+        ("maze-square-a", "no simulated robot; there are: arm, .*package.module:Task"),
         ("arm?speed=3", "no option 'speed'.*delay_s .*seed"),
         ("arm?delay_s=fast", "delay_s='fast': expected float"),
         ("arm?delay_s=nan", "delay_s nan"),

@@ -2,10 +2,15 @@ import mujoco
 import numpy as np
 import pytest
 
+from sim.core import coverage
 from sim.core.hold import Hold
+from sim.core.registry import make_vec, task_spec
 from sim.tasks import arm
+from sim.tasks.mujoco_task import N_STARTS
 
+N_SUBSTEPS = 5
 ABOVE = np.array([-0.524, -1.2, -1.55, 0.8, 0.0, 0.1])  # leaning back, forearm over the button
+COMMAND = slice(12, 18)
 FULL = mujoco.mjtState.mjSTATE_FULLPHYSICS
 
 
@@ -23,7 +28,9 @@ def place(env, qpos):
 
 
 def pose_at(point, seed=0):
-    """Joint angles (6,) whose end effector is nearest to `point`, by random search, and the distance [m]."""
+    """Joint angles (6,) whose end effector is nearest to `point`, by random search, and the
+    distance [m].
+    """
     model, rng, (low, high) = arm.load_model(), np.random.default_rng(seed), arm.joint_range()
     data = mujoco.MjData(model)
 
@@ -38,9 +45,9 @@ def pose_at(point, seed=0):
     return best, error(best)
 
 
-@pytest.mark.parametrize("name", arm.task_names())
+@pytest.mark.parametrize("name", arm.ARM_TASKS)
 def test_spec_and_environment_agree(name):
-    spec, env = arm.task_spec(name), arm.make_vec(name, 2, 0)
+    spec, env = task_spec(name), make_vec(name, 2, 0)
     obs, _ = env.reset()
     assert (
         spec.obs_dim == obs.shape[1] == 22 and spec.act_dim == env.single_action_space.shape[0] == 6
@@ -49,7 +56,7 @@ def test_spec_and_environment_agree(name):
     assert spec.obs_slice("command") == slice(12, 18) and spec.action_map.command_start == 12
     assert [f.name for f in spec.action] == [f"{joint}.target" for joint in arm.JOINTS]
     assert all(f.unit == "rad" and f.max_rate == (3.0,) for f in spec.action)
-    assert spec.control_period_s == pytest.approx(arm.N_SUBSTEPS * env.model.opt.timestep) == 0.01
+    assert spec.control_period_s == pytest.approx(N_SUBSTEPS * env.model.opt.timestep) == 0.01
     np.testing.assert_allclose(spec.action_map.scale, 0.03)  # 3 rad/s for 10 ms
     assert (spec.reward is None) == (name == "arm")
     assert spec.episode_steps == (400 if name == "arm" else 200)
@@ -57,7 +64,7 @@ def test_spec_and_environment_agree(name):
 
 
 def test_the_specs_limits_are_the_worlds():
-    model, spec = arm.load_model(), arm.task_spec("arm")
+    model, spec = arm.load_model(), task_spec("arm")
     low, high = arm.joint_range()
     for j, joint in enumerate(arm.JOINTS):
         np.testing.assert_array_equal(model.joint(joint).range, [low[j], high[j]])
@@ -70,7 +77,7 @@ def test_the_specs_limits_are_the_worlds():
 @pytest.mark.parametrize("kind", ["rest", "random"])
 def test_start_poses_are_at_rest_free_of_contact_and_inside_the_limits(kind):
     model, (states, sensors), (low, high) = arm.load_model(), arm.poses(kind), arm.joint_range()
-    assert len(states) == len(sensors) == arm.N_POSES
+    assert len(states) == len(sensors) == N_STARTS
     data = mujoco.MjData(model)
     for state, sensor in zip(states[::8], sensors[::8], strict=True):
         mujoco.mj_setState(model, data, state, FULL)
@@ -91,12 +98,12 @@ def test_start_poses_are_at_rest_free_of_contact_and_inside_the_limits(kind):
 def test_observe_puts_every_number_in_its_place():
     sensor, command = np.arange(16.0)[None], 100 + np.arange(6.0)[None]
     expected = [*range(12), *range(100, 106), 12, 13, 14, 15]
-    obs = arm.observe(sensor, command)
+    obs = arm.ArmTask().observe(sensor, command)
     assert obs.dtype == np.float32 and obs.tolist() == [expected]
 
 
 def test_pressing_and_releasing_the_button_is_rewarded_while_it_is_down():
-    env = arm.make_vec("arm-press", 1, 0)
+    env = make_vec("arm-press", 1, 0)
     env.reset()
     place(env, ABOVE)
     lower = np.array([[0.0, -1.0, 0, 0, 0, 0]])
@@ -116,14 +123,14 @@ def test_pressing_and_releasing_the_button_is_rewarded_while_it_is_down():
     ("travel", "down"), [(0.0, False), (0.00499, False), (0.00501, True), (0.008, True)]
 )
 def test_the_press_threshold(travel, down):
-    spec, obs = arm.task_spec("arm-press"), np.zeros((1, 22), np.float32)
+    spec, obs = task_spec("arm-press"), np.zeros((1, 22), np.float32)
     obs[0, 21] = travel
     assert spec.success(obs)[0] == down and spec.reward(obs)[0] == float(down)
 
 
 @pytest.mark.parametrize("side", arm.TARGETS)
 def test_reach_reward_computed_by_hand(side):
-    spec, obs = arm.task_spec(f"arm-reach-{side}"), np.zeros((4, 22), np.float32)
+    spec, obs = task_spec(f"arm-reach-{side}"), np.zeros((4, 22), np.float32)
     obs[:, 18:21] = arm.TARGETS[side]
     obs[1, 18] += 0.08
     obs[2, 19] -= 0.019
@@ -138,7 +145,7 @@ def test_reach_reward_computed_by_hand(side):
 def test_every_target_can_be_reached_and_held(side):
     qpos, error_m = pose_at(np.array(arm.TARGETS[side]))
     assert error_m < 0.003
-    env = arm.make_vec(f"arm-reach-{side}", 1, 0)
+    env = make_vec(f"arm-reach-{side}", 1, 0)
     env.reset()
     place(env, qpos)
     for _ in range(100):
@@ -149,7 +156,7 @@ def test_every_target_can_be_reached_and_held(side):
 
 
 def test_a_chunk_is_what_holding_an_action_commands():
-    env = Hold(arm.make_vec("arm", 3, 0), 4)
+    env = Hold(make_vec("arm", 3, 0), 4)
     obs, _ = env.reset()
     rng, clipped = np.random.default_rng(0), 0
     action = rng.uniform(-1, 1, (3, 6)).astype(np.float32)
@@ -159,15 +166,13 @@ def test_a_chunk_is_what_holding_an_action_commands():
         chunk = env.task_spec.action_map.chunk(obs, action, 4)
         obs, _, _, truncated, infos = env.step(action)
         assert chunk.shape == (3, 4, 6) and not truncated.any()
-        np.testing.assert_allclose(
-            infos["path"][:, :, arm.COMMAND], chunk.swapaxes(0, 1), atol=1e-5
-        )
+        np.testing.assert_allclose(infos["path"][:, :, COMMAND], chunk.swapaxes(0, 1), atol=1e-5)
         clipped += int((np.diff(chunk, axis=1) == 0).sum())
     assert clipped > 0  # some commands ran into their limits
 
 
 def test_the_arm_follows_its_command_and_is_not_faster_than_the_rate_limit():
-    env = arm.make_vec("arm", 1, 0)
+    env = make_vec("arm", 1, 0)
     obs, _ = env.reset()
     start = obs[0, 0]
     for _ in range(30):
@@ -193,7 +198,7 @@ def test_the_button_stays_in_the_space_too():
 
 
 def wild_motion():
-    env, rng = arm.make_vec("arm-press", 64, 0), np.random.default_rng(0)
+    env, rng = make_vec("arm-press", 64, 0), np.random.default_rng(0)
     env.reset()
     seen = []
     for k in range(400):
@@ -203,19 +208,23 @@ def wild_motion():
     return np.concatenate(seen), env.single_observation_space
 
 
-def test_voxels_by_hand():
-    points = np.array([[0.01, 0.02, 0.029], [0.0, 0.0, 0.0], [-0.001, 0.031, 0.061]])
-    assert arm.voxels(points).tolist() == [[-1, 1, 2], [0, 0, 0]]
+def visited_share(positions):
+    """Coverage (one decision, one environment) of end-effector positions (n, 3)."""
+    counter = task_spec("arm").new_coverage()
+    path = np.zeros((len(positions), 1, 22))
+    path[:, 0, arm.END_EFFECTOR] = positions
+    counter.visit(path[0], path)
+    return counter.share()
 
 
-def test_workspace_coverage_counts_reachable_voxels_once():
+def test_coverage_counts_reachable_voxels_once():
     reachable = sorted(arm.reachable_voxels())
     inside = (np.array(reachable[:3]) + 0.5) * arm.VOXEL_M
     outside = np.array([[0.0, 0.0, 2.0], [0.0, 0.0, -0.1]])
     positions = np.concatenate([inside, inside + 0.01, outside])
-    assert arm.workspace_coverage(positions) == pytest.approx(3 / len(reachable))
-    assert arm.workspace_coverage(outside) == 0.0
-    assert arm.workspace_coverage((np.array(reachable) + 0.5) * arm.VOXEL_M) == 1.0
+    assert visited_share(positions) == pytest.approx(3 / len(reachable))
+    assert visited_share(outside) == 0.0
+    assert visited_share((np.array(reachable) + 0.5) * arm.VOXEL_M) == 1.0
 
 
 def test_random_starts_are_a_real_reach_from_the_button():
@@ -226,7 +235,7 @@ def test_random_starts_are_a_real_reach_from_the_button():
 
 def test_start_poses_lie_in_reachable_voxels():
     at = np.concatenate([arm.poses(kind)[1][:, 12:15] for kind in ("rest", "random")])
-    seen = set(map(tuple, arm.voxels(at).tolist()))
+    seen = set(map(tuple, coverage.voxels(at, arm.VOXEL_M).tolist()))
     assert len(seen) > 300
     assert len(seen - arm.reachable_voxels()) <= 0.01 * len(seen)
     assert all(z >= 0 for _, _, z in arm.reachable_voxels())

@@ -4,7 +4,12 @@ import pytest
 from gymnasium.spaces import Box, Dict, Discrete
 from gymnasium.vector import AutoresetMode
 
-from sim.tasks.gym import FlatEnv, make_vec, ordered
+from sim.core.registry import make_vec as make_task_vec
+from sim.tasks.gym import FlatEnv, GymTask, ordered
+
+
+def make_vec(gym_id, n_envs, seed=0, **options):
+    return GymTask(gym_id, **options).make_vec(n_envs, seed)
 
 
 class Toy(gym.Env):
@@ -69,7 +74,7 @@ def test_goal_dictionaries_are_flattened_in_the_documented_order():
 
 
 def test_actions_are_mapped_to_the_environments_own_range():
-    env = make_vec("gym:EdpToy-v0", 3)
+    env = make_task_vec("gym:EdpToy-v0", 3)
     env.reset()
     reward = env.step(np.array([[-1, -1], [0, 0.5], [1, 7.0]]))[1]
     np.testing.assert_allclose(reward, [0 - 10_000, 2 + 20_000, 4 + 30_000])
@@ -96,7 +101,7 @@ def test_an_end_gives_the_final_obs_and_the_next_episode_in_one_step():
 
 
 def test_pendulum_equals_gymnasiums_own():
-    env = make_vec("gym:Pendulum-v1", 2, seed=5)
+    env = make_task_vec("gym:Pendulum-v1", 2, seed=5)
     obs, _ = env.reset()
     seeds = [int(s) for s in np.random.SeedSequence(5).generate_state(2)]
     own = [gym.make("Pendulum-v1") for _ in seeds]
@@ -107,7 +112,7 @@ def test_pendulum_equals_gymnasiums_own():
         np.testing.assert_allclose(infos["final_obs"], [s[0] for s in steps], rtol=1e-6)
         np.testing.assert_allclose(reward, [s[1] for s in steps], rtol=1e-6)
         assert truncated.all() == (k == 200) and not terminated.any() and "success" not in infos
-    assert env.episode_length == 200 and env.task_spec.control_period_s == 0.05
+    assert env.task_spec.episode_steps == 200 and env.task_spec.control_period_s == 0.05
     np.testing.assert_array_equal(
         env.reset(seed=5)[0], make_vec("Pendulum-v1", 2, seed=5).reset()[0]
     )
@@ -138,7 +143,7 @@ def test_neighbouring_seeds_share_no_environment():
     [("FetchReach-v4", 16, 4, slice(10, 13)), ("PointMaze_UMaze-v3", 8, 2, slice(4, 6))],
 )
 def test_gymnasium_robotics_is_found_without_an_import(gym_id, obs_dim, act_dim, goal):
-    env = make_vec("gym:" + gym_id, 2, seed=0)
+    env = make_task_vec("gym:" + gym_id, 2, seed=0)
     obs, _ = env.reset()
     assert obs.shape == (2, obs_dim) and env.single_action_space.shape == (act_dim,)
     raw = env._envs.envs[0].unwrapped
@@ -153,7 +158,7 @@ def test_bad_requests_are_refused_with_the_reason():
         ValueError,
         match=r"unknown Gymnasium environment 'FetchReech-v4'; near it are FetchReach-v4",
     ):
-        make_vec("gym:FetchReech-v4", 1)
+        make_task_vec("gym:FetchReech-v4", 1)
     with pytest.raises(ValueError, match=r"Discrete\(2\); only a Box with finite"):
         make_vec("CartPole-v1", 1)
     with pytest.raises(ValueError, match=r"observation/b space is Discrete\(3\)"):

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode
 
-from sim.tasks.maze_env import MazeVecEnv
-from sim.tasks.mazes import Maze, task_names
+from sim.core.registry import make_vec
+from sim.tasks.mazes import Maze, MazeTask, task_names
 
 REFERENCE = np.load(Path(__file__).parents[2] / "data" / "maze_reference.npz")
 NAMES = [
@@ -109,8 +109,8 @@ def test_coverage_of_everything_reachable_is_the_cap():
     [("a", 0.75, 0.05), ("bottleneck", 0.35, 0.03), ("large", 0.38, 0.03)],
 )
 def test_random_actions_cover_what_was_measured(name, published, tolerance):
-    """100k env_steps of uniform actions, all 51 observations of 2000 episodes (method section 5)."""
-    env = MazeVecEnv(f"maze-square-{name}", n_envs=2000, seed=1)
+    """100k env_steps of uniform actions: 51 observations of 2000 episodes (method section 5)."""
+    env = MazeTask(f"maze-square-{name}").make_vec(2000, 1)
     seen = [env.reset()[0]]
     for _ in range(50):
         *_, infos = env.step(env.rng.uniform(-1, 1, (2000, 2)))
@@ -119,7 +119,7 @@ def test_random_actions_cover_what_was_measured(name, published, tolerance):
 
 
 def test_the_environment_keeps_the_contract():
-    env = MazeVecEnv("square_b", n_envs=5, seed=0)
+    env = MazeTask("square_b").make_vec(5, 0)
     assert env.metadata["autoreset_mode"] is AutoresetMode.SAME_STEP
     obs, _ = env.reset()
     assert obs.shape == (5, 2) and obs.dtype == np.float32 and env.observation_space.contains(obs)
@@ -142,22 +142,22 @@ def rollout(env, n):
 
 
 def test_seed_and_saved_state_repeat_the_same_numbers():
-    env = MazeVecEnv("square_large", n_envs=7, seed=4)
+    env = MazeTask("square_large").make_vec(7, 4)
     first = env.reset()[0]
     rollout(env, 30)
     saved = env.get_state()
     expected = rollout(env, 40)  # across an episode's end
-    other = MazeVecEnv("square_large", n_envs=7, seed=0)
+    other = MazeTask("square_large").make_vec(7, 0)
     other.set_state(saved)
     np.testing.assert_array_equal(rollout(other, 40), expected)
     np.testing.assert_array_equal(env.reset(seed=4)[0], first)
     assert not np.array_equal(env.reset(seed=5)[0], first)
     with pytest.raises(ValueError, match="7 simulations, this environment 3"):
-        MazeVecEnv("square_large", n_envs=3).set_state(saved)
+        MazeTask("square_large").make_vec(3, 0).set_state(saved)
 
 
 def test_bad_input_is_refused_with_the_reason():
-    maze, env = Maze.load("square_a"), MazeVecEnv("square_a", n_envs=2)
+    maze, env = Maze.load("square_a"), MazeTask("square_a").make_vec(2, 0)
     with pytest.raises(ValueError, match=r"unknown maze 'maze-square-z'.*maze-square-bottleneck"):
         Maze.load("maze-square-z")
     with pytest.raises(ValueError, match=r"repulsion_u has shape \(2, 2\), expected \(2, 3\)"):
@@ -174,5 +174,5 @@ def test_bad_input_is_refused_with_the_reason():
     with pytest.raises(ValueError, match=r"not finite in rows \[1\]"):
         env.step(np.array([[0, 0], [0, np.inf]]))
     with pytest.raises(ValueError, match="n_envs must be a positive integer, got 0"):
-        MazeVecEnv("square_a", n_envs=0)
-    assert len(task_names()) == 7 and MazeVecEnv("maze-square-d", 1).task_spec.name in task_names()
+        MazeTask("square_a").make_vec(0, 0)
+    assert len(task_names()) == 7 and make_vec("maze-square-d", 1).task_spec.name in task_names()
