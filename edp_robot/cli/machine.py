@@ -12,7 +12,7 @@ ROBOT = "robot (client, control loop)"
 NEEDS = {  # extra of edp-robot: the distributions that it adds
     ROBOT: ("numpy", "pyzmq", "scipy", "tyro"),
     "serve": ("onnxruntime-gpu", "prometheus-client"),
-    "sim": ("mujoco", "gymnasium", "gymnasium-robotics", "imageio", "pillow"),
+    "sim": ("mujoco", "gymnasium", "gymnasium-robotics", "pillow"),
     "train": ("torch", "onnx", "onnxscript", "safetensors", "tensorboard", "matplotlib", "jinja2"),
     "urlb": ("dm_control",),
     "scale": ("ray",),
