@@ -1,0 +1,151 @@
+import mujoco
+import numpy as np
+import pytest
+
+from sim import MujocoTask, Part
+from sim.robots.robot_process import RobotCore
+
+MJCF = """
+<mujoco model="mass">
+  <option timestep="0.01" gravity="0 0 0"/>
+  <worldbody>
+    <body><joint name="x" type="slide" axis="1 0 0"/><geom size="0.1" mass="2"/></body>
+  </worldbody>
+  <actuator><motor name="push" joint="x" ctrlrange="-4 8"/></actuator>
+  <sensor><jointpos joint="x"/><jointvel joint="x"/></sensor>
+</mujoco>
+"""
+
+
+class Mass(MujocoTask):
+    """A free mass of 2 kg, pushed by a force in [-4, 8] N. It ends beyond 1 m."""
+
+    name = "mass"
+    mjcf = MJCF
+    control_period_s = 0.05
+    episode_steps = 20
+    action_unit = "N"
+
+    def obs_parts(self):
+        return (Part("position", "m", -2, 2), Part("velocity", "m/s", -9, 9))
+
+    def reward(self, obs):
+        return obs[:, 1]
+
+    def terminated(self, obs):
+        return obs[:, 0] > 1.0
+
+
+def test_an_action_is_spread_over_the_actuators_range():
+    spec = Mass().spec
+    assert (spec.action_map.scale, spec.action_map.offset) == ((6.0,), (2.0,))
+    assert [field.name for field in spec.action] == ["push.target"]
+    assert spec.action[0].unit == "N" and spec.success is None
+
+
+def test_force_moves_the_mass_as_newton_says():
+    """Full force 8 N on 2 kg is 4 m/s2; sensors are those of the last physics step's beginning."""
+    env = Mass().make_vec(2, 0)
+    env.reset()
+    obs, reward, *_ = env.step(np.array([[1.0], [-1.0]]))
+    np.testing.assert_allclose(obs[:, 1], [4 * 0.04, -2 * 0.04], rtol=1e-6)
+    np.testing.assert_allclose(reward, obs[:, 1])
+
+
+def test_commands_are_forces():
+    env, other = Mass().make_vec(1, 0), Mass().make_vec(1, 0)
+    env.reset()
+    other.reset()
+    np.testing.assert_array_equal(
+        env.step(np.array([[0.5]]))[0], other.step_commands(np.array([[5.0]]))[0]
+    )
+    too_much = other.step_commands(np.array([[100.0]]))[0]
+    np.testing.assert_array_equal(env.step(np.array([[1.0]]))[0], too_much)
+
+
+def test_termination_starts_the_next_episode():
+    env = Mass().make_vec(1, 0)
+    env.reset()
+    ends = [env.step(np.ones((1, 1))) for _ in range(20)]
+    terminated = [bool(end[2][0]) for end in ends]
+    first = terminated.index(True)
+    assert ends[first][4]["final_obs"][0, 0] > 1.0 and ends[first][0][0, 0] == 0.0
+    assert not ends[first][3].any()
+
+
+class Rated(Mass):
+    """The mass with a rate of the force as its action."""
+
+    action_kind = "increment"
+    max_rate = 20.0
+
+    def obs_parts(self):
+        return (*super().obs_parts(), Part("command", "N", -4, 8))
+
+    def start_command(self, sensor):
+        return np.zeros((len(sensor), 1))
+
+
+def test_an_increment_needs_a_command_in_the_obs():
+    class Blind(Mass):
+        action_kind = "increment"
+        max_rate = 1.0
+
+    with pytest.raises(ValueError, match=r"3 .*make them equal|called 'command'"):
+        _ = Blind().spec
+
+
+def test_an_increment_moves_the_command_by_its_rate():
+    env = Rated().make_vec(1, 0)
+    env.reset()
+    obs = env.step(np.array([[0.5]]))[0]
+    assert obs[0, 2] == pytest.approx(0.5 * 20.0 * 0.05)
+    obs = env.step_commands(np.array([[8.0]]))[0]  # 20 N/s for 50 ms is 1 N
+    assert obs[0, 2] == pytest.approx(1.5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"control_period_s": 0.025}, "no whole number of timesteps of 0.01 s"),
+        ({"mjcf": MJCF.replace('ctrlrange="-4 8"', "")}, "give every actuator .* a ctrlrange"),
+        (
+            {"obs_parts": lambda self: (Part("position", "m", -2, 2),)},
+            r"has 1 numbers, observe\(\) returns 2",
+        ),
+    ],
+)
+def test_a_task_that_contradicts_its_mjcf_is_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        type("Wrong", (Mass,), changes)().make_vec(1, 0)
+
+
+def test_no_usable_start_is_an_error_that_ends():
+    task = type("Nowhere", (Mass,), {"place": lambda self, data, rng: False})()
+    with pytest.raises(RuntimeError, match="only 0 of 102400 start states are usable"):
+        _ = task.starts
+
+
+def test_the_mjcf_may_be_a_file_beside_the_class(tmp_path, monkeypatch):
+    (tmp_path / "mass.xml").write_text(MJCF)
+    source = "from sim import MujocoTask\nclass FromFile(MujocoTask):\n    mjcf = 'mass.xml'\n"
+    (tmp_path / "mass_of_the_test.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    from mass_of_the_test import FromFile
+
+    assert FromFile().model.nu == 1
+
+
+def test_the_real_time_robot_moves_as_the_batch_does():
+    task = Rated()
+    env = task.make_vec(1, 0)
+    env.reset()
+    core = RobotCore(task)
+    commands = np.linspace(0.5, 3.0, 6)
+    for k, command in enumerate(commands):
+        obs = env.step_commands(np.array([[command]]))[0]
+        core.receive(np.array([command]), 0)
+        for i in range(task.n_substeps):
+            core.step((5 * k + i) * core.period_ns)
+    np.testing.assert_allclose(core.obs(), obs[0], atol=1e-6)
+    assert mujoco.mj_stateSize(task.model, mujoco.mjtState.mjSTATE_QPOS) == 1
