@@ -1,4 +1,4 @@
-"""How a load generator's clients reach a policy: sockets to a server, or a policy in this process."""
+"""The ways from a load generator to a policy: sockets to a server, or a policy in this process."""
 
 import select
 import time
@@ -10,24 +10,27 @@ import zmq
 
 from policy_server.contract import wire
 from policy_server.contract.errors import PolicyError, PolicyTimeout
+from policy_server.contract.policy import Policy
 from policy_server.contract.wire import Header, Kind, WireError
 from policy_server.transport.curve_client import dealer
 from policy_server.transport.keys import ClientKeys
 from policy_server.transport.link import new_identity, unconnected_hint
 
-_POLLIN, _NOBLOCK = int(zmq.POLLIN), int(zmq.NOBLOCK)  # an enum's operators would cost microseconds
-BAD_REPLY = -3  # an answer that is no action of the policy's size
+# Plain integers: the operators of pyzmq's enums cost microseconds.
+_POLLIN = int(zmq.POLLIN)
+_NOBLOCK = int(zmq.NOBLOCK)
+BAD_REPLY = -3  # status of an answer that is not an action of the policy's size
 
 
 class Reply(NamedTuple):
-    """What came back.
+    """An answer.
 
     Attributes:
-        client: Which client received it.
-        sequence: Number of the request that it says to answer, 0 where that cannot be read.
-        status: Of the wire, or BAD_REPLY.
+        client: Number of the client that received it.
+        sequence: Number of the request that it answers; 0 where that cannot be read.
+        status: Status on the wire, or BAD_REPLY.
         received_ns: When it was read [ns].
-        times_us: queue_us, inference_us, server_us as the other side tells them [us].
+        times_us: queue_us, inference_us and server_us, as the other side measured them [us].
     """
 
     client: int
@@ -41,36 +44,43 @@ class Channel(Protocol):
     """The way to a policy. Clients are numbered from 0."""
 
     def send(self, client: int, sequence: int, now_ns: int, budget_us: int) -> bool:
-        """Sends one request without waiting; False where it cannot be sent now."""
+        """Sends one request without waiting. Returns False where it cannot be sent now.
+
+        Args:
+            client: Number of the client.
+            sequence: Number of the request on the wire.
+            now_ns: The time now [ns].
+            budget_us: How long an answer is still wanted [us]; 0 is without limit.
+        """
         ...
 
     def receive(self, wait_s: float) -> list[Reply]:
-        """Returns the replies that are there, waiting at most this long [s] for the first."""
+        """Returns the replies that are here. Waits at most `wait_s` [s] for the first."""
         ...
 
     def close(self) -> None:
-        """Ends it."""
+        """Closes the way."""
         ...
 
 
 class SocketChannel:
-    """One DEALER, and so one session, for each client, all of them served by one thread.
+    """One DEALER, and so one session, for each client. One thread serves them all.
 
-    ZeroMQ tells of news through a file descriptor that fires once; so after every send and receive the socket's
-    events are looked at, and `select`, whose timeout is in microseconds (ZeroMQ's own is in milliseconds), only
-    waits while nothing is there.
+    ZeroMQ reports events through a file descriptor that fires once, so the socket's events are read
+    after every send and receive. `select` waits only while nothing is there: its timeout is in
+    microseconds, ZeroMQ's own is in milliseconds.
 
     Args:
-        endpoint: Of the server.
-        n_clients: Sockets to open.
-        payload: Every request's payload.
+        endpoint: The server's address.
+        n_clients: Number of sockets to open.
+        payload: Payload of every request.
         reply_bytes: Size of an action chunk [bytes].
         timeout_s: How long to wait for all connections [s].
-        keys: Of all clients, for a server with keys.
+        keys: Keys of all clients, for a server with keys.
 
     Raises:
         ValueError: ZeroMQ does not understand the endpoint.
-        PolicyTimeout: Not all are connected in time.
+        PolicyTimeout: Not every client is connected in time.
     """
 
     def __init__(
@@ -82,17 +92,19 @@ class SocketChannel:
         timeout_s: float,
         keys: ClientKeys | None = None,
     ):
-        self._payload, self._reply_bytes = payload, reply_bytes
+        self._payload = payload
+        self._reply_bytes = reply_bytes
         self._sockets = [dealer(endpoint, new_identity(), keys) for _ in range(n_clients)]
         self._clients = {socket.fileno(): client for client, socket in enumerate(self._sockets)}
         self._fds = list(self._clients)
-        self._look: set[int] = set()  # clients whose descriptor may have fired unseen
-        self._wait_connected(time.monotonic() + timeout_s, f"{endpoint}; {unconnected_hint(keys)}")
+        self._unread: set[int] = set()  # clients whose descriptor may have fired already
+        where = f"{endpoint}; {unconnected_hint(keys)}"
+        self._wait_connected(time.monotonic() + timeout_s, where)
 
     def send(self, client: int, sequence: int, now_ns: int, budget_us: int) -> bool:
         """See `Channel`."""
         frame = wire.encode(Header(Kind.ACT, 0, sequence, now_ns, budget_us), self._payload)
-        self._look.add(client)
+        self._unread.add(client)
         try:
             self._sockets[client].send(frame, _NOBLOCK)
         except zmq.Again:
@@ -101,8 +113,8 @@ class SocketChannel:
 
     def receive(self, wait_s: float) -> list[Reply]:
         """See `Channel`."""
-        replies = self._drain(self._look)
-        self._look.clear()
+        replies = self._drain(self._unread)
+        self._unread.clear()
         if not replies:
             ready, _, _ = select.select(self._fds, [], [], max(wait_s, 0.0))
             replies = self._drain({self._clients[fd] for fd in ready})
@@ -114,7 +126,7 @@ class SocketChannel:
             socket.close(linger=0)
 
     def _drain(self, clients: set[int]) -> list[Reply]:
-        """Returns everything that waits at the sockets of these clients."""
+        """Returns all replies that wait at the sockets of these clients."""
         replies = []
         for client in clients:
             socket = self._sockets[client]
@@ -124,65 +136,62 @@ class SocketChannel:
         return replies
 
     def _reply(self, client: int, frame: bytes, received_ns: int) -> Reply:
-        """Returns what a frame says; one that breaks the protocol is a BAD_REPLY."""
+        """Returns the reply of a frame. A frame that breaks the protocol is a BAD_REPLY."""
         try:
             header, payload = wire.decode(frame)
         except WireError as error:
             return Reply(client, error.sequence, BAD_REPLY, received_ns, (0, 0, 0))
-        good = header.kind == Kind.ERROR or (
-            header.kind == Kind.ACT_REPLY and len(payload) == self._reply_bytes
-        )
+        is_action = header.kind == Kind.ACT_REPLY and len(payload) == self._reply_bytes
+        status = header.status if is_action or header.kind == Kind.ERROR else BAD_REPLY
         times_us = (header.queue_us, header.inference_us, header.server_us)
-        return Reply(
-            client, header.sequence, header.status if good else BAD_REPLY, received_ns, times_us
-        )
+        return Reply(client, header.sequence, status, received_ns, times_us)
 
     def _wait_connected(self, until_s: float, where: str) -> None:
-        """Waits until every socket has its connection. Raises PolicyTimeout, which says `where`."""
+        """Waits for every connection. Raises PolicyTimeout, which names `where`, at `until_s`."""
+        n = len(self._sockets)
         for client, socket in enumerate(self._sockets):
-            if not socket.poll(max(round((until_s - time.monotonic()) * 1000), 0), zmq.POLLOUT):
+            left_ms = round((until_s - time.monotonic()) * 1000)
+            if not socket.poll(max(left_ms, 0), zmq.POLLOUT):
                 self.close()
-                raise PolicyTimeout(
-                    f"client {client} of {len(self._sockets)} got no connection to {where}"
-                )
-            self._look.add(client)
+                raise PolicyTimeout(f"client {client} of {n} got no connection to {where}")
+            self._unread.add(client)
 
 
 class LocalChannel:
-    """A policy in this process, which answers its clients one after the other, in the order of their requests.
+    """A policy in this process. It answers requests one after the other, in their order.
 
     Args:
-        policy: A `LocalPolicy`.
-        obs: (obs_dim,) of every request.
+        policy: The policy.
+        obs: (obs_dim,) observation of every request.
     """
 
-    def __init__(self, policy, obs: np.ndarray):
-        self._policy, self._obs = policy, obs
+    def __init__(self, policy: Policy, obs: np.ndarray):
+        self._policy = policy
+        self._obs = obs
         self._waiting: deque[tuple[int, int, int]] = deque()
 
     def send(self, client: int, sequence: int, now_ns: int, budget_us: int) -> bool:
-        """See `Channel`; the budget is ignored, since a computation here cannot be given up."""
+        """See `Channel`. The budget is ignored: a computation here cannot be stopped."""
         self._waiting.append((client, sequence, now_ns))
         return True
 
     def receive(self, wait_s: float) -> list[Reply]:
-        """See `Channel`: computes the oldest request."""
+        """See `Channel`. Computes the oldest request."""
         if not self._waiting:
             time.sleep(max(wait_s, 0.0))
             return []
         client, sequence, sent_ns = self._waiting.popleft()
-        start_ns, status = time.monotonic_ns(), 0
+        start_ns = time.monotonic_ns()
+        status = 0
         try:
             self._policy.act(self._obs)
         except PolicyError as error:
             status = int(error.status)
         end_ns = time.monotonic_ns()
-        times_us = (
-            (start_ns - sent_ns) // 1000,
-            (end_ns - start_ns) // 1000,
-            (end_ns - sent_ns) // 1000,
-        )
-        return [Reply(client, sequence, status, end_ns, times_us)]
+        queue_us = (start_ns - sent_ns) // 1000
+        inference_us = (end_ns - start_ns) // 1000
+        server_us = (end_ns - sent_ns) // 1000
+        return [Reply(client, sequence, status, end_ns, (queue_us, inference_us, server_us))]
 
     def close(self) -> None:
         """See `Channel`."""

@@ -1,4 +1,4 @@
-"""Figures of load measurements: latency over time, and the tail of its distribution."""
+"""Draws load measurements: latency over time, and the tail of its distribution."""
 
 from pathlib import Path
 
@@ -7,15 +7,15 @@ import numpy as np
 from policy_server.bench.load.load_report import answered, latency_us
 from policy_server.bench.load.plan import LoadSamples
 
-_MAX_POINTS = 50_000  # of a scatter; what is left out is not the slow part
+_MAX_POINTS = 50_000  # dots of a scatter; the slowest requests are always among them
 
 
 class FigureError(RuntimeError):
-    """The figure cannot be drawn; the message says what is missing."""
+    """The figure cannot be drawn. The message says what is missing."""
 
 
 def check() -> None:
-    """Raises FigureError where matplotlib is not installed: before a measurement, not after it."""
+    """Raises FigureError where matplotlib is not installed. Call it before a measurement."""
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
@@ -23,11 +23,11 @@ def check() -> None:
 
 
 def draw(path: Path, measured: list[LoadSamples]) -> None:
-    """Writes latency over time (left) and the share of requests slower than a latency (right, both axes log).
+    """Draws latency over time (left) and the share of slower requests (right, both axes log).
 
     Args:
-        path: File to write; its ending is the format.
-        measured: One or more measurements, a colour each.
+        path: File to write. Its ending is the format.
+        measured: Measurements; each has a colour.
 
     Raises:
         FigureError: matplotlib is not installed, or no request was answered.
@@ -49,9 +49,8 @@ def draw(path: Path, measured: list[LoadSamples]) -> None:
         over_time.axhline(deadline_s * 1e3, color="black", linestyle=":", linewidth=1)
         tail.axvline(deadline_s * 1e3, color="black", linestyle=":", linewidth=1)
     over_time.set(xlabel="scheduled send [s]", ylabel="latency [ms]", yscale="log")
-    tail.set(
-        xlabel="latency [ms]", ylabel="share of requests slower (1 - p)", xscale="log", yscale="log"
-    )
+    tail.set(xlabel="latency [ms]", ylabel="share of requests slower (1 - p)")
+    tail.set(xscale="log", yscale="log")
     tail.legend()
     tail.grid(alpha=0.3)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
@@ -59,10 +58,11 @@ def draw(path: Path, measured: list[LoadSamples]) -> None:
 
 
 def tail_curve(latencies_us: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns latency (k,) [us] in rising order, and the share of all n requests that is at least as slow, (k,).
+    """Returns latencies (k,) [us] in rising order, and the share of requests as slow or slower.
 
     Args:
-        latencies_us: (n,); infinite ones never appear, but count among the n: the curve then ends above 1 / n.
+        latencies_us: (n,) latencies [us]. Infinite ones are left out but counted, so the curve ends
+            above 1 / n.
     """
     ordered = np.sort(latencies_us)
     share = 1 - np.arange(len(ordered)) / len(ordered)
@@ -71,28 +71,23 @@ def tail_curve(latencies_us: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _over_time(axes, samples: LoadSamples) -> None:
-    """Draws each answered request as a dot; where there are too many, the slowest and a sample of the others."""
+    """Draws each answered request as a dot. Of too many, it draws the slowest and a sample."""
     latencies = latency_us(samples.columns)
     shown = np.flatnonzero(np.isfinite(latencies))
     if len(shown) > _MAX_POINTS:
         by_latency = shown[np.argsort(latencies[shown])]
         n_slow = _MAX_POINTS // 10
-        rest = by_latency[:-n_slow]
-        shown = np.concatenate(
-            [rest[:: -(-len(rest) // (_MAX_POINTS - n_slow))], by_latency[-n_slow:]]
-        )
+        others = by_latency[:-n_slow]
+        every = -(-len(others) // (_MAX_POINTS - n_slow))
+        shown = np.concatenate([others[::every], by_latency[-n_slow:]])
     scheduled_ns = samples.columns["scheduled_ns"]
-    axes.plot(
-        (scheduled_ns[shown] - scheduled_ns[0]) * 1e-9,
-        latencies[shown] / 1000,
-        ".",
-        markersize=2,
-        rasterized=True,
-    )
+    time_s = (scheduled_ns[shown] - scheduled_ns[0]) * 1e-9
+    axes.plot(time_s, latencies[shown] / 1000, ".", markersize=2, rasterized=True)
 
 
 def _tail(axes, samples: LoadSamples) -> None:
     latencies, share = tail_curve(latency_us(samples.columns))
-    n, plan = samples.plan.n_clients, samples.plan
+    plan = samples.plan
+    clients = f"{plan.n_clients} client{'s' * (plan.n_clients > 1)}"
     rate = "closed loop" if plan.rate_hz is None else f"{plan.rate_hz:g} Hz each"
-    axes.step(latencies / 1000, share, where="post", label=f"{n} client{'s' * (n > 1)}, {rate}")
+    axes.step(latencies / 1000, share, where="post", label=f"{clients}, {rate}")
