@@ -1,7 +1,8 @@
-"""A process of the load generator: python -m policy_server.bench.load.worker, started by `policy_server.bench.load.plan`.
+"""One process of the load generator, which `policy_server.bench.load.plan` starts.
 
-It reads its part as a line of JSON from stdin, says "ready", reads the common start time, measures, says "done" and
-goes on as a load until stdin ends, which also happens where its parent is killed. Then it writes its samples.
+It reads its part as a line of JSON from stdin, writes "ready", reads the common start time,
+measures, writes "done", and keeps up its load until stdin ends. stdin ends too when the parent is
+killed. Then it writes its samples.
 """
 
 import json
@@ -21,7 +22,7 @@ from policy_server.transport.keys import client_keys
 
 
 def main() -> int:
-    """Runs one process; returns the exit status."""
+    """Runs one process. Returns the exit status."""
     part = json.loads(sys.stdin.readline())
     try:
         channel = _channel(part)
@@ -33,7 +34,8 @@ def main() -> int:
     if not line:
         return 0
     generator = Generator(channel, Timing(**part["timing"]))
-    cpu_s, wall_s = time.process_time(), time.monotonic()
+    cpu_s = time.process_time()
+    wall_s = time.monotonic()
     with quiet():
         samples = generator.run(int(line), _stdin_ended, lambda: _say("done"))
     cpu_share = (time.process_time() - cpu_s) / (time.monotonic() - wall_s)
@@ -52,13 +54,18 @@ def _channel(part: dict[str, Any]) -> Channel:
         from policy_server.control.local import LocalPolicy
 
         return LocalChannel(LocalPolicy(part["bundle"], part["provider"]), obs)
-    n_clients, timeout_s = len(part["timing"]["phases_ns"]), part["connect_timeout_s"]
-    payload, keys = wire.float_bytes(obs), client_keys(part["keys"])
-    return SocketChannel(part["endpoint"], n_clients, payload, part["reply_bytes"], timeout_s, keys)
+    return SocketChannel(
+        endpoint=part["endpoint"],
+        n_clients=len(part["timing"]["phases_ns"]),
+        payload=wire.float_bytes(obs),
+        reply_bytes=part["reply_bytes"],
+        timeout_s=part["connect_timeout_s"],
+        keys=client_keys(part["keys"]),
+    )
 
 
 def _stdin_ended() -> bool:
-    """Returns whether the parent closed our stdin, or is gone; it writes nothing after the start time."""
+    """Returns whether stdin ended. The parent writes nothing after the start time."""
     return bool(select.select([0], [], [], 0)[0])
 
 
