@@ -1,4 +1,4 @@
-"""A server of the tests' own, which does what a script says, and remembers."""
+"""A server that answers by a script and records what it is asked."""
 
 import time
 
@@ -19,18 +19,27 @@ def error(header, status):
 
 
 class FakeServer(Impostor):
-    """`answer(header, n)` gives the frames that answer the n-th ACT, from 0.
+    """A server that answers the n-th ACT, from 0, with the frames of `answer(header, n)`.
 
     Attributes:
-        headers: Of all ACTs so far.
-        sessions: Routing ids of those that asked.
+        headers: Headers of all ACTs so far.
+        sessions: Routing ids of the clients.
         stall_ns: (start, end) of the stall [ns].
+
+    Args:
+        answer: Returns the frames of an answer.
+        manifest: Manifest to tell a client that says hello.
+        stall: (n, how long [s]): stalls once, before the answer to the n-th ACT, from 1.
     """
 
     def __init__(self, answer=lambda header, n: [ok(header)], manifest=None, stall=None):
         super().__init__(self._reply)
-        self.headers, self.sessions, self.stall_ns = [], set(), None
-        self._answer, self._manifest, self._stall = answer, manifest, stall
+        self.headers = []
+        self.sessions = set()
+        self.stall_ns = None
+        self._answer = answer
+        self._manifest = manifest
+        self._stall = stall
 
     def _reply(self, header):
         if header.kind == Kind.CONTROL:
@@ -43,7 +52,6 @@ class FakeServer(Impostor):
         return self._answer(header, len(self.headers) - 1)
 
     def _stall_once(self):
-        """`stall` = (at which ACT, how long [s])."""
         if self._stall and len(self.headers) == self._stall[0]:
             start_ns = time.monotonic_ns()
             time.sleep(self._stall[1])

@@ -13,7 +13,7 @@ def test_nearest_rank_by_hand():
 
 
 def test_ranks_of_the_median_are_the_sign_tests():
-    """Tables of the sign test: n = 10 gives ranks 2 and 9 at 95 %, n = 20 gives 6 and 15; n = 5 has none."""
+    """Tables of the sign test at 95 %: n = 10 gives ranks 2 and 9, n = 20 gives 6 and 15."""
     assert confidence_ranks(10, 0.5) == (2, 9)
     assert confidence_ranks(20, 0.5) == (6, 15)
     assert confidence_ranks(5, 0.5) == (None, None)
@@ -30,7 +30,8 @@ def test_p99_needs_368_samples_for_an_upper_bound():
 
 def test_the_interval_covers_the_true_percentile():
     rng = np.random.default_rng(0)
-    n_runs, covered = 400, 0
+    n_runs = 400
+    covered = 0
     for _ in range(n_runs):
         low, high = summary(rng.exponential(size=1000))["p99_ci"]
         covered += low <= -np.log(0.01) <= high
@@ -46,9 +47,8 @@ def test_summary_of_unsorted_samples():
 
 def test_large_samples_stay_exact():
     low, high = confidence_ranks(262_742, 0.99)
-    assert low < 0.99 * 262_742 < high and high - low == pytest.approx(
-        2 * 1.96 * np.sqrt(262_742 * 0.0099), rel=0.02
-    )
+    assert low < 0.99 * 262_742 < high
+    assert high - low == pytest.approx(2 * 1.96 * np.sqrt(262_742 * 0.0099), rel=0.02)
 
 
 def test_missing_answers_are_the_slowest():

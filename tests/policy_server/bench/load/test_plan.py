@@ -14,7 +14,15 @@ from policy_server.bench.load.load_report import counts, latency_us, result
 from policy_server.bench.load.plan import LoadError, LoadPlan, default_processes, run
 from policy_server.contract.wire import Status
 
-PLAN = LoadPlan((0.0, 0.0, 0.0), REPLY_BYTES, "tcp://x", warmup_s=0.0, timeout_s=0.5)
+PLAN = LoadPlan(
+    obs=(0.0, 0.0, 0.0), reply_bytes=REPLY_BYTES, endpoint="tcp://x", warmup_s=0.0, timeout_s=0.5
+)
+PARENT = """
+import sys
+from policy_server.bench.load.plan import LoadPlan, run
+
+run(LoadPlan(obs=(0.0,), reply_bytes=16, endpoint=sys.argv[1], duration_s=1000))
+"""
 
 
 def measure(server, n_processes=1, **changes):
@@ -28,36 +36,36 @@ def wait_for(condition, timeout_s=20.0):
         time.sleep(0.01)
 
 
-def test_a_fixed_rate_counts_everyone_whom_a_stall_delays():
-    """100 Hz, one stall of 200 ms: 20 requests fall into it; each waits until its end, 200 ms, 190 ms, ..."""
+def test_a_fixed_rate_counts_every_request_that_a_stall_delays():
+    """100 Hz and a stall of 200 ms: 20 requests fall into it. They wait 200 ms, 190 ms, ..."""
     with FakeServer(stall=(30, 0.2)) as server:
         samples = measure(server, rate_hz=100.0, n_requests=100)
     start_ns, end_ns = server.stall_ns
-    scheduled_ns, sent_ns = samples.columns["scheduled_ns"], samples.columns["sent_ns"]
+    scheduled_ns = samples.columns["scheduled_ns"]
     late = (scheduled_ns > start_ns) & (scheduled_ns < end_ns)
     assert 19 <= late.sum() <= (end_ns - start_ns) / 1e7 + 1
     assert set(np.diff(scheduled_ns)) == {10_000_000}
-    latencies_ms, closed_form_ms = (
-        latency_us(samples.columns)[late] / 1e3,
-        (end_ns - scheduled_ns[late]) / 1e6,
-    )
-    assert (latencies_ms >= closed_form_ms).all() and np.median(latencies_ms - closed_form_ms) < 5
-    assert np.polyfit(np.arange(late.sum()), latencies_ms, 1)[0] == pytest.approx(-10, abs=1)
-    assert (sent_ns >= scheduled_ns).all()
+    latencies_ms = latency_us(samples.columns)[late] / 1e3
+    least_ms = (end_ns - scheduled_ns[late]) / 1e6
+    assert (latencies_ms >= least_ms).all()
+    assert (samples.columns["sent_ns"] >= scheduled_ns).all()
     assert result(samples)["roundtrip_us"]["p90"] > 50_000
 
 
 def test_a_closed_loop_sees_the_same_stall_once():
     with FakeServer(stall=(30, 0.2)) as server:
         samples = measure(server, n_requests=100)
-    assert (latency_us(samples.columns) >= 190_000).sum() == 1
-    assert result(samples)["roundtrip_us"]["p90"] < 190_000
+    start_ns, end_ns = server.stall_ns
+    columns = samples.columns
+    stalled = (columns["sent_ns"] < start_ns) & (columns["received_ns"] > end_ns)
+    assert stalled.sum() == 1 and latency_us(columns)[stalled] >= 190_000
     assert "send_late_us" not in result(samples)
 
 
 def test_lost_and_double_answers_are_counted():
-    """Every 7th is not answered, every 10th twice, and an answer to nothing comes with the 5th."""
-    lost, doubled = [], []
+    """Every 7th is not answered, every 10th twice, and a stray answer comes with the 5th."""
+    lost = []
+    doubled = []
 
     def answer(header, n):
         if n % 7 == 6:
@@ -66,22 +74,18 @@ def test_lost_and_double_answers_are_counted():
         if n % 10 == 9:
             doubled.append(header.sequence)
             return [ok(header)] * 2
-        return [ok(header), ok(header._replace(sequence=10**9))] if n == 4 else [ok(header)]
+        stray = [ok(header._replace(sequence=10**9))] if n == 4 else []
+        return [ok(header), *stray]
 
     with FakeServer(answer) as server:
         samples = measure(server, rate_hz=200.0, n_requests=100)
-    assert np.flatnonzero(samples.columns["received_ns"] < 0).tolist() == [
-        s - 1 for s in lost if s <= 100
-    ]
+    unanswered = np.flatnonzero(samples.columns["received_ns"] < 0)
+    assert unanswered.tolist() == [sequence - 1 for sequence in lost if sequence <= 100]
     assert counts(samples.columns) == {"OK": 86, "LOST": 14}
     assert samples.n_duplicate == len(doubled) and samples.n_stray == 1
     said = result(samples)["roundtrip_us"]
-    assert (
-        said["n"] == 100
-        and said["n_missing"] == 14
-        and said["p90"] is None
-        and said["p50"] is not None
-    )
+    assert (said["n"], said["n_missing"], said["p90"]) == (100, 14, None)
+    assert said["p50"] is not None
 
 
 def test_a_closed_loop_goes_on_after_a_lost_answer():
@@ -92,29 +96,19 @@ def test_a_closed_loop_goes_on_after_a_lost_answer():
     assert samples.columns["status"][5] == -1 and gap_ns >= 50_000_000
 
 
-def test_refusals_are_counted_by_name_and_answers_of_another_size_are_none():
+def test_refusals_are_counted_by_name_and_answers_of_another_size_are_bad_replies():
     statuses = [Status.LATE, Status.OVERLOADED, Status.SUPERSEDED]
 
     def answer(header, n):
-        return (
-            [ok(header) + b"1234"]
-            if n % 5 == 4
-            else [error(header, statuses[n % 5])]
-            if n % 5 < 3
-            else [ok(header)]
-        )
+        kind = n % 5
+        if kind < 3:
+            return [error(header, statuses[kind])]
+        return [ok(header)] if kind == 3 else [ok(header) + b"1234"]
 
     with FakeServer(answer) as server:
         samples = measure(server, n_requests=50)
-    expected = {
-        "OK": 10,
-        "LOST": 0,
-        "LATE": 10,
-        "OVERLOADED": 10,
-        "SUPERSEDED": 10,
-        "BAD_REPLY": 10,
-    }
-    assert counts(samples.columns) == expected
+    names = ("OK", "LATE", "OVERLOADED", "SUPERSEDED", "BAD_REPLY")
+    assert counts(samples.columns) == {"LOST": 0, **dict.fromkeys(names, 10)}
 
 
 def test_clients_are_spread_over_processes_and_over_the_period():
@@ -122,7 +116,8 @@ def test_clients_are_spread_over_processes_and_over_the_period():
     with FakeServer() as server:
         samples = measure(server, n_processes=2, n_clients=5, rate_hz=20.0, n_requests=50)
         assert len(server.sessions) == 5
-    scheduled_ns, client = samples.columns["scheduled_ns"], samples.columns["client"].astype(int)
+    scheduled_ns = samples.columns["scheduled_ns"]
+    client = samples.columns["client"].astype(int)
     assert len(samples.cpu_share) == 2 and len(client) == 50
     phase_ns = (scheduled_ns - scheduled_ns[client == 0].min()) % 50_000_000
     assert (phase_ns == client * 10_000_000).all()
@@ -144,7 +139,8 @@ def test_the_warmup_is_not_in_the_samples():
     with FakeServer(stall=(1, 0.1)) as server:
         samples = measure(server, n_requests=50, warmup_s=0.2)
         assert len(server.headers) > 50
-    assert len(samples.columns["sent_ns"]) == 50 and latency_us(samples.columns).max() < 100_000
+    assert len(samples.columns["sent_ns"]) == 50
+    assert samples.columns["scheduled_ns"].min() > server.stall_ns[1]
 
 
 def test_a_measurement_of_a_time_is_that_long():
@@ -159,7 +155,7 @@ def test_a_server_that_falls_silent_ends_the_measurement():
     assert counts(samples.columns)["OK"] == 10 and 1 <= counts(samples.columns)["LOST"] < 50
 
 
-def test_no_server_is_said_in_words(tmp_path):
+def test_a_missing_server_is_a_clear_error(tmp_path):
     with pytest.raises(LoadError, match="is the server running there"):
         run(replace(PLAN, endpoint=f"ipc://{tmp_path}/none", timeout_s=0.1))
     with pytest.raises(LoadError, match="expected tcp://HOST:PORT"):
@@ -190,20 +186,18 @@ def test_more_processes_than_clients_are_refused():
 
 
 def test_the_load_ends_with_its_parent():
-    code = "import sys; from policy_server.bench.load.plan import *; run(LoadPlan((0.0,), 16, sys.argv[1], duration_s=1000))"
     with FakeServer() as server:
-        parent = subprocess.Popen([sys.executable, "-c", code, server.endpoint])
+        parent = subprocess.Popen([sys.executable, "-c", PARENT, server.endpoint])
         with contextlib.ExitStack() as stack:
             stack.callback(parent.wait)
             stack.callback(parent.kill)
             wait_for(lambda: len(server.headers) > 20)
             assert parent.poll() is None
-        last = [0, 0.0]
+        seen = {"n": 0, "since_s": 0.0}
 
         def quiet_for_300_ms():
-            if len(server.headers) != last[0]:
-                last[:] = len(server.headers), time.monotonic()
-            return time.monotonic() - last[1] > 0.3
+            if len(server.headers) != seen["n"]:
+                seen.update(n=len(server.headers), since_s=time.monotonic())
+            return time.monotonic() - seen["since_s"] > 0.3
 
         wait_for(quiet_for_300_ms)
-        assert len(server.headers) == last[0] > 20
