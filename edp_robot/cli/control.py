@@ -113,8 +113,6 @@ def show(report: Any) -> None:
         print(f"period jitter [us]: p50 {p50}, p99 {p99}, max {worst}")
     if len(report.act_ns):
         print(f"policy answers [us]: p50 {act['p50']:.1f}, p99 {act['p99']:.1f}, n {act['n']}")
-    if report.unchecked_fields:
-        print(f"names not compared with the robot's: {', '.join(report.unchecked_fields)}")
     if report.successes:
         print(f"success: {sum(report.successes)} of {len(report.successes)} episodes")
     if report.error:
