@@ -134,7 +134,7 @@ def test_act_and_reset_forget_what_was_sent_before(scripted):
 
 
 def test_a_server_computes_the_newest_of_what_was_sent(start_server, bundle_path, tiny):
-    """Four observations wait for a stopped server. It computes the last, and supersedes the rest."""
+    """Four observations wait for a stopped server. It computes the last one only."""
     server = start_server(bundle_path)
     with PolicyClient(server.endpoint, timeout_s=20) as client:
         client.hello()
