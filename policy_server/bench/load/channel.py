@@ -43,15 +43,8 @@ class Reply(NamedTuple):
 class Channel(Protocol):
     """The way to a policy. Clients are numbered from 0."""
 
-    def send(self, client: int, sequence: int, now_ns: int, budget_us: int) -> bool:
-        """Sends one request without waiting. Returns False where it cannot be sent now.
-
-        Args:
-            client: Number of the client.
-            sequence: Number of the request on the wire.
-            now_ns: The time now [ns].
-            budget_us: How long an answer is still wanted [us]; 0 is without limit.
-        """
+    def send(self, client: int, request: Header) -> bool:
+        """Sends one request without waiting. Returns False where it cannot be sent now."""
         ...
 
     def receive(self, wait_s: float) -> list[Reply]:
@@ -101,9 +94,9 @@ class SocketChannel:
         where = f"{endpoint}; {unconnected_hint(keys)}"
         self._wait_connected(time.monotonic() + timeout_s, where)
 
-    def send(self, client: int, sequence: int, now_ns: int, budget_us: int) -> bool:
+    def send(self, client: int, request: Header) -> bool:
         """See `Channel`."""
-        frame = wire.encode(Header(Kind.ACT, 0, sequence, now_ns, budget_us), self._payload)
+        frame = wire.encode(request, self._payload)
         self._unread.add(client)
         try:
             self._sockets[client].send(frame, _NOBLOCK)
@@ -168,11 +161,11 @@ class LocalChannel:
     def __init__(self, policy: Policy, obs: np.ndarray):
         self._policy = policy
         self._obs = obs
-        self._waiting: deque[tuple[int, int, int]] = deque()
+        self._waiting: deque[tuple[int, Header]] = deque()
 
-    def send(self, client: int, sequence: int, now_ns: int, budget_us: int) -> bool:
+    def send(self, client: int, request: Header) -> bool:
         """See `Channel`. The budget is ignored: a computation here cannot be stopped."""
-        self._waiting.append((client, sequence, now_ns))
+        self._waiting.append((client, request))
         return True
 
     def receive(self, wait_s: float) -> list[Reply]:
@@ -180,7 +173,8 @@ class LocalChannel:
         if not self._waiting:
             time.sleep(max(wait_s, 0.0))
             return []
-        client, sequence, sent_ns = self._waiting.popleft()
+        client, request = self._waiting.popleft()
+        sent_ns = request.client_time_ns
         start_ns = time.monotonic_ns()
         status = 0
         try:
@@ -191,7 +185,8 @@ class LocalChannel:
         queue_us = (start_ns - sent_ns) // 1000
         inference_us = (end_ns - start_ns) // 1000
         server_us = (end_ns - sent_ns) // 1000
-        return [Reply(client, sequence, status, end_ns, (queue_us, inference_us, server_us))]
+        times_us = (queue_us, inference_us, server_us)
+        return [Reply(client, request.sequence, status, end_ns, times_us)]
 
     def close(self) -> None:
         """See `Channel`."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from policy_server.bench.load.channel import BAD_REPLY, Channel, Reply
+from policy_server.contract.wire import Header, Kind
 
 LOST = -1  # status of a request without an answer
 UNSENT = -2  # status of a request that the socket did not take
@@ -151,7 +152,7 @@ class Generator:
         row = self._add_row(client, scheduled_ns, sent_ns)
         left_ns = timing.deadline_ns - (sent_ns - scheduled_ns)
         budget_us = max(left_ns // 1000, 1) if timing.deadline_ns else 0
-        sent = self._channel.send(client, row + 1, sent_ns, budget_us)
+        sent = self._channel.send(client, Header(Kind.ACT, 0, row + 1, sent_ns, budget_us))
         self._n_open += sent
         if not sent:
             self._status[row] = UNSENT

@@ -34,7 +34,8 @@ class Script:
         self._takes = takes
         self._ready = []
 
-    def send(self, client, sequence, now_ns, budget_us):
+    def send(self, client, request):
+        sequence = request.sequence
         if not self._takes(sequence):
             return False
         self.sent.append((client, sequence))
