@@ -30,6 +30,7 @@ class Task(Protocol):
 TASKS: Registry[Callable[..., Task]] = Registry(
     "task", package="sim.tasks", group="edp_robot.tasks"
 )
+"""The registry of tasks."""
 
 
 def task_names() -> tuple[str, ...]:

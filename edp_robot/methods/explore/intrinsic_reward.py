@@ -14,6 +14,7 @@ from sim.core.spec import TaskSpec
 INTRINSIC_REWARDS: Registry[type[IntrinsicReward]] = Registry(
     "intrinsic reward", package="edp_robot.methods.explore", group="edp_robot.intrinsic_rewards"
 )
+"""The registry of intrinsic rewards."""
 
 
 class IntrinsicReward(nn.Module):

@@ -19,6 +19,7 @@ from sim.core.spec import TaskSpec
 FINE_TUNERS: Registry[type[FineTuner]] = Registry(
     "fine-tuner", package="edp_robot.methods.finetune", group="edp_robot.fine_tuners"
 )
+"""The registry of fine-tuners."""
 
 
 class FineTuner(nn.Module):
