@@ -14,7 +14,7 @@ Methods (docs/your_method.md):
     IntrinsicReward: The base class of intrinsic rewards.
     FineTuner: The base class of fine-tuners.
     DiffusionTuner: The base class of fine-tuners of the diffusion policy.
-    ProposalConfig, propose: Actions for each state, valued by the critic.
+    ProposalTuner, ProposalConfig: The same, with actions for each state that the critic values.
     INTRINSIC_REWARDS, FINE_TUNERS: The registries.
 """
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
         DiffusionTuner,
         FineTuner,
         ProposalConfig,
-        propose,
+        ProposalTuner,
     )
     from edp_robot.training.clone import CloneConfig, clone
     from edp_robot.training.distill import distill
@@ -53,13 +53,13 @@ __all__ = [
     "IntrinsicReward",
     "PretrainConfig",
     "ProposalConfig",
+    "ProposalTuner",
     "RunRecord",
     "clone",
     "distill",
     "export",
     "finetune",
     "pretrain",
-    "propose",
 ]
 
 __getattr__, __dir__ = lazy_names(__name__)

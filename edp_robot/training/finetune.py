@@ -118,12 +118,11 @@ def finetune(
     torch.manual_seed(config.seed)
     env = Hold(make_vec(config.task, config.loop.n_envs, config.seed), config.loop.n_action_steps)
     learner = make_learner(env.task_spec, config)
-    run = Run(out, config, resume)
     loop = Loop(
         config.loop,
         env,
         learner,
-        run,
+        Run(out, config, resume),
         seed=config.seed,
         observer=make_observer(env.task_spec),
         title=f"finetune {config.method}{'' if config.start else ' from scratch'}",
@@ -138,11 +137,7 @@ def finetune(
         found = evaluate(acting, config.task, 100, 1, config.loop.n_action_steps)
         return {"success": found.success}
 
-    try:
-        return loop(measure if eval_every else None, eval_every)
-    finally:
-        run.close()
-        env.close()
+    return loop(measure if eval_every else None, eval_every)
 
 
 def learn_offline(learner: FineTuner, replay: Replay, config: FinetuneConfig) -> None:

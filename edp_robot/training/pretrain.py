@@ -243,12 +243,11 @@ def pretrain(
     learner = RandomActor(spec.act_dim, config.seed)
     if reward_class(config.method).learns:
         learner = Pretrainer(spec, config).to(device)
-    run = Run(out, config, resume)
     loop = Loop(
         config.loop,
         env,
         learner,
-        run,
+        Run(out, config, resume),
         seed=config.seed,
         observer=make_observer(spec, n_seeds),
         title=f"pretrain {config.method}",
@@ -257,8 +256,4 @@ def pretrain(
     )
     if resume:
         loop.resume()
-    try:
-        return loop()
-    finally:
-        run.close()
-        env.close()
+    return loop()

@@ -15,6 +15,7 @@ from tqdm import tqdm
 from edp_robot.methods.replay import Replay
 from edp_robot.training.checkpoint import load_tree, save_tree
 from edp_robot.training.devices import CPU, random_state, set_random_state
+from edp_robot.training.observe import SeedsObserver
 from edp_robot.training.runs import Run
 from policy_server.contract.signals import stop_on_signals
 
@@ -69,35 +70,6 @@ class Learner(Protocol):
         ...
 
 
-class Watcher(Protocol):
-    """What counts while the loop collects data (`training.observe`)."""
-
-    def observe(
-        self, obs: np.ndarray, path: np.ndarray, success: np.ndarray, ended: np.ndarray
-    ) -> None:
-        """Takes one decision of every environment.
-
-        Args:
-            obs: Observations (n, obs_dim) before it.
-            path: Observations (n_action_steps, n, obs_dim) of its control steps.
-            success: Whether the task succeeded in it (n,).
-            ended: Whether the episode ended with it (n,).
-        """
-        ...
-
-    def metrics(self) -> dict[str, float]:
-        """Returns what was counted."""
-        ...
-
-    def state(self) -> Any:
-        """Returns a tree for the checkpoint."""
-        ...
-
-    def load(self, saved: Any) -> None:
-        """Restores what `state` returned."""
-        ...
-
-
 @runtime_checkable
 class SavableWorlds(Protocol):
     """An environment whose state goes into the checkpoint. Gymnasium's own have none."""
@@ -144,7 +116,7 @@ class Loop:
         run: Run,
         *,
         seed: int,
-        observer: Watcher,
+        observer: SeedsObserver,
         title: str,
         n_seeds: int = 0,
         device: torch.device = CPU,
@@ -202,7 +174,7 @@ class Loop:
     def __call__(
         self, evaluate: Callable[[], dict[str, float]] | None = None, evaluate_every: int = 0
     ) -> Progress:
-        """Trains to the end and returns where the run stands.
+        """Trains to the end, closes worlds and run, and returns where the run stands.
 
         SIGINT or SIGTERM ends it after the decision at hand, so that no checkpoint falls between a
         world's step and its place in the replay.
@@ -211,10 +183,17 @@ class Loop:
             FloatingPointError: A metric is not finite. The last checkpoint stays as it is.
             KeyboardInterrupt: A signal stopped the run. Its checkpoint is saved.
         """
+        try:
+            if self.progress.env_step < self.config.env_steps:
+                self._train(evaluate, evaluate_every)
+        finally:
+            self.run.close()
+            self.env.close()
+        return self.progress
+
+    def _train(self, evaluate: Callable[[], dict[str, float]] | None, evaluate_every: int) -> None:
         progress = self.progress
         config = self.config
-        if progress.env_step >= config.env_steps:
-            return progress
         started = time.monotonic() - progress.wall_s
         saved_at = time.monotonic()
         log_every = max(1, config.env_steps // config.n_logs)
@@ -238,7 +217,6 @@ class Loop:
             saved = self.run.checkpoint_path
             print(f"\ninterrupted: {saved} is saved; the same command with --resume goes on")
             raise KeyboardInterrupt
-        return progress
 
     @property
     def per_decision(self) -> int:

@@ -2,9 +2,9 @@
 
     edp finetune --task arm-press --from runs/arm --method my_tuner:BestOfK --out runs/press
 
-Run it in the folder of this file. No other file names it. DiffusionTuner brings the critic, the
-checkpoint, and a policy that can be distilled and exported; `improve` is the policy's share of a
-round.
+Run it in the folder of this file. No other file names it. ProposalTuner brings the critic, actions
+for each state, the checkpoint, and a policy that can be distilled and exported. `improve` is the
+policy's share of a round.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from edp_robot import DiffusionTuner, ProposalConfig, propose
+from edp_robot import ProposalConfig, ProposalTuner
 from edp_robot.diffusion.losses import denoising_loss
 
 
@@ -33,14 +33,14 @@ class BestOfKConfig(ProposalConfig):
             raise ValueError(f"n_best={self.n_best}: give 1 to n_proposals = {self.n_proposals}")
 
 
-class BestOfK(DiffusionTuner):
+class BestOfK(ProposalTuner):
     """Minimises the denoising loss on the actions that the critic values most."""
 
     Config = BestOfKConfig
 
     def improve(self, obs: Tensor, n: int) -> dict[str, float]:
         """Takes `n` grad_steps of psi at normalised states (n_states, obs_dim); returns metrics."""
-        proposals = propose(self, [self.reference, self.psi_average], obs)
+        proposals = self.propose([self.reference, self.psi_average], obs)
         best = proposals.q.topk(self.config.n_best, dim=1).indices
         self.psi.train()
         loss = 0.0

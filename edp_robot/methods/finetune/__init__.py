@@ -2,7 +2,7 @@
 
 from edp_robot.methods.finetune.diffusion_tuner import DiffusionTuner, DiffusionTunerConfig
 from edp_robot.methods.finetune.fine_tuner import FINE_TUNERS, FineTuner, tuner_class
-from edp_robot.methods.finetune.proposals import ProposalConfig, Proposals, propose
+from edp_robot.methods.finetune.proposals import ProposalConfig, ProposalTuner
 
 __all__ = [
     "FINE_TUNERS",
@@ -10,7 +10,6 @@ __all__ = [
     "DiffusionTunerConfig",
     "FineTuner",
     "ProposalConfig",
-    "Proposals",
-    "propose",
+    "ProposalTuner",
     "tuner_class",
 ]

@@ -11,9 +11,8 @@ from torch import Tensor, nn
 from edp_robot.diffusion.losses import contrastive_energy_loss
 from edp_robot.diffusion.networks import FourierTime, mlp
 from edp_robot.diffusion.schedule import add_noise, alpha_sigma, sample_t
-from edp_robot.methods.finetune.diffusion_tuner import DiffusionTuner
 from edp_robot.methods.finetune.fine_tuner import FINE_TUNERS
-from edp_robot.methods.finetune.proposals import ProposalConfig, Proposals, propose
+from edp_robot.methods.finetune.proposals import ProposalConfig, Proposals, ProposalTuner
 from sim.core.spec import TaskSpec
 
 
@@ -110,7 +109,7 @@ def guided_noise(
 
 
 @FINE_TUNERS.register("edp-guidance")
-class GuidedTuner(DiffusionTuner):
+class GuidedTuner(ProposalTuner):
     """Proposes from pi_d alone, fits the guidance (Eq. 9) and distils it into psi (Eq. 10)."""
 
     Config = GuidedConfig
@@ -121,21 +120,14 @@ class GuidedTuner(DiffusionTuner):
 
     @classmethod
     def preset(cls, preset: str, spec: TaskSpec) -> GuidedConfig:
-        """Returns the paper's sizes, or smaller ones at a higher inverse temperature."""
+        """Returns ProposalTuner's settings, with a smaller guidance where not the paper's."""
         config = super().preset(preset, spec)
-        if preset == "paper":
-            return config
-        return replace(
-            config,
-            proposal_denoise_steps=8,
-            inverse_temp=10.0,
-            relative_temp=True,
-            guidance=GuidanceConfig(width=128, n_layers=3, learning_rate=1e-3),
-        )
+        small = GuidanceConfig(width=128, n_layers=3, learning_rate=1e-3)
+        return config if preset == "paper" else replace(config, guidance=small)
 
     def improve(self, obs: Tensor, n: int) -> dict[str, float]:
         """Takes `n` grad_steps of the guidance, then of psi; returns metrics."""
-        proposals = propose(self, [self.reference], obs)
+        proposals = self.propose([self.reference], obs)
         guidance_loss = 0.0
         psi_loss = 0.0
         for _ in range(n):

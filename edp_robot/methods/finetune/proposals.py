@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from edp_robot.diffusion.solver import dpm_solver_pp
 from edp_robot.methods.finetune.diffusion_tuner import DiffusionTuner, DiffusionTunerConfig
+from sim.core.spec import TaskSpec
 
 
 @dataclass(frozen=True)
@@ -44,36 +47,48 @@ class Proposals:
         return self.q.std(1).mean().item()
 
 
-@torch.no_grad()
-def propose(
-    tuner: DiffusionTuner, models: Sequence[nn.Module], obs: Tensor, n_uniform: int = 0
-) -> Proposals:
-    """Returns `config.n_proposals` actions for each state, valued by the tuner's critic.
+class ProposalTuner(DiffusionTuner):
+    """A diffusion fine-tuner whose rounds start from proposed actions."""
 
-    Args:
-        tuner: Its config is a ProposalConfig.
-        models: Noise models, each of which proposes an equal share.
-        obs: Normalised states (m, obs_dim).
-        n_uniform: How many of the actions are drawn uniformly from [-1, 1].
-    """
-    config: ProposalConfig = tuner.config
-    act_dim = tuner.spec.act_dim
-    k = (config.n_proposals - n_uniform) // len(models)
-    wide = obs.repeat_interleave(k, 0)
-    parts = []
-    for model in models:
-        model.eval()
-        noise = torch.randn(len(wide), act_dim, device=obs.device)
+    Config = ProposalConfig
 
-        def eps_hat(x: Tensor, t: Tensor, model: nn.Module = model) -> Tensor:
-            return model(x, t, wide)
+    @classmethod
+    def preset(cls, preset: str, spec: TaskSpec) -> Any:
+        """Returns the paper's settings, or cheaper proposals at a higher inverse temperature."""
+        config = super().preset(preset, spec)
+        if preset == "paper":
+            return config
+        return replace(config, proposal_denoise_steps=8, inverse_temp=10.0, relative_temp=True)
 
-        drawn = dpm_solver_pp(eps_hat, noise, config.proposal_denoise_steps)
-        parts.append(drawn.reshape(len(obs), k, act_dim))
-    uniform = 2 * torch.rand(len(obs), n_uniform, act_dim, device=obs.device) - 1
-    actions = torch.cat([*parts, uniform], 1)
-    n = actions.shape[1]
-    q = tuner.iql.q(obs.repeat_interleave(n, 0), actions.flatten(0, 1)).reshape(len(obs), n)
-    if config.relative_temp:
-        q = q / q.std(1).mean().clamp(min=1e-6)
-    return Proposals(obs, actions, q)
+    @torch.no_grad()
+    def propose(self, models: Sequence[nn.Module], obs: Tensor, n_uniform: int = 0) -> Proposals:
+        """Returns `config.n_proposals` actions for each state, valued by the critic.
+
+        Args:
+            models: Noise models, each of which proposes an equal share.
+            obs: Normalised states (m, obs_dim).
+            n_uniform: How many of the actions are drawn uniformly from [-1, 1].
+        """
+        config = self.config
+        act_dim = self.spec.act_dim
+        k = (config.n_proposals - n_uniform) // len(models)
+        wide = obs.repeat_interleave(k, 0)
+        parts = []
+        for model in models:
+            model.eval()
+            noise = torch.randn(len(wide), act_dim, device=obs.device)
+            eps_hat = partial(_conditioned, model, wide)
+            drawn = dpm_solver_pp(eps_hat, noise, config.proposal_denoise_steps)
+            parts.append(drawn.reshape(len(obs), k, act_dim))
+        uniform = 2 * torch.rand(len(obs), n_uniform, act_dim, device=obs.device) - 1
+        actions = torch.cat([*parts, uniform], 1)
+        n = actions.shape[1]
+        q = self.iql.q(obs.repeat_interleave(n, 0), actions.flatten(0, 1)).reshape(len(obs), n)
+        if config.relative_temp:
+            q = q / q.std(1).mean().clamp(min=1e-6)
+        return Proposals(obs, actions, q)
+
+
+def _conditioned(model: nn.Module, condition: Tensor, x: Tensor, t: Tensor) -> Tensor:
+    """Returns the noise that `model` predicts, with the condition first for `partial`."""
+    return model(x, t, condition)

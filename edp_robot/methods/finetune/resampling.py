@@ -16,9 +16,8 @@ import torch
 from torch import Tensor
 
 from edp_robot.diffusion.losses import denoising_loss
-from edp_robot.methods.finetune.diffusion_tuner import DiffusionTuner
 from edp_robot.methods.finetune.fine_tuner import FINE_TUNERS
-from edp_robot.methods.finetune.proposals import ProposalConfig, propose
+from edp_robot.methods.finetune.proposals import ProposalConfig, ProposalTuner
 from sim.core.spec import TaskSpec
 
 
@@ -38,25 +37,21 @@ class ResamplingConfig(ProposalConfig):
 
 
 @FINE_TUNERS.register("edp")
-class Resampling(DiffusionTuner):
+class Resampling(ProposalTuner):
     """Minimises the denoising loss on actions resampled from reference and current policy."""
 
     Config = ResamplingConfig
 
     @classmethod
     def preset(cls, preset: str, spec: TaskSpec) -> ResamplingConfig:
-        """Returns the paper's sizes, or cheaper proposals at a higher inverse temperature."""
+        """Returns ProposalTuner's settings, with some uniform actions where not the paper's."""
         config = super().preset(preset, spec)
-        if preset == "paper":
-            return config
-        return replace(
-            config, n_uniform=8, proposal_denoise_steps=8, inverse_temp=10.0, relative_temp=True
-        )
+        return config if preset == "paper" else replace(config, n_uniform=8)
 
     def improve(self, obs: Tensor, n: int) -> dict[str, float]:
         """Takes `n` grad_steps of psi at normalised states (n_states, obs_dim); returns metrics."""
         config = self.config
-        proposals = propose(self, [self.reference, self.psi_average], obs, config.n_uniform)
+        proposals = self.propose([self.reference, self.psi_average], obs, config.n_uniform)
         self.psi.train()
         loss = 0.0
         for _ in range(n):

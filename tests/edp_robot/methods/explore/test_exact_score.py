@@ -135,7 +135,7 @@ def test_a_pseudo_count_of_nothing_is_refused():
 
 
 def test_a_field_that_the_task_lacks_is_refused():
-    with pytest.raises(KeyError, match=r"no observation field 'x7'.*'x0', 'x1'"):
+    with pytest.raises(KeyError, match=r"no obs.* field 'x7'.*'x0', 'x1'"):
         reward(2, fields=("x0", "x7"))
 
 

@@ -7,7 +7,6 @@ from torch import nn
 
 from edp_robot.diffusion.schedule import alpha_sigma
 from edp_robot.diffusion.solver import dpm_solver_pp
-from edp_robot.methods.finetune.diffusion_tuner import DiffusionTuner
 from edp_robot.methods.finetune.fine_tuner import tuner_class
 from edp_robot.methods.finetune.guidance import (
     GuidanceConfig,
@@ -15,7 +14,7 @@ from edp_robot.methods.finetune.guidance import (
     GuidedTuner,
     guided_noise,
 )
-from edp_robot.methods.finetune.proposals import ProposalConfig, Proposals, propose
+from edp_robot.methods.finetune.proposals import ProposalConfig, Proposals, ProposalTuner
 from edp_robot.methods.finetune.resampling import Resampling, ResamplingConfig
 from edp_robot.methods.models import NoiseModelConfig
 
@@ -46,7 +45,7 @@ class LinearQ(nn.Module):
 MODEL = NoiseModelConfig(64, 128, 2, 0.0, learning_rate=3e-3, activation="silu")
 
 
-def bandit(tuner=DiffusionTuner, config=ProposalConfig, slope=1.0, **options):
+def bandit(tuner=ProposalTuner, config=ProposalConfig, slope=1.0, **options):
     """Returns a tuner with the exact reference and critic of the bandit."""
     torch.manual_seed(0)
     made = tuner(plain_spec(1, 1), config(action_model=MODEL, **options))
@@ -57,7 +56,7 @@ def bandit(tuner=DiffusionTuner, config=ProposalConfig, slope=1.0, **options):
 
 def proposed(n_states, slope=1.0, **options):
     tuner = bandit(slope=slope, **options)
-    return propose(tuner, [tuner.reference], torch.zeros(n_states, 1))
+    return tuner.propose([tuner.reference], torch.zeros(n_states, 1))
 
 
 def samples(model):
