@@ -19,6 +19,8 @@ DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("
 WITH_BLOCKS = [path for path in DOCUMENTS if blocks(path.read_text())]
 LINK = re.compile(r"\]\((?!https?:|mailto:|#)([^)#\s]+)(?:#[^)]*)?\)")
 MAKE = re.compile(r"(?:^|`)make ([a-z][a-z-]*)", re.M)
+EXAMPLES = sorted((ROOT / "examples" / "extend").glob("*.py"))
+EXAMPLE_ROW = re.compile(r"^\| `(examples/extend/\w+\.py)`[^|]*\| (\d+) \|", re.M)
 NOT_RUN = {"examples/cpp_client/README.md": 2}  # Blocks marked as not run, with their reason.
 WORKSHOP = """
 pretrain --task arm --out runs/arm
@@ -101,6 +103,18 @@ def test_documents_point_at_what_exists(path):
     text = path.read_text()
     assert broken_links(text, path.parent) == []
     assert unknown_targets(text, (ROOT / "Makefile").read_text()) == set()
+
+
+def test_examples_are_as_long_as_documents_say():
+    """A row begins with the example and has its lines in the next cell."""
+    said = {
+        name: int(n_lines)
+        for path in DOCUMENTS
+        for name, n_lines in EXAMPLE_ROW.findall(path.read_text())
+    }
+    files = {name_of(path): len(path.read_text().splitlines()) for path in EXAMPLES}
+    assert said == files
+    assert max(files.values()) < 100
 
 
 def test_the_readme_is_short():
