@@ -31,7 +31,7 @@ import numpy as np
 import tyro
 from peer_patterns.student import student
 from soaking import figure, hostile, reloads, requests
-from soaking.table import table
+from soaking.table import read_results, table
 
 from policy_server.bench.host import host
 from policy_server.contract.files import write_atomic, write_json
@@ -100,30 +100,6 @@ def measure(part: Part, folder: Path, options: Options) -> Measured:
     return {**result, "met": result["paced"]["met"]}, arrays  # the verdict is of the first pass
 
 
-def line(part: Part, result: dict[str, Any]) -> str:
-    """Returns what a part found, in a line or three."""
-    if part == "hostile":
-        return "\n".join(_attack_line(name, result[name]) for name in PASSES)
-    kinds = ("sent", "once", "lost", "twice", "stray")
-    counts = ", ".join(f"{result[f'n_{kind}']} {kind}" for kind in kinds)
-    if part == "requests":
-        memory = f"{result['rss_10_mib']:.1f} MiB at 10 %, {result['rss_end_mib']:.1f} at the end"
-        return f"requests: {counts}; {result['requests_hz']:.0f}/s; RSS {memory}"
-    gap = f"longest gap {result['longest_gap_s'] * 1000:.0f} ms"
-    failed = f"{result['n_reloads']}, {result['n_reloads_failed']} failed"
-    return f"reload: {failed}; {counts}, {result['n_wrong']} wrong; {gap}"
-
-
-def _attack_line(name: str, found: dict[str, Any]) -> str:
-    kinds = ("alone", "attacked", "neighbour")
-    peer = found["peer"]
-    p99 = ", ".join(f"{kind} {found[kind]['p99'] or np.inf:.0f}" for kind in kinds)
-    missed = ", ".join(f"{found[kind]['n_missed']} of {found[kind]['n']}" for kind in kinds)
-    n_answered = sum(peer["answers"].values())
-    frames = f"{peer['n']} frames at {peer['n'] / peer['elapsed_s']:.0f}/s, {n_answered} answered"
-    return f"hostile, {name}: {frames}; p99 [us] {p99}; missed {missed}"
-
-
 def run(part: Part, options: Options) -> bool:
     """Runs a part, writes what it found, and returns whether it did what it must."""
     with tempfile.TemporaryDirectory(prefix="soak-") as folder:
@@ -131,7 +107,7 @@ def run(part: Part, options: Options) -> bool:
     write_json(options.out / f"{part}.json", {**result, "host": host()})
     rounded: dict[str, Any] = {key: value.astype(np.float32) for key, value in arrays.items()}
     np.savez_compressed(options.out / f"{part}.npz", **rounded)
-    print(f"{line(part, result)}\n{part}: {'met' if result['met'] else 'NOT met'}", flush=True)
+    print(f"\n{table({part: result})}{part}: {'met' if result['met'] else 'NOT met'}", flush=True)
     return result["met"]
 
 
@@ -146,7 +122,7 @@ def main(argv: list[str] | None = None) -> int:
         except (RuntimeError, OSError, ValueError) as error:
             print(f"soak: {part}: {error}", file=sys.stderr)
             return 1
-    write_atomic(options.out / "table.md", table(options.out))
+    write_atomic(options.out / "table.md", table(read_results(options.out)))
     print(f"written to {options.out}, {figure.draw(options.out)}")
     return 0 if all(met) else 1
 

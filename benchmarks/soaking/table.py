@@ -21,13 +21,16 @@ class Row(NamedTuple):
     met: bool | None = None
 
 
-def table(folder: Path) -> str:
-    """Returns requests.json, hostile.json and reload.json of `folder` as Markdown."""
-    rows: list[Row] = []
-    for part, rows_of in (("requests", _requests), ("hostile", _hostile), ("reload", _reload)):
-        path = folder / f"{part}.json"
-        if path.exists():
-            rows += rows_of(json.loads(path.read_text()))
+def read_results(folder: Path) -> dict[str, dict[str, Any]]:
+    """Returns the results of `folder` by part, of those parts that have been run."""
+    paths = {part: folder / f"{part}.json" for part in ("requests", "hostile", "reload")}
+    return {part: json.loads(path.read_text()) for part, path in paths.items() if path.exists()}
+
+
+def table(results: dict[str, dict[str, Any]]) -> str:
+    """Returns the results of one or more parts as Markdown."""
+    rows_of = {"requests": _requests, "hostile": _hostile, "reload": _reload}
+    rows = [row for part, found in results.items() for row in rows_of[part](found)]
     verdicts = {True: "met", False: "missed", None: ""}
     lines = [f"| {row.what} | {row.asked} | {row.measured} | {verdicts[row.met]} |" for row in rows]
     return "\n".join(["| what | asked | measured | |", "|---|---|---|---|", *lines]) + "\n"

@@ -226,7 +226,9 @@ def test_a_soak_of_requests(tmp_path, capsys):
     arrays = np.load(tmp_path / "requests.npz", allow_pickle=False)
     assert arrays["latency_us"].shape == (400,) and arrays["rss"].shape == (201, 4)
     assert (tmp_path / "soak.png").read_bytes().startswith(b"\x89PNG")
-    assert "400 once, 0 lost, 0 twice" in capsys.readouterr().out
+    row = "| 400 requests | none lost, none answered twice | 0 and 0 | met |"
+    assert row in capsys.readouterr().out
+    assert row in (tmp_path / "table.md").read_text()
 
 
 def check_attack(found, n):
