@@ -157,7 +157,9 @@ def test_the_whole_road_with_the_smoke_preset(tmp_path):
     assert set(report["latency_us"]) >= {"torch_teacher", "onnx_teacher", "onnx_student"}
     assert report["roundtrip_us"]["n"] == 20_000
     assert report["parity"]["max_abs_error"] <= 1e-5
-    assert report["control"]["ticks"] == 400
+    control = json.loads((out / "control.json").read_text())
+    assert control["ticks"] + control["skipped"] == 400  # a busy machine skips some
+    assert report["control"]["ticks"] == control["ticks"]
     assert report["coverage"]["edp"] > 0
     page = (out / "report.html").read_text()
     assert page.count("data:image/") >= 6
