@@ -226,7 +226,8 @@ class GymVecEnv(TaskVectorEnv):
     """
 
     def __init__(self, envs: VectorEnv, spec: TaskSpec, seed: int = 0) -> None:
-        super().__init__(spec, envs.num_envs, envs.single_observation_space)  # type: ignore[arg-type]
+        obs_space = envs.single_observation_space
+        super().__init__(spec, envs.num_envs, obs_space)  # type: ignore[arg-type]
         self._envs = envs
         self._first_seed: int | None = seed
 

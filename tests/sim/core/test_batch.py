@@ -17,7 +17,8 @@ FULL = mujoco.mjtState.mjSTATE_FULLPHYSICS
 def drive(env, seed, n_steps):
     """Observations (n_steps, n, obs_dim) and rewards under random actions of `seed`."""
     rng = np.random.default_rng(seed)
-    obs, rewards = [], []
+    obs = []
+    rewards = []
     for _ in range(n_steps):
         o, r, *_ = env.step(rng.uniform(-1, 1, (env.num_envs, 6)))
         obs.append(o)
@@ -103,11 +104,14 @@ def test_a_saved_state_of_another_size_is_refused():
 
 @pytest.mark.parametrize("n_envs", [2, 9])
 def test_the_batch_steps_as_mujoco_does_one_by_one(n_envs):
-    env, rng = make_vec("arm-press", n_envs, 0), np.random.default_rng(2)
+    env = make_vec("arm-press", n_envs, 0)
+    rng = np.random.default_rng(2)
     env.reset()
-    model, data = env.model, mujoco.MjData(env.model)
+    model = env.model
+    data = mujoco.MjData(env.model)
     start = env.get_state()
-    state, command = start["state"].copy(), start["command"].copy()
+    state = start["state"].copy()
+    command = start["command"].copy()
     for _ in range(30):
         action = rng.uniform(-1, 1, (n_envs, 6))
         command = np.clip(command + 0.03 * action, *arm.joint_range())

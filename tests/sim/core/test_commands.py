@@ -23,7 +23,8 @@ def test_an_action_is_its_command(task):
     for _ in range(5):
         action = rng.uniform(-1, 1, (3, act_dim))
         command = by_action.task_spec.action_map.command(by_command.command, action)
-        one, other = by_action.step(action), by_command.step_commands(command)
+        one = by_action.step(action)
+        other = by_command.step_commands(command)
         for a, b in zip(one[:4], other[:4], strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-9)
 

@@ -33,7 +33,9 @@ def backend(monkeypatch):
 
 def red(picture):
     """Pixels of the button: much more red than anything else."""
-    r, g, b = picture[..., 0].astype(int), picture[..., 1].astype(int), picture[..., 2].astype(int)
+    r = picture[..., 0].astype(int)
+    g = picture[..., 1].astype(int)
+    b = picture[..., 2].astype(int)
     return (r > 120) & (g < 60) & (b < 60)
 
 

@@ -28,18 +28,18 @@ def settle(core, target, n_steps=1000):
 
 
 def test_the_core_moves_as_the_training_environment_does():
-    env, core, rng = (
-        make_vec("arm-press", 1, 0),
-        RobotCore(make_task("arm-press")),
-        np.random.default_rng(1),
-    )
+    env = make_vec("arm-press", 1, 0)
+    core = RobotCore(make_task("arm-press"))
+    rng = np.random.default_rng(1)
     env.reset()
     states, sensors = arm.poses("random")
     chosen = np.random.default_rng(4).integers(len(states))
     one = {"state": states[[chosen]], "sensor": sensors[[chosen]], "command": sensors[[chosen], :6]}
     env.set_state(env.get_state() | one)
     core.start_episode(4)
-    now_ns, command, travelled = 0, sensors[chosen, :6], 0.0
+    now_ns = 0
+    command = sensors[chosen, :6]
+    travelled = 0.0
     for k in range(150):
         if k % 15 == 0:
             action = rng.uniform(-1, 1, (1, 6))
@@ -107,11 +107,15 @@ def test_success_at_the_end_is_lost_when_the_arm_leaves():
 
 
 def test_a_request_starts_an_episode_once_and_forgets_the_old_target():
-    core, request = RobotCore(make_task("arm")), np.zeros((), LAYOUT.request)
-    request["target"], request["sent_ns"] = 0.5, 7
+    core = RobotCore(make_task("arm"))
+    request = np.zeros((), LAYOUT.request)
+    request["target"] = 0.5
+    request["sent_ns"] = 7
     last = handle(core, request[()], 0)
     assert last == 7 and (core.reading["command"] == 0.5).all()
-    request["episode"], request["seed"], request["sent_ns"] = 1, 3, 0
+    request["episode"] = 1
+    request["seed"] = 3
+    request["sent_ns"] = 0
     last = handle(core, request[()], last)
     pose = core.reading["command"].copy()
     assert (pose != 0.5).all() and core.reading["episode"] == 1
@@ -131,7 +135,8 @@ def test_a_half_written_row_is_never_read():
     assert ring.read() is None
     row = np.zeros((), LAYOUT.request)
     for k in range(1, 7):
-        row["target"], row["sent_ns"] = k, k
+        row["target"] = k
+        row["sent_ns"] = k
         ring.write(row)
         assert (ring.read()["target"] == k).all() and ring.read()["sent_ns"] == k
     slot = ring._slot(7)
@@ -157,13 +162,15 @@ def test_rows_from_another_process_are_whole_and_in_order(tmp_path):
     writer = subprocess.Popen([sys.executable, "-c", code, str(path)])
     with open(path, "r+b") as file:
         ring, _ = LAYOUT.rings(mmap.mmap(file.fileno(), LAYOUT.n_bytes))
-    seen, last = 0, 0
+    seen = 0
+    last = 0
     while writer.poll() is None:
         row = ring.read()
         assert row is not None or not last  # a ring that was written to never seems empty again
         if row is not None and row["sent_ns"] != last:
             assert (row["target"] == row["sent_ns"]).all() and row["sent_ns"] > last
-            seen, last = seen + 1, int(row["sent_ns"])
+            seen = seen + 1
+            last = int(row["sent_ns"])
     assert writer.returncode == 0 and seen >= 10 and last > 1000
 
 

@@ -63,7 +63,8 @@ def settle(core, target, n_steps=1000):
 
 
 def test_the_arm_reaches_a_commanded_pose_and_stays(connect):
-    robot, core = connect("arm"), RobotCore(make_task("arm"))
+    robot = connect("arm")
+    core = RobotCore(make_task("arm"))
     names = list(robot.observation_features)
     target = read(robot)[12:18] + np.array([0.5, 0.3, -0.3, 0.2, -0.4, 0.2])
     sent = robot.send_action(dict(zip(robot.action_features, target.tolist(), strict=True)))
@@ -84,7 +85,8 @@ def test_the_arm_reaches_a_commanded_pose_and_stays(connect):
 
 
 def test_names_are_those_of_policy_and_calibration(connect):
-    robot, spec = connect("arm-press"), task_spec("arm-press")
+    robot = connect("arm-press")
+    spec = task_spec("arm-press")
     assert list(robot.observation_features)[::6] == [
         "shoulder_pan.pos", "shoulder_pan.vel", "shoulder_pan.command", "end_effector.x",
     ]  # fmt: skip
@@ -113,7 +115,8 @@ def test_names_are_those_of_policy_and_calibration(connect):
 
 def test_time_runs_on_schedule(connect):
     robot = connect("arm")
-    first, began = robot.stats(), time.monotonic()
+    first = robot.stats()
+    began = time.monotonic()
     time.sleep(1.0)
     wall_s = time.monotonic() - began
     steps = robot.stats()["n_steps"] - first["n_steps"]
@@ -149,7 +152,8 @@ def test_a_late_process_says_so_and_then_catches_up(connect):
 def test_the_delay_delays(connect):
     took = {}
     for delay_s in (0.0, 0.05):
-        robot, times = connect("arm", delay_s=delay_s), []
+        robot = connect("arm", delay_s=delay_s)
+        times = []
         for shift in (0.4, -0.4, 0.4):  # the best of three: others may be using the machine
             wait(
                 lambda r=robot: (
@@ -168,7 +172,8 @@ def test_the_delay_delays(connect):
 
 
 def test_reset_puts_the_arm_where_the_seed_says_and_drops_targets_on_the_way(connect):
-    robot, core = connect("arm", delay_s=0.05), RobotCore(make_task("arm"))
+    robot = connect("arm", delay_s=0.05)
+    core = RobotCore(make_task("arm"))
     for seed in (3, 11, 3):
         robot.write_action(robot.position() + 0.5)
         robot.reset_episode(seed)
@@ -199,7 +204,8 @@ def test_a_press_counts_for_its_episode_only(connect):
 
 
 def test_targets_are_clipped_to_the_joints(connect):
-    robot, (low, high) = connect("arm"), arm.joint_range()
+    robot = connect("arm")
+    low, high = arm.joint_range()
     sent = robot.send_action(dict.fromkeys(robot.action_features, 9.0))
     np.testing.assert_array_equal(list(sent.values()), high)
     robot.write_action(np.full(6, -9.0))
@@ -208,7 +214,8 @@ def test_targets_are_clipped_to_the_joints(connect):
 
 def test_bad_actions_are_refused_and_nothing_is_sent(connect):
     robot = connect("arm")
-    before, good = robot.position(), dict.fromkeys(robot.action_features, 0.0)
+    before = robot.position()
+    good = dict.fromkeys(robot.action_features, 0.0)
     for bad in (
         np.full(6, np.nan),
         np.array([0, 0, 0, 0, 0, np.inf]),

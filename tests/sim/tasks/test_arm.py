@@ -31,7 +31,9 @@ def pose_at(point, seed=0):
     """Joint angles (6,) whose end effector is nearest to `point`, by random search, and the
     distance [m].
     """
-    model, rng, (low, high) = arm.load_model(), np.random.default_rng(seed), arm.joint_range()
+    model = arm.load_model()
+    rng = np.random.default_rng(seed)
+    low, high = arm.joint_range()
     data = mujoco.MjData(model)
 
     def error(q):
@@ -47,7 +49,8 @@ def pose_at(point, seed=0):
 
 @pytest.mark.parametrize("name", arm.ARM_TASKS)
 def test_spec_and_environment_agree(name):
-    spec, env = task_spec(name), make_vec(name, 2, 0)
+    spec = task_spec(name)
+    env = make_vec(name, 2, 0)
     obs, _ = env.reset()
     assert (
         spec.obs_dim == obs.shape[1] == 22 and spec.act_dim == env.single_action_space.shape[0] == 6
@@ -64,7 +67,8 @@ def test_spec_and_environment_agree(name):
 
 
 def test_the_specs_limits_are_the_worlds():
-    model, spec = arm.load_model(), task_spec("arm")
+    model = arm.load_model()
+    spec = task_spec("arm")
     low, high = arm.joint_range()
     for j, joint in enumerate(arm.JOINTS):
         np.testing.assert_array_equal(model.joint(joint).range, [low[j], high[j]])
@@ -76,7 +80,9 @@ def test_the_specs_limits_are_the_worlds():
 
 @pytest.mark.parametrize("kind", ["rest", "random"])
 def test_start_poses_are_at_rest_free_of_contact_and_inside_the_limits(kind):
-    model, (states, sensors), (low, high) = arm.load_model(), arm.poses(kind), arm.joint_range()
+    model = arm.load_model()
+    states, sensors = arm.poses(kind)
+    low, high = arm.joint_range()
     assert len(states) == len(sensors) == N_STARTS
     data = mujoco.MjData(model)
     for state, sensor in zip(states[::8], sensors[::8], strict=True):
@@ -96,7 +102,8 @@ def test_start_poses_are_at_rest_free_of_contact_and_inside_the_limits(kind):
 
 
 def test_observe_puts_every_number_in_its_place():
-    sensor, command = np.arange(16.0)[None], 100 + np.arange(6.0)[None]
+    sensor = np.arange(16.0)[None]
+    command = 100 + np.arange(6.0)[None]
     expected = [*range(12), *range(100, 106), 12, 13, 14, 15]
     obs = arm.ArmTask().observe(sensor, command)
     assert obs.dtype == np.float32 and obs.tolist() == [expected]
@@ -107,7 +114,9 @@ def test_pressing_and_releasing_the_button_is_rewarded_while_it_is_down():
     env.reset()
     place(env, ABOVE)
     lower = np.array([[0.0, -1.0, 0, 0, 0, 0]])
-    travel, rewards, successes = [], [], []
+    travel = []
+    rewards = []
+    successes = []
     for action in [*[lower] * 20, *[0 * lower] * 20, *[-lower] * 25]:
         obs, reward, _, _, infos = env.step(action)
         travel.append(obs[0, arm.BUTTON])
@@ -123,14 +132,16 @@ def test_pressing_and_releasing_the_button_is_rewarded_while_it_is_down():
     ("travel", "down"), [(0.0, False), (0.00499, False), (0.00501, True), (0.008, True)]
 )
 def test_the_press_threshold(travel, down):
-    spec, obs = task_spec("arm-press"), np.zeros((1, 22), np.float32)
+    spec = task_spec("arm-press")
+    obs = np.zeros((1, 22), np.float32)
     obs[0, 21] = travel
     assert spec.success(obs)[0] == down and spec.reward(obs)[0] == float(down)
 
 
 @pytest.mark.parametrize("side", arm.TARGETS)
 def test_reach_reward_computed_by_hand(side):
-    spec, obs = task_spec(f"arm-reach-{side}"), np.zeros((4, 22), np.float32)
+    spec = task_spec(f"arm-reach-{side}")
+    obs = np.zeros((4, 22), np.float32)
     obs[:, 18:21] = arm.TARGETS[side]
     obs[1, 18] += 0.08
     obs[2, 19] -= 0.019
@@ -158,7 +169,8 @@ def test_every_target_can_be_reached_and_held(side):
 def test_a_chunk_is_what_holding_an_action_commands():
     env = Hold(make_vec("arm", 3, 0), 4)
     obs, _ = env.reset()
-    rng, clipped = np.random.default_rng(0), 0
+    rng = np.random.default_rng(0)
+    clipped = 0
     action = rng.uniform(-1, 1, (3, 6)).astype(np.float32)
     for k in range(60):
         if k % 20 == 19:
@@ -198,7 +210,8 @@ def test_the_button_stays_in_the_space_too():
 
 
 def wild_motion():
-    env, rng = make_vec("arm-press", 64, 0), np.random.default_rng(0)
+    env = make_vec("arm-press", 64, 0)
+    rng = np.random.default_rng(0)
     env.reset()
     seen = []
     for k in range(400):

@@ -62,7 +62,8 @@ def test_moves_computed_by_hand(state, action, expected):
 
 
 def test_a_point_never_leaves_the_free_cells():
-    maze, rng = Maze.load("maze-square-tree"), np.random.default_rng(3)
+    maze = Maze.load("maze-square-tree")
+    rng = np.random.default_rng(3)
     at = maze.sample_start(rng, 300)
     for _ in range(100):
         at = maze.step(at, rng.uniform(-1, 1, (300, 2)), 1 - rng.random((300, 3)))
@@ -157,7 +158,8 @@ def test_seed_and_saved_state_repeat_the_same_numbers():
 
 
 def test_bad_input_is_refused_with_the_reason():
-    maze, env = Maze.load("square_a"), MazeTask("square_a").make_vec(2, 0)
+    maze = Maze.load("square_a")
+    env = MazeTask("square_a").make_vec(2, 0)
     with pytest.raises(ValueError, match=r"unknown maze 'maze-square-z'.*maze-square-bottleneck"):
         Maze.load("maze-square-z")
     with pytest.raises(ValueError, match=r"repulsion_u has shape \(2, 2\), expected \(2, 3\)"):

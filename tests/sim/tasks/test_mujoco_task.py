@@ -53,7 +53,8 @@ def test_force_moves_the_mass_as_newton_says():
 
 
 def test_commands_are_forces():
-    env, other = Mass().make_vec(1, 0), Mass().make_vec(1, 0)
+    env = Mass().make_vec(1, 0)
+    other = Mass().make_vec(1, 0)
     env.reset()
     other.reset()
     np.testing.assert_array_equal(
