@@ -71,12 +71,8 @@ def test_the_schedule_does_not_drift(tiny, manifest):
         fake.t_ns += 3_000_000
 
     report = drive(tiny.Robot(), Scripted(manifest, still), 500, fake, on_tick)
-    assert (report.ticks, report.missed_deadlines, report.skipped, report.error) == (
-        500,
-        0,
-        0,
-        None,
-    )
+    assert (report.ticks, report.missed_deadlines, report.skipped) == (500, 0, 0)
+    assert report.error is None
     assert abs(begins[-1] - begins[0] - 499 * PERIOD_NS) < 10_000
     assert report.late_ns.max() < 10_000 and len(report.period_ns) == 499
     assert abs(report.period_ns - PERIOD_NS).max() < 10_000
@@ -119,16 +115,8 @@ def test_the_policy_is_asked_every_n_action_steps(tiny, manifest):
     report = drive(robot, policy, 7)
     assert policy.calls == 3 and len(report.act_ns) == 3
     assert policy.deadlines == [pytest.approx(0.008)] * 3
-    expected = [
-        [0.1, 0],
-        [0.1, 0.01],
-        [0.1, 0.02],
-        [0.2, 0],
-        [0.2, 0.01],
-        [0.2, 0.02],
-        [0.3, 0],
-        [0.3, 0],
-    ]
+    chunks = [[0.1, 0], [0.1, 0.01], [0.1, 0.02], [0.2, 0], [0.2, 0.01], [0.2, 0.02], [0.3, 0]]
+    expected = [*chunks, [0.3, 0]]  # the last safe target is sent once more
     np.testing.assert_allclose(robot.sent, expected, atol=1e-6)
     assert robot.events == ["connect", "disconnect"]
 
