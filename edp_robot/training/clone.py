@@ -45,11 +45,6 @@ class CloneConfig(RunConfig):
     polyak: float = 0.005
     action_model: NoiseModelConfig = field(default_factory=NoiseModelConfig)
 
-    @property
-    def policy_model(self) -> NoiseModelConfig:
-        """Returns the sizes of the cloned policy."""
-        return self.action_model
-
 
 def demonstrations(config: CloneConfig, spec: TaskSpec) -> tuple[Tensor, Tensor]:
     """Returns raw obs (n, obs_dim) and actions (n, act_dim) in [-1, 1].

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from edp_robot.deploy.students import ConsistencyStudent, PairedStudent, Student
 from edp_robot.diffusion.schedule import add_noise, alpha_sigma
@@ -141,6 +142,7 @@ class Distiller:
 class PairedRegression(Distiller):
     """Fits mu(s, z) to ODE_psi(s, z) with the same z, so that it learns the map, not its mean."""
 
+    @override
     def loss(self, obs: Tensor, noise: Tensor, action: Tensor) -> Tensor:
         """Returns the mean of ||mu - a|| (`distance`) of the network's own output.
 
@@ -148,11 +150,6 @@ class PairedRegression(Distiller):
         the square lies between the two, and that of the distance (the geometric median) at the
         likelier one. The output is not clamped as in the deployed student, because that stops the
         gradient outside the box.
-
-        Args:
-            obs: See Distiller.
-            noise: See Distiller.
-            action: See Distiller.
         """
         return distance(self.student.net(torch.cat([obs, noise], -1)), action).mean()
 
@@ -177,13 +174,11 @@ class ConsistencyDistillation(Distiller):
         )
         self.times = torch.tensor(time_grid(config.n_times))
 
+    @override
     def loss(self, obs: Tensor, noise: Tensor, action: Tensor) -> Tensor:
         """Returns the mean square between f at both ends of one teacher step.
 
-        Args:
-            obs: See Distiller.
-            noise: Not used: `action` is noised afresh.
-            action: See Distiller.
+        `noise` is not used: the action is noised afresh.
         """
         i = torch.randint(self.config.n_times, (len(obs),))
         t = self.times[i]

@@ -60,11 +60,6 @@ class FinetuneConfig(RunConfig):
         return {"tuner": stored_config_class(FINE_TUNERS, method, DiffusionTunerConfig)}
 
     @property
-    def n_action_steps(self) -> int:
-        """Returns the control steps that the policy holds an action."""
-        return self.loop.n_action_steps
-
-    @property
     def policy_model(self) -> NoiseModelConfig:
         """Returns the sizes of psi."""
         return self.tuner.action_model

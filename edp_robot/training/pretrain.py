@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from edp_robot.diffusion.losses import denoising_loss
 from edp_robot.methods.ddpg import DDPG, DDPGConfig
@@ -24,7 +25,7 @@ from edp_robot.methods.replay import Batch, Replay
 from edp_robot.training.devices import CPU
 from edp_robot.training.observe import make_observer
 from edp_robot.training.runs import RUN_CONFIGS, Run, RunConfig
-from edp_robot.training.train_loop import Loop, LoopConfig, Progress
+from edp_robot.training.train_loop import Learner, Loop, LoopConfig, Progress
 from sim.core.hold import Hold
 from sim.core.registry import make_vec
 from sim.core.spec import TaskSpec
@@ -65,16 +66,6 @@ class PretrainConfig(RunConfig):
         """Returns the class of `reward`, which `method` decides."""
         return {"reward": stored_config_class(INTRINSIC_REWARDS, values["method"], NoConfig)}
 
-    @property
-    def n_action_steps(self) -> int:
-        """Returns the control steps that the policy holds an action."""
-        return self.loop.n_action_steps
-
-    @property
-    def policy_model(self) -> NoiseModelConfig:
-        """Returns the sizes of pi_d."""
-        return self.action_model
-
 
 def intrinsic_reward(spec: TaskSpec, config: PretrainConfig) -> IntrinsicReward:
     """Returns the configured intrinsic reward of `config.n_seeds` learners.
@@ -89,10 +80,11 @@ def intrinsic_reward(spec: TaskSpec, config: PretrainConfig) -> IntrinsicReward:
             f"reward is a {type(config.reward).__name__}, but method {config.method!r} wants a "
             f"{made.Config.__name__}; give both"
         )
-    return made.make(spec, config.reward, n_seeds=config.n_seeds, centre=config.centre_reward)
+    form = made.form(config.reward)
+    return form(spec, config.reward, n_seeds=config.n_seeds, centre=config.centre_reward)
 
 
-class Pretrainer(nn.Module):
+class Pretrainer(nn.Module, Learner):
     """Gaussian behaviour policies on an intrinsic reward, and diffusion policies of what they did.
 
     `config.n_seeds` learners are trained side by side, as stacked networks. Each has its own
@@ -124,14 +116,9 @@ class Pretrainer(nn.Module):
         by_seed = normal.unflatten(0, (self.config.n_seeds, -1))
         return self.ddpg.explore(by_seed).flatten(0, 1).cpu().numpy()
 
+    @override
     def update(self, replay: Replay, n_updates: int, done: float) -> dict[str, float]:
-        """Takes `n_updates` grad_steps of all networks; returns the last metrics, seeds averaged.
-
-        Args:
-            replay: What the learners have seen.
-            n_updates: grad_steps.
-            done: Share of the run that is over; not used.
-        """
+        """Takes `n_updates` grad_steps of all networks; returns the last metrics, seed mean."""
         metrics: dict[str, Tensor] = {}
         for _ in range(n_updates):
             batch = replay.sample(self.config.batch, self.config.ddpg.n_step, self.device)
@@ -186,7 +173,7 @@ class Pretrainer(nn.Module):
             optimizer.load_state_dict(saved[name])
 
 
-class RandomActor:
+class RandomActor(Learner):
     """Acts uniformly and learns nothing, the baseline of every exploration table."""
 
     def __init__(self, act_dim: int, seed: int) -> None:
@@ -197,14 +184,9 @@ class RandomActor:
         """Returns uniform actions (n, act_dim)."""
         return self.rng.uniform(-1, 1, (len(obs), self.act_dim)).astype(np.float32)
 
+    @override
     def update(self, replay: Replay, n_updates: int, done: float) -> dict[str, float]:
-        """Learns nothing.
-
-        Args:
-            replay: Not used.
-            n_updates: Not used.
-            done: Not used.
-        """
+        """Learns nothing."""
         return {"grad_steps": 0}
 
     def state(self) -> dict[str, Any]:

@@ -37,6 +37,8 @@ class RunConfig:
     COMMAND: ClassVar[str] = "edp"
     POLICY: ClassVar[str] = ""  # the diffusion policy's name in the checkpoint; empty: none
     task: str
+    loop: Any
+    action_model: NoiseModelConfig
 
     @classmethod
     def part_classes(cls, values: Mapping[str, Any]) -> dict[str, type]:
@@ -46,12 +48,12 @@ class RunConfig:
     @property
     def n_action_steps(self) -> int:
         """Returns the control steps that the policy holds an action."""
-        raise NotImplementedError
+        return self.loop.n_action_steps
 
     @property
     def policy_model(self) -> NoiseModelConfig:
         """Returns the sizes of the diffusion policy's noise model."""
-        raise NotImplementedError
+        return self.action_model
 
     @property
     def critic(self) -> IQLConfig | None:

@@ -41,10 +41,10 @@ class HashCount(IntrinsicReward):
     offsets: Tensor
     values: Tensor
 
-    def __init__(self, spec, config: HashConfig, *, n_seeds: int = 1, centre: bool = False) -> None:
-        super().__init__(spec, config, n_seeds=n_seeds, centre=centre)
+    def __init__(self, spec, config: HashConfig, **learners) -> None:
+        super().__init__(spec, config, **learners)
         # Buffers are in the checkpoint, so a resumed run goes on with the same hash and counts.
-        self.register_buffer("counts", torch.zeros(n_seeds, 2**config.n_bits))
+        self.register_buffer("counts", torch.zeros(self.n_seeds, 2**config.n_bits))
         self.register_buffer("planes", config.scale * torch.randn(spec.obs_dim, config.n_bits))
         self.register_buffer("offsets", 2 * torch.pi * torch.rand(config.n_bits))
         self.register_buffer("values", 2 ** torch.arange(config.n_bits))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -49,15 +50,13 @@ class ExactScoreReward(IntrinsicReward):
     Config = ScoreRewardConfig
     columns: Tensor
 
-    def __init__(
-        self, spec: TaskSpec, config: ScoreRewardConfig, *, n_seeds: int = 1, centre: bool = False
-    ) -> None:
-        super().__init__(spec, config, n_seeds=n_seeds, centre=centre)
+    def __init__(self, spec: TaskSpec, config: ScoreRewardConfig, **learners: Any) -> None:
+        super().__init__(spec, config, **learners)
         columns = novelty_columns(spec, config.fields)
         alpha, sigma, _ = scalar_coefficients(config.t_low)
         self.std = sigma / alpha
         self.pseudo_count = config.pseudo_count
-        self.ring = Ring(n_seeds, config.n_states, len(columns))
+        self.ring = Ring(self.n_seeds, config.n_states, len(columns))
         self.register_buffer("columns", torch.tensor(columns))
 
     def update(self, obs: Tensor) -> dict[str, Tensor]:

@@ -52,18 +52,9 @@ class IntrinsicReward(nn.Module):
             self.register_buffer(name, torch.zeros(n_seeds))
 
     @classmethod
-    def make(
-        cls, spec: TaskSpec, config: Any, *, n_seeds: int = 1, centre: bool = False
-    ) -> IntrinsicReward:
-        """Returns the reward that `config` describes.
-
-        Args:
-            spec: See the class.
-            config: See the class.
-            n_seeds: See the class.
-            centre: See the class.
-        """
-        return cls(spec, config, n_seeds=n_seeds, centre=centre)
+    def form(cls, config: Any) -> type[IntrinsicReward]:
+        """Returns the class that `config` asks for, if a method has several."""
+        return cls
 
     @classmethod
     def preset(cls, preset: str, spec: TaskSpec) -> Any:

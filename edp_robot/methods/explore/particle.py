@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -36,12 +37,10 @@ class Particle(IntrinsicReward):
 
     Config = ParticleConfig
 
-    def __init__(
-        self, spec: TaskSpec, config: ParticleConfig, *, n_seeds: int = 1, centre: bool = False
-    ) -> None:
-        super().__init__(spec, config, n_seeds=n_seeds, centre=centre)
+    def __init__(self, spec: TaskSpec, config: ParticleConfig, **learners: Any) -> None:
+        super().__init__(spec, config, **learners)
         self.n_neighbours = config.n_neighbours
-        self.ring = Ring(n_seeds, config.n_particles, spec.obs_dim)
+        self.ring = Ring(self.n_seeds, config.n_particles, spec.obs_dim)
 
     def update(self, obs: Tensor) -> dict[str, Tensor]:
         """Puts visited states into the ring of particles; learns nothing."""

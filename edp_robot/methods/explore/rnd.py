@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,13 +31,11 @@ class RND(IntrinsicReward):
 
     Config = RNDConfig
 
-    def __init__(
-        self, spec: TaskSpec, config: RNDConfig, *, n_seeds: int = 1, centre: bool = False
-    ) -> None:
-        super().__init__(spec, config, n_seeds=n_seeds, centre=centre)
+    def __init__(self, spec: TaskSpec, config: RNDConfig, **learners: Any) -> None:
+        super().__init__(spec, config, **learners)
         sizes = [spec.obs_dim, config.width, config.width, config.out_dim]
-        self.predictor = mlp(sizes, layer_norm=False, stack=(n_seeds,))
-        self.target = mlp(sizes, layer_norm=False, stack=(n_seeds,)).requires_grad_(False)
+        self.predictor = mlp(sizes, layer_norm=False, stack=(self.n_seeds,))
+        self.target = mlp(sizes, layer_norm=False, stack=(self.n_seeds,)).requires_grad_(False)
         self.optimizer = torch.optim.Adam(
             self.predictor.parameters(), lr=config.learning_rate, fused=True
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -38,32 +39,20 @@ class ScoreReward(IntrinsicReward):
     Config = ScoreRewardConfig
     columns: Tensor
 
-    def __init__(
-        self, spec: TaskSpec, config: ScoreRewardConfig, *, n_seeds: int = 1, centre: bool = False
-    ) -> None:
-        super().__init__(spec, config, n_seeds=n_seeds, centre=centre)
+    def __init__(self, spec: TaskSpec, config: ScoreRewardConfig, **learners: Any) -> None:
+        super().__init__(spec, config, **learners)
         columns = novelty_columns(spec, config.fields)
         self.config: ScoreRewardConfig = config
-        self.model = noise_model(len(columns), 0, config.model, (n_seeds,))
+        self.model = noise_model(len(columns), 0, config.model, (self.n_seeds,))
         self.register_buffer("columns", torch.tensor(columns))
         self.optimizer = torch.optim.Adam(
             self.model.parameters(), lr=config.model.learning_rate, fused=True
         )
 
     @classmethod
-    def make(
-        cls, spec: TaskSpec, config: ScoreRewardConfig, *, n_seeds: int = 1, centre: bool = False
-    ) -> IntrinsicReward:
-        """Returns the exact form where the estimator is `exact`, else a ScoreReward.
-
-        Args:
-            spec: See IntrinsicReward.
-            config: See IntrinsicReward.
-            n_seeds: See IntrinsicReward.
-            centre: See IntrinsicReward.
-        """
-        form = ExactScoreReward if config.estimator == "exact" else cls
-        return form(spec, config, n_seeds=n_seeds, centre=centre)
+    def form(cls, config: ScoreRewardConfig) -> type[IntrinsicReward]:
+        """Returns ExactScoreReward where the estimator is `exact`."""
+        return ExactScoreReward if config.estimator == "exact" else cls
 
     @classmethod
     def preset(cls, preset: str, spec: TaskSpec) -> ScoreRewardConfig:

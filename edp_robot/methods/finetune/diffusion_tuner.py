@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from edp_robot.deploy.policies import DiffusionPolicy
 from edp_robot.diffusion.networks import NoiseModel
@@ -94,14 +95,9 @@ class DiffusionTuner(FineTuner):
         noise = torch.randn(len(obs), self.spec.act_dim)
         return self.policy(torch.from_numpy(obs), noise).numpy()
 
+    @override
     def update(self, replay: Replay, n_updates: int, done: float) -> dict[str, float]:
-        """Runs one round: `n_updates` grad_steps of the critic (Eq. 8), then the policy's.
-
-        Args:
-            replay: See FineTuner.
-            n_updates: See FineTuner.
-            done: See FineTuner.
-        """
+        """Runs one round: `n_updates` grad_steps of the critic (Eq. 8), then the policy's."""
         config = self.config
         late = max(0.0, done - config.anneal_from) / max(1e-6, 1 - config.anneal_from)
         share = 1 - 0.9 * late

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from edp_robot.deploy.policies import GaussianPolicy
 from edp_robot.methods.ddpg import DDPG, DDPGConfig
@@ -61,14 +62,9 @@ class GaussianTuner(FineTuner):
         """Returns exploring actions (n, act_dim)."""
         return self.ddpg.explore(self.normaliser(torch.from_numpy(obs))).numpy()
 
+    @override
     def update(self, replay: Replay, n_updates: int, done: float) -> dict[str, float]:
-        """Takes `n_updates` grad_steps; returns the last metrics.
-
-        Args:
-            replay: See FineTuner.
-            n_updates: See FineTuner.
-            done: See FineTuner.
-        """
+        """Takes `n_updates` grad_steps; returns the last metrics."""
         metrics: dict[str, Tensor] = {}
         for _ in range(n_updates):
             batch = self.sample(replay, self.config.batch, self.config.n_step)
