@@ -37,12 +37,28 @@ def changed(config: C, settings: Iterable[str]) -> C:
         ValueError: There is no such field, the value has another type, or it is none of the values
             that the field allows. The message lists what exists.
     """
+    tree: dict[str, Any] = {}
     for text in settings:
         path, equals, value = text.partition("=")
         if not equals:
             raise ValueError(f"setting {text!r}: expected NAME=VALUE, e.g. ddpg.discount=0.95")
-        config = _put(config, _today(config, path).split("."), value, path)
-    return config
+        *groups, name = _today(config, path).split(".")
+        inside = config
+        branch = tree
+        for group in groups:
+            inside = _field(inside, group, path)
+            branch = branch.setdefault(group, {})
+        branch[name] = _new_value(inside, name, value, path)
+    return _replaced(config, tree)
+
+
+def _replaced(config: Any, tree: dict[str, Any]) -> Any:
+    """Returns the dataclass with the tree's fields set at once, so that it checks them together."""
+    changes = {
+        name: _replaced(getattr(config, name), value) if isinstance(value, dict) else value
+        for name, value in tree.items()
+    }
+    return replace(config, **changes)
 
 
 def _today(config: Any, path: str) -> str:
@@ -55,25 +71,27 @@ def _today(config: Any, path: str) -> str:
     return f"{new}{dot}{rest}"
 
 
-def _put(config: Any, path: list[str], value: str, name: str) -> Any:
-    """Returns `config` with the field at `path` set to what `value` says."""
-    head, *rest = path
+def _field(config: Any, name: str, path: str) -> Any:
+    """Returns the value of a field; `path` is the whole setting's name."""
     known = [field.name for field in fields(config)] if _is_group(config) else []
-    if head not in known:
+    if name not in known:
         there_are = ", ".join(known) or "none below it"
-        raise ValueError(f"no setting {name!r}: there is no {head!r}; there are: {there_are}")
-    old = getattr(config, head)
-    if rest:
-        return replace(config, **{head: _put(old, rest, value, name)})
+        raise ValueError(f"no setting {path!r}: there is no {name!r}; there are: {there_are}")
+    return getattr(config, name)
+
+
+def _new_value(config: Any, name: str, text: str, path: str) -> Any:
+    """Returns what `text` sets the field `name` to."""
+    old = _field(config, name, path)
     if _is_group(old):
         inside = ", ".join(field.name for field in fields(old))
-        raise ValueError(f"setting {name!r} is a group; name one of {inside} in it")
-    new = _value(old, value, name)
-    allowed = _allowed(config, head)
+        raise ValueError(f"setting {path!r} is a group; name one of {inside} in it")
+    new = _value(old, text, path)
+    allowed = _allowed(config, name)
     if allowed and new not in allowed:
         there_are = ", ".join(map(str, allowed))
-        raise ValueError(f"setting {name}={value}: there is no {new!r}; there are: {there_are}")
-    return replace(config, **{head: new})
+        raise ValueError(f"setting {path}={text}: there is no {new!r}; there are: {there_are}")
+    return new
 
 
 def _allowed(config: Any, field: str) -> tuple[Any, ...]:

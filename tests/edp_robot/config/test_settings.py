@@ -10,11 +10,8 @@ def test_nested_fields_are_set_with_their_types():
     settings = ["ddpg.discount=0.5", "loop.n_envs=3", "centre_reward=false", "reward.estimator=iid"]
     made = changed(CONFIG, [*settings, "ddpg.explore_noise=[0.1, 0.3]", "ddpg.learning_rate=1"])
     assert (made.ddpg.discount, made.loop.n_envs, made.centre_reward) == (0.5, 3, False)
-    assert (made.reward.estimator, made.ddpg.explore_noise, made.ddpg.learning_rate) == (
-        "iid",
-        (0.1, 0.3),
-        1.0,
-    )
+    assert made.reward.estimator == "iid"
+    assert (made.ddpg.explore_noise, made.ddpg.learning_rate) == ((0.1, 0.3), 1.0)
     assert isinstance(made.ddpg.learning_rate, float)
     assert changed(CONFIG, []) == CONFIG
 
@@ -40,6 +37,14 @@ def test_nested_fields_are_set_with_their_types():
 def test_mistakes_are_explained(setting, problem):
     with pytest.raises(ValueError, match=problem):
         changed(CONFIG, [setting])
+
+
+def test_settings_that_belong_together_come_in_any_order():
+    """An odd number of draws suits `iid`, but not the preset's estimator."""
+    made = changed(CONFIG, ["reward.n_draws=5", "reward.estimator=iid"])
+    assert (made.reward.n_draws, made.reward.estimator) == (5, "iid")
+    with pytest.raises(ValueError, match="n_draws=5: antithetic noise comes in pairs"):
+        changed(CONFIG, ["reward.n_draws=5"])
 
 
 def test_names_of_older_versions_stand_for_todays():
