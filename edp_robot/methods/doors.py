@@ -25,15 +25,34 @@ def part_class(registry: Registry[Any], name: str, base: type[P]) -> type[P]:
 
     Raises:
         UnknownName: There is no such part. The message lists those that exist.
-        TypeError: `name` is something else than a subclass of `base`.
+        ValueError: `name` is something else than a subclass of `base`.
     """
     part = registry.get(name)
     if not isinstance(part, type) or not issubclass(part, base):
-        raise TypeError(
+        raise ValueError(
             f"{registry.kind} {name!r} is {part!r}; expected a class that extends "
             f"{base.__module__}.{base.__qualname__}"
         )
     return part
+
+
+def check_config(field: str, config: Any, name: str, part: Any) -> None:
+    """Checks that a part gets the config dataclass of its own class.
+
+    Args:
+        field: Name of the field that holds it, for the message.
+        config: The config.
+        name: The part's name.
+        part: The part's class.
+
+    Raises:
+        ValueError: It is the config of another part.
+    """
+    if not isinstance(config, part.Config):
+        raise ValueError(
+            f"{field} is a {type(config).__name__}, but method {name!r} wants a "
+            f"{part.Config.__name__}; --method brings both, in Python give both"
+        )
 
 
 def stored_config_class(registry: Registry[Any], name: str, otherwise: type) -> type:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from tqdm import trange
 
-from edp_robot.methods.doors import stored_config_class
+from edp_robot.methods.doors import check_config, stored_config_class
 from edp_robot.methods.finetune.diffusion_tuner import DiffusionTunerConfig
 from edp_robot.methods.finetune.fine_tuner import FINE_TUNERS, FineTuner, tuner_class
 from edp_robot.methods.finetune.resampling import ResamplingConfig
@@ -74,17 +74,12 @@ def make_learner(spec: TaskSpec, config: FinetuneConfig) -> FineTuner:
     """Returns the configured fine-tuner with the pre-training's weights (and replay) in it.
 
     Raises:
-        UnknownName: There is no such method. The message lists those that exist.
-        TypeError: `config.tuner` is the config of another method.
         FileNotFoundError: `config.start` is no run folder.
-        ValueError: It is no pre-training, or holds no network that the fine-tuner wants.
+        ValueError: There is no such method, `config.tuner` is the config of another one, or
+            `config.start` holds no network that the fine-tuner wants.
     """
     made = tuner_class(config.method)
-    if not isinstance(config.tuner, made.Config):
-        raise TypeError(
-            f"tuner is a {type(config.tuner).__name__}, but method {config.method!r} wants a "
-            f"{made.Config.__name__}; give both"
-        )
+    check_config("tuner", config.tuner, config.method, made)
     learner = made(spec, config.tuner)
     if config.start:
         start = load_pretrained(config.start, config.start_seed)

@@ -13,7 +13,7 @@ from typing_extensions import override
 
 from edp_robot.diffusion.losses import denoising_loss
 from edp_robot.methods.ddpg import DDPG, DDPGConfig
-from edp_robot.methods.doors import NoConfig, stored_config_class
+from edp_robot.methods.doors import NoConfig, check_config, stored_config_class
 from edp_robot.methods.explore.intrinsic_reward import (
     INTRINSIC_REWARDS,
     IntrinsicReward,
@@ -71,15 +71,10 @@ def intrinsic_reward(spec: TaskSpec, config: PretrainConfig) -> IntrinsicReward:
     """Returns the configured intrinsic reward of `config.n_seeds` learners.
 
     Raises:
-        UnknownName: There is no such method. The message lists those that exist.
-        TypeError: `config.reward` is the config of another method.
+        ValueError: There is no such method, or `config.reward` is the config of another one.
     """
     made = reward_class(config.method)
-    if not isinstance(config.reward, made.Config):
-        raise TypeError(
-            f"reward is a {type(config.reward).__name__}, but method {config.method!r} wants a "
-            f"{made.Config.__name__}; give both"
-        )
+    check_config("reward", config.reward, config.method, made)
     form = made.form(config.reward)
     return form(spec, config.reward, n_seeds=config.n_seeds, centre=config.centre_reward)
 

@@ -90,6 +90,6 @@ def reward_class(name: str) -> type[IntrinsicReward]:
 
     Raises:
         UnknownName: There is no such reward. The message lists those that exist.
-        TypeError: The attribute does not extend IntrinsicReward.
+        ValueError: The attribute does not extend IntrinsicReward.
     """
     return part_class(INTRINSIC_REWARDS, name, IntrinsicReward)

@@ -119,6 +119,6 @@ def tuner_class(name: str) -> type[FineTuner]:
 
     Raises:
         UnknownName: There is no such fine-tuner. The message lists those that exist.
-        TypeError: The attribute does not extend FineTuner.
+        ValueError: The attribute does not extend FineTuner.
     """
     return part_class(FINE_TUNERS, name, FineTuner)

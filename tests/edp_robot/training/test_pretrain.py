@@ -95,7 +95,7 @@ def test_an_unknown_reward_is_refused(tmp_path):
 
 def test_method_and_settings_must_belong_together():
     config = PretrainConfig(method="edp", reward=RNDConfig())
-    with pytest.raises(TypeError, match="reward is a RNDConfig, but method 'edp' wants a Score"):
+    with pytest.raises(ValueError, match="reward is a RNDConfig, but method 'edp' wants a Score"):
         Pretrainer(task_spec("arm"), config)
 
 

@@ -155,5 +155,5 @@ def test_uniform_proposals_leave_room_for_both_policies(n_uniform):
 def test_an_unknown_fine_tuner_lists_those_that_exist():
     with pytest.raises(ValueError, match=r"no fine-tuner 'ddgp'.*'ddpg'.*ddpg, edp, edp-guidance"):
         tuner_class("ddgp")
-    with pytest.raises(TypeError, match=r"expected a class that extends .*FineTuner"):
+    with pytest.raises(ValueError, match=r"expected a class that extends .*FineTuner"):
         tuner_class("support.tiny:plain_spec")
