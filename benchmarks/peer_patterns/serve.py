@@ -6,7 +6,7 @@ import importlib
 import sys
 
 from peer_patterns.policy import Policy
-from policy_server.control.clock import quiet
+from policy_server.contract.clock import quiet
 
 
 def main(pattern: str, bundle: str) -> None:

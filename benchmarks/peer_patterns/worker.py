@@ -4,7 +4,7 @@
 
 Each client has a thread and a connection. The process reads one request a line (JSON) and answers
 one line each. Its first line says that all clients are connected and warm. It also runs in openpi's
-environment, so it imports only NumPy and `policy_server.control.clock`.
+environment, so it imports only NumPy and `policy_server.contract.clock`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from peer_patterns import OURS
-from policy_server.control.clock import quiet
+from policy_server.contract.clock import quiet
 
 
 def actions(client: Any, obs: np.ndarray) -> list:

@@ -9,9 +9,9 @@ from typing import NamedTuple
 import numpy as np
 
 from policy_server.bench.statistics import summary
+from policy_server.contract.clock import wait_until
 from policy_server.contract.errors import PolicyError, PolicyTimeout
 from policy_server.control.client import PolicyClient
-from policy_server.control.clock import wait_until
 from policy_server.control.local import LocalPolicy
 
 SAME = 1e-5  # rounding: another kernel computes a batch with another client's obs

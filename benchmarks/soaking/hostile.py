@@ -14,7 +14,7 @@ import numpy as np
 from peer_patterns.processes import Process
 
 from policy_server.contract.bundle import Bundle
-from policy_server.control.clock import quiet
+from policy_server.contract.clock import quiet
 from policy_server.control.local import LocalPolicy
 from soaking.good import Robot, Segment, pooled
 from soaking.serving import Served, serving

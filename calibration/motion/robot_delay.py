@@ -28,7 +28,7 @@ from calibration.motion.delay import (
     estimate_delay,
 )
 from calibration.motion.excitation import smooth_motion
-from policy_server.control.clock import Clock, wait_until
+from policy_server.contract.clock import Clock, wait_until
 from policy_server.control.robot import KnowsConnection, Robot
 
 MIN_SECONDS = 4.0

@@ -14,9 +14,10 @@ import numpy as np
 
 from calibration.file import CalibrationError
 from calibration.precision.layers import load_onnx
-from calibration.precision.visited import Graph, Rows, answers
+from calibration.precision.visited import Rows, answers
 from policy_server.contract.choices import Precision
 from policy_server.contract.manifest import Manifest
+from policy_server.contract.policy import BatchPolicy
 from sim.core.evaluate import evaluate_commands
 
 N_GROUPS = 20  # groups of episodes
@@ -40,7 +41,7 @@ class ClosedLoop:
 
 def action_errors(
     precision: Precision,
-    policy: Graph,
+    policy: BatchPolicy,
     rows: Rows,
     expected: np.ndarray,
     golden: Mapping[str, np.ndarray],
@@ -108,7 +109,7 @@ def _check_finite(precision: Precision, action: np.ndarray) -> None:
         )
 
 
-def closed_loop(policy: Graph, manifest: Manifest, n_episodes: int, seed: int) -> ClosedLoop:
+def closed_loop(policy: BatchPolicy, manifest: Manifest, n_episodes: int, seed: int) -> ClosedLoop:
     """Returns return and success over `n_episodes`, rounded up to whole groups.
 
     Args:

@@ -6,12 +6,12 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
 from calibration.file import CalibrationError
 from policy_server.contract.manifest import Manifest
+from policy_server.contract.policy import BatchPolicy
 from sim.core.evaluate import evaluate_commands
 from sim.core.registry import task_names, task_spec
 
@@ -20,14 +20,6 @@ MAX_ROWS = 1024  # rows of each
 MIN_ROWS = 40  # rows of a recording
 HELD_OUT = 0.25  # share of a recording, at its end
 RECORDING_ERRORS = (ValueError, OSError, EOFError, AttributeError, TypeError, zipfile.BadZipFile)
-
-
-class Graph(Protocol):
-    """Computes a policy: a backend, or a bare graph."""
-
-    def act(self, obs: np.ndarray, noise: np.ndarray) -> np.ndarray:
-        """Returns commands (n, horizon, act_dim) for obs (n, obs_dim) and noise (n, latent_dim)."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -59,7 +51,7 @@ class Visited:
 
 
 def answers(
-    policy: Graph, latent_dim: int, seed: int, on_rows: Callable[[Rows], None] | None = None
+    policy: BatchPolicy, latent_dim: int, seed: int, on_rows: Callable[[Rows], None] | None = None
 ) -> Callable[[np.ndarray], np.ndarray]:
     """Returns a function from obs (n, obs_dim) to commands (n, horizon, act_dim), with fresh noise.
 
@@ -103,7 +95,7 @@ def is_simulated(manifest: Manifest) -> bool:
 
 
 def collect(
-    policy: Graph, manifest: Manifest, simulated: bool, data: Path | None, seed: int
+    policy: BatchPolicy, manifest: Manifest, simulated: bool, data: Path | None, seed: int
 ) -> Visited:
     """Returns the rows of `data`, or without it those of the policy in closed loop on its own task.
 
@@ -130,7 +122,7 @@ def collect(
     return Visited(first, second, f"{N_EPISODES} simulated episodes of {manifest.task}")
 
 
-def sample(policy: Graph, manifest: Manifest, seed: int) -> Rows:
+def sample(policy: BatchPolicy, manifest: Manifest, seed: int) -> Rows:
     """Returns at most MAX_ROWS decisions out of N_EPISODES whole episodes, each at most once.
 
     Args:

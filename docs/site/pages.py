@@ -32,8 +32,5 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         for path in paths
         if path.is_file() and path.suffix != ".pyc"
     ]
-    api = [
-        File.generated(config, f"api/{name}.md", content=f"::: {name}\n")
-        for name in PACKAGES
-    ]
+    api = [File.generated(config, f"api/{name}.md", content=f"::: {name}\n") for name in PACKAGES]
     return Files([*theme, *own, *api])

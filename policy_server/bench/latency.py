@@ -1,30 +1,17 @@
-"""Measures latency: a policy in this process, and the round trip to a running server."""
+"""Measures the latency of a policy in this process."""
 
 import time
-from typing import Any, Protocol
 
 import numpy as np
 
-from policy_server.bench.statistics import summary
+from policy_server.contract.clock import quiet
 from policy_server.contract.field import limits
 from policy_server.contract.manifest import Manifest
-from policy_server.control.client import PolicyClient
-from policy_server.control.clock import quiet
-from policy_server.transport.keys import ClientKeys
-
-_TIMES = ("roundtrip_us", "queue_us", "inference_us", "server_us")
-
-
-class ActsOnBatches(Protocol):
-    """A policy that answers batches of observations."""
-
-    def act(self, obs: np.ndarray, noise: np.ndarray) -> np.ndarray:
-        """Returns actions (n, horizon, act_dim)."""
-        ...
+from policy_server.contract.policy import BatchPolicy
 
 
 def bench_backend(
-    policy: ActsOnBatches, obs: np.ndarray, noise: np.ndarray, n: int = 2000, warmup: int = 100
+    policy: BatchPolicy, obs: np.ndarray, noise: np.ndarray, n: int = 2000, warmup: int = 100
 ) -> np.ndarray:
     """Returns the time of each of `n` queries, one after the other, (n,) [us].
 
@@ -42,53 +29,6 @@ def bench_backend(
             policy.act(obs, noise)
             times_ns[i] = time.perf_counter_ns() - start
     return times_ns[warmup:] / 1000
-
-
-def bench_roundtrip(
-    endpoint: str,
-    n: int = 20_000,
-    obs: np.ndarray | None = None,
-    warmup: int = 200,
-    timeout_s: float = 1.0,
-    keys: ClientKeys | None = None,
-) -> dict[str, Any]:
-    """Returns the latency of a server for one client that asks again when it is answered.
-
-    The keys are n, policy, bundle_hash, provider, the summaries roundtrip_us, queue_us,
-    inference_us, server_us and network_us (round trip less the server's share), and samples_us, the
-    raw round trips (n,).
-
-    Args:
-        endpoint: Address of a running server.
-        n: Number of queries to time.
-        obs: (obs_dim,) to send. None: one inside the manifest's limits.
-        warmup: Number of queries before the first timed one.
-        timeout_s: How long to wait for each answer [s].
-        keys: The client's keys, for a server with keys.
-
-    Raises:
-        PolicyTimeout: There is no server, or an answer takes longer than `timeout_s`.
-        PolicyError: The server refuses the obs.
-    """
-    samples = np.zeros((len(_TIMES), n + warmup))
-    with PolicyClient(endpoint, timeout_s, keys) as client:
-        hello = client.hello()
-        obs = middle_obs(client.manifest) if obs is None else obs
-        with quiet():
-            for i in range(n + warmup):
-                client.act(obs)
-                times = client.last_times
-                samples[:, i] = [times[name] for name in _TIMES]
-    by_name = dict(zip(_TIMES, samples[:, warmup:], strict=True))
-    return {
-        "n": n,
-        "policy": hello["manifest"]["name"],
-        "bundle_hash": hello["bundle_hash"],
-        "provider": hello["provider"],
-        **{name: summary(row) for name, row in by_name.items()},
-        "network_us": summary(by_name["roundtrip_us"] - by_name["server_us"]),
-        "samples_us": by_name["roundtrip_us"],
-    }
 
 
 def middle_obs(manifest: Manifest) -> np.ndarray:

@@ -35,3 +35,16 @@ class Policy(Protocol):
 
     def close(self) -> None:
         """Frees what the policy holds."""
+
+
+class BatchPolicy(Protocol):
+    """A policy's graph that answers many observations at once: a backend, or a bare graph."""
+
+    def act(self, obs: np.ndarray, noise: np.ndarray) -> np.ndarray:
+        """Returns new actions (n, horizon, act_dim) float32 in physical units.
+
+        Args:
+            obs: (n, obs_dim) float32.
+            noise: (n, latent_dim) float32, standard normal.
+        """
+        ...

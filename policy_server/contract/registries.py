@@ -91,13 +91,6 @@ class Registry(Generic[T]):
             return import_attribute(name)
         raise UnknownName(self._unknown(name))
 
-    def name_of(self, part: T) -> str:
-        """Returns the name that `part` is registered as, or its `package.module:attribute`."""
-        for name, known in self._parts.items():
-            if known is part:
-                return name
-        return f"{part.__module__}:{part.__qualname__}"  # type: ignore[attr-defined]
-
     def _scan(self) -> None:
         """Imports every module of the package once, so that each can register its parts."""
         if self._package is None or self._scanned:

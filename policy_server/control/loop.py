@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from policy_server.contract.clock import Clock, quiet, wait_until
 from policy_server.contract.errors import PolicyError, PolicyTimeout
 from policy_server.contract.policy import Policy
 from policy_server.contract.signals import stop_on_signals
-from policy_server.control.clock import Clock, quiet, wait_until
 from policy_server.control.control_report import ControlReport
 from policy_server.control.limiter import Intervention, Limiter
 from policy_server.control.recorder import Recorder

@@ -23,27 +23,19 @@ import numpy as np
 from policy_server.contract.bundle import Bundle
 from policy_server.contract.choices import Precision, Provider
 from policy_server.contract.errors import BackendError, first_line
+from policy_server.contract.policy import BatchPolicy
 from policy_server.contract.registries import Registry, UnknownName
 
 FP32_ATOL = 1e-4  # allowed difference from the golden actions, in physical units
 N_STATIC = 2  # golden vectors that each batch size computes again, at least
 
 
-class Backend(Protocol):
+class Backend(BatchPolicy, Protocol):
     """Computes a policy's graph. This is all that an inference backend must have."""
 
     @property
     def provider(self) -> str:
         """Device in use: cpu, cuda, tensorrt, or a name of the backend's own."""
-        ...
-
-    def act(self, obs: np.ndarray, noise: np.ndarray) -> np.ndarray:
-        """Returns new actions (n, horizon, act_dim) float32 in physical units.
-
-        Args:
-            obs: (n, obs_dim) float32.
-            noise: (n, latent_dim) float32, standard normal.
-        """
         ...
 
 

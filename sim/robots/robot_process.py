@@ -23,6 +23,7 @@ from collections.abc import Callable
 import mujoco
 import numpy as np
 
+from policy_server.contract.clock import wait_until
 from sim.core.registry import make_task
 from sim.tasks.mujoco_task import FULL_STATE, MujocoTask, Starts
 
@@ -233,7 +234,7 @@ def run(core: RobotCore, requests: Ring, readings: Ring, alive: Callable[[], boo
     due_ns = time.monotonic_ns() + period_ns
     last_sent_ns = 0
     while alive():
-        late_ns = _wait_until(due_ns) - due_ns
+        late_ns = wait_until(due_ns, SPIN_NS) - due_ns
         request = requests.read()
         if request is not None:
             last_sent_ns = handle(core, request, last_sent_ns)
@@ -244,16 +245,6 @@ def run(core: RobotCore, requests: Ring, readings: Ring, alive: Callable[[], boo
         reading["n_overruns"] += late_ns > period_ns
         readings.write(reading)
         due_ns += period_ns
-
-
-def _wait_until(deadline_ns: int) -> int:
-    """Returns the time [ns] once it is `deadline_ns`. It sleeps, then watches the clock."""
-    now_ns = time.monotonic_ns()
-    while now_ns < deadline_ns:
-        if deadline_ns - now_ns > SPIN_NS:
-            time.sleep((deadline_ns - now_ns - SPIN_NS) * 1e-9)
-        now_ns = time.monotonic_ns()
-    return now_ns
 
 
 def _die_with_stdin() -> None:

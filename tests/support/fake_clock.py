@@ -1,6 +1,6 @@
 """A clock whose time passes only where a test says so."""
 
-from policy_server.control.clock import Clock
+from policy_server.contract.clock import Clock
 
 
 class FakeClock:

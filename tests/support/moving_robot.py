@@ -3,7 +3,7 @@
 import numpy as np
 
 from calibration.motion.robot_delay import SPIN_NS
-from policy_server.control.clock import Clock
+from policy_server.contract.clock import Clock
 
 JOINTS = ("pan", "lift", "roll")
 NATURAL_RAD_S = 25.0

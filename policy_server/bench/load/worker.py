@@ -17,7 +17,7 @@ import numpy as np
 from policy_server.bench.load.channel import Channel, LocalChannel, SocketChannel
 from policy_server.bench.load.generator import Generator, Timing
 from policy_server.contract import wire
-from policy_server.control.clock import quiet
+from policy_server.contract.clock import quiet
 from policy_server.transport.keys import client_keys
 
 

@@ -43,7 +43,6 @@ def test_a_path_gives_the_attribute_of_a_module_in_the_current_folder(registry, 
     (folder / "mine_a.py").write_text("class Part: size = 3")
     part = registry.get("mine_a:Part")
     assert part.size == 3
-    assert registry.name_of(part) == "mine_a:Part"
 
 
 def test_a_path_from_a_foreign_file_is_not_imported(registry, folder):

@@ -8,10 +8,10 @@ import pytest
 from support.fake_clock import FakeClock
 
 from policy_server.contract.bundle import Bundle
+from policy_server.contract.clock import RealtimeError
 from policy_server.contract.errors import PolicyError, PolicyTimeout
 from policy_server.contract.wire import Status
 from policy_server.control.client import PolicyClient
-from policy_server.control.clock import RealtimeError
 from policy_server.control.local import LocalPolicy
 from policy_server.control.loop import ControlConfig, run
 from policy_server.control.robot_io import RobotError

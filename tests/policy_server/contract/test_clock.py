@@ -5,7 +5,7 @@ import time
 import pytest
 from support.fake_clock import FakeClock
 
-from policy_server.control.clock import Clock, RealtimeError, quiet, wait_until
+from policy_server.contract.clock import Clock, RealtimeError, quiet, wait_until
 
 WAIT_NS = 10_000_000
 
