@@ -38,10 +38,20 @@ class Registry(Generic[T]):
         kind: What a part is called in messages, like "intrinsic reward".
         package: Package whose modules register parts when imported. None: there is no such package.
         group: Entry point group of installed distributions, like "edp_robot.robots", or None.
+        base: Class that a part given as `package.module:attribute` extends, or a Protocol of
+            methods. It is checked before the part is called. None: any attribute.
     """
 
-    def __init__(self, kind: str, *, package: str | None = None, group: str | None = None) -> None:
+    def __init__(
+        self,
+        kind: str,
+        *,
+        package: str | None = None,
+        group: str | None = None,
+        base: type | None = None,
+    ) -> None:
         self.kind = kind
+        self._base = base
         self._package = package
         self._group = group
         self._parts: dict[str, Any] = {}
@@ -79,6 +89,7 @@ class Registry(Generic[T]):
         Raises:
             UnknownName: There is no such name. The message lists those that exist.
             ImportError: `package.module:attribute` cannot be imported.
+            ValueError: It is no class of the kind.
         """
         if name not in self._parts:
             self._scan()
@@ -88,8 +99,17 @@ class Registry(Generic[T]):
         if name in entries:
             return entries[name].load()
         if may_import and PATH.fullmatch(name):
-            return import_attribute(name)
+            return self._checked(name, import_attribute(name))
         raise UnknownName(self._unknown(name))
+
+    def _checked(self, name: str, part: Any) -> Any:
+        """Returns an imported part. Raises ValueError where it is no class of the kind."""
+        if self._base is None or (isinstance(part, type) and issubclass(part, self._base)):
+            return part
+        raise ValueError(
+            f"{self.kind} {name!r} is {part!r}; expected a class like {self._base.__qualname__} "
+            f"of {self._base.__module__}"
+        )
 
     def _scan(self) -> None:
         """Imports every module of the package once, so that each can register its parts."""

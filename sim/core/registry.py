@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from policy_server.contract.options import make_part
 from policy_server.contract.registries import Registry, UnknownName
@@ -14,7 +14,16 @@ from sim.core.vec import TaskVectorEnv
 GYM = "gym"
 
 
-class Task(Protocol):
+@runtime_checkable
+class MakesEnvironments(Protocol):
+    """Makes vector environments. An imported name that does not is refused before it is called."""
+
+    def make_vec(self, n_envs: int, seed: int) -> TaskVectorEnv:
+        """Returns `n_envs` copies as one vector environment; see `sim.core.vec`."""
+        ...
+
+
+class Task(MakesEnvironments, Protocol):
     """A task: its contract and its environments."""
 
     @property
@@ -22,13 +31,9 @@ class Task(Protocol):
         """The task's contract."""
         ...
 
-    def make_vec(self, n_envs: int, seed: int) -> TaskVectorEnv:
-        """Returns `n_envs` copies as one vector environment; see `sim.core.vec`."""
-        ...
-
 
 TASKS: Registry[Callable[..., Task]] = Registry(
-    "task", package="sim.tasks", group="edp_robot.tasks"
+    "task", package="sim.tasks", group="edp_robot.tasks", base=MakesEnvironments
 )
 """The registry of tasks."""
 

@@ -114,3 +114,13 @@ def test_two_parts_of_one_name_are_refused(registry):
 def test_what_is_no_path_is_an_unknown_name(registry, name):
     with pytest.raises(UnknownName):
         registry.get(name)
+
+
+def test_an_attribute_of_another_kind_is_refused_before_it_is_called(folder):
+    (folder / "mine_e.py").write_text("class Part: size = 3\nclass Other: pass\ndef call(): pass")
+    base = import_attribute("mine_e:Part")
+    parts = Registry("part", base=base)
+    assert parts.get("mine_e:Part") is base
+    for name in ("mine_e:Other", "mine_e:call", "os:system"):
+        with pytest.raises(ValueError, match=f"part '{name}' is .*; expected a class like Part"):
+            parts.get(name)
