@@ -99,8 +99,26 @@ class Registry(Generic[T]):
         if name in entries:
             return entries[name].load()
         if may_import and PATH.fullmatch(name):
-            return self._checked(name, import_attribute(name))
+            return self._checked(name, self._imported(name))
+        if PATH.fullmatch(name):
+            raise UnknownName(
+                f"no {self.kind} {name!r} is registered, and a name out of a file is not imported: "
+                f"give it on the command line. There are: {self._there_are()}"
+            )
         raise UnknownName(self._unknown(name))
+
+    def _imported(self, name: str) -> Any:
+        """Returns the attribute at the path `name`. Raises UnknownName without its module."""
+        try:
+            return import_attribute(name)
+        except ModuleNotFoundError as error:
+            module = name.partition(":")[0]
+            if not f"{module}.".startswith(f"{error.name}."):
+                raise  # the module is there, and needs another one
+            raise UnknownName(
+                f"no {self.kind} {name!r}: No module named {error.name!r} in {os.getcwd()}, "
+                f"and none is installed. There are: {self._there_are()}"
+            ) from None
 
     def _checked(self, name: str, part: Any) -> Any:
         """Returns an imported part. Raises ValueError where it is no class of the kind."""
@@ -124,14 +142,15 @@ class Registry(Generic[T]):
         return {} if self._group is None else {e.name: e for e in entry_points(group=self._group)}
 
     def _unknown(self, name: str) -> str:
-        names = self.names()
-        close = difflib.get_close_matches(name, names, 1)
+        close = difflib.get_close_matches(name, self.names(), 1)
         hint = f" Did you mean {close[0]!r}?" if close else ""
-        there_are = ", ".join(names) or "none"
         return (
-            f"no {self.kind} {name!r}.{hint} There are: {there_are}; "
+            f"no {self.kind} {name!r}.{hint} There are: {self._there_are()}; "
             "or give your own as package.module:attribute"
         )
+
+    def _there_are(self) -> str:
+        return ", ".join(self.names()) or "none"
 
 
 def import_attribute(path: str) -> Any:

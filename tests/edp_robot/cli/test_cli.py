@@ -75,7 +75,7 @@ def test_presets_are_those_of_the_configuration():
 
 def test_an_unknown_robot_lists_the_kinds(capsys):
     said = fails(capsys, "calibrate", "latency", "--robot", "lego:arm")
-    assert "registered kinds are sim" in said
+    assert "There are: sim" in said
 
 
 @pytest.mark.parametrize(

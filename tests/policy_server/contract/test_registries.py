@@ -116,6 +116,14 @@ def test_what_is_no_path_is_an_unknown_name(registry, name):
         registry.get(name)
 
 
+def test_a_missing_module_is_an_unknown_name_and_a_missing_import_is_not(registry, folder):
+    with pytest.raises(UnknownName, match=r"No module named 'mine_f' in .*There are: round"):
+        registry.get("mine_f:Part")
+    (folder / "mine_g.py").write_text("import mine_h")
+    with pytest.raises(ModuleNotFoundError, match="mine_h"):
+        registry.get("mine_g:Part")
+
+
 def test_an_attribute_of_another_kind_is_refused_before_it_is_called(folder):
     (folder / "mine_e.py").write_text("class Part: size = 3\nclass Other: pass\ndef call(): pass")
     base = import_attribute("mine_e:Part")
