@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from policy_server.contract.lazy import lazy_names
+from policy_server.contract.doors.lazy import lazy_names
 
 if TYPE_CHECKING:
     from calibration.file import Calibration, CalibrationError

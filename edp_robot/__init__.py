@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from policy_server.contract.lazy import lazy_names
+from policy_server.contract.doors.lazy import lazy_names
 
 if TYPE_CHECKING:
     from edp_robot.deploy.export import export

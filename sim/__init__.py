@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from policy_server.contract.lazy import lazy_names
+from policy_server.contract.doors.lazy import lazy_names
 
 if TYPE_CHECKING:
     from sim.core.action_map import ActionMap

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from policy_server.contract.registries import Registry, UnknownName
+from policy_server.contract.doors.registries import Registry, UnknownName
 
 P = TypeVar("P")
 

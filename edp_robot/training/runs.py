@@ -18,8 +18,8 @@ from edp_robot.methods.models import NoiseModelConfig
 from edp_robot.training.checkpoint import load_tree
 from edp_robot.training.old_runs import translated
 from policy_server.contract.commit import source_commit
+from policy_server.contract.doors.registries import Registry
 from policy_server.contract.files import write_atomic
-from policy_server.contract.registries import Registry
 from sim.core.registry import task_spec
 from sim.core.spec import TaskSpec
 

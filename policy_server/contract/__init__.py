@@ -1,6 +1,6 @@
 """What training and serving agree on. Needs numpy only; every room may import these modules.
 
 `bundle`, `manifest`, `field`: a policy on disk. `policy`, `errors`, `choices`: what users of a
-policy see. `wire`: the messages. `registries`, `options`: how users add parts. `files`, `signals`,
-`commit`, `lazy`, `checks`: small helpers with one home.
+policy see. `wire`: the messages. `doors/`: how users add parts. `files`, `signals`, `clock`,
+`commit`, `noise`, `checks`: small helpers with one home.
 """

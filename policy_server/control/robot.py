@@ -9,8 +9,8 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from policy_server.contract.options import make_part
-from policy_server.contract.registries import Registry
+from policy_server.contract.doors.options import make_part
+from policy_server.contract.doors.registries import Registry
 
 
 @runtime_checkable

@@ -22,9 +22,9 @@ import numpy as np
 
 from policy_server.contract.bundle import Bundle
 from policy_server.contract.choices import Precision, Provider
+from policy_server.contract.doors.registries import Registry, UnknownName
 from policy_server.contract.errors import BackendError, first_line
 from policy_server.contract.policy import BatchPolicy
-from policy_server.contract.registries import Registry, UnknownName
 
 FP32_ATOL = 1e-4  # allowed difference from the golden actions, in physical units
 N_STATIC = 2  # golden vectors that each batch size computes again, at least

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -51,17 +52,17 @@ class ActionMap:
         Both arguments are (n, act_dim): the previous commands, which `absolute` ignores, and the
         actions.
         """
-        base = np.asarray(self.offset) if self.kind == "absolute" else previous
-        return np.clip(base + np.asarray(self.scale) * action, self.low, self.high)
+        base = self._offset if self.kind == "absolute" else previous
+        return self._clipped(base + self._scale * action)
 
     def unlimited(self, obs: np.ndarray, actions: np.ndarray) -> np.ndarray:
         """Returns the commands (n, horizon, act_dim) of a chunk of actions before they are clipped.
 
         The obs is (n, obs_dim), the actions (n, horizon, act_dim).
         """
-        moved = np.asarray(self.scale) * actions
+        moved = self._scale * actions
         if self.kind == "absolute":
-            return np.asarray(self.offset) + moved
+            return self._offset + moved
         return self._previous(obs)[:, None] + np.cumsum(moved, axis=1)
 
     def chunk(self, obs: np.ndarray, action: np.ndarray, n_action_steps: int) -> np.ndarray:
@@ -72,13 +73,30 @@ class ActionMap:
             action: (n, act_dim).
             n_action_steps: Control steps that the action is held for.
         """
-        moved = (np.asarray(self.scale) * action)[:, None]
+        moved = (self._scale * action)[:, None]
         if self.kind == "absolute":
-            command = np.repeat(np.asarray(self.offset) + moved, n_action_steps, axis=1)
+            command = np.repeat(self._offset + moved, n_action_steps, axis=1)
         else:
             k = np.arange(1, n_action_steps + 1)[None, :, None]
             command = self._previous(obs)[:, None] + k * moved
-        return np.clip(command, self.low, self.high)
+        return self._clipped(command)
+
+    @cached_property
+    def _scale(self) -> np.ndarray:
+        return np.asarray(self.scale)
+
+    @cached_property
+    def _offset(self) -> np.ndarray:
+        return np.asarray(self.offset)
+
+    @cached_property
+    def _limits(self) -> tuple[np.ndarray, np.ndarray]:
+        return np.asarray(self.low), np.asarray(self.high)
+
+    def _clipped(self, command: np.ndarray) -> np.ndarray:
+        """Returns the commands within their limits. This is np.clip, but faster on small arrays."""
+        low, high = self._limits
+        return np.minimum(np.maximum(command, low), high)
 
     def _previous(self, obs: np.ndarray) -> np.ndarray:
         """Returns the previous commands (n, act_dim), which stand in the obs."""

@@ -104,7 +104,7 @@ def _episodes(env: Hold, decide: Callable[[np.ndarray], Step], seed: int) -> Eva
             obs, reward, terminated, truncated, infos = decide(obs)
             now = infos["success"]
             success = np.where(running, (success | now) if any_time else now, success)
-            total += reward * running * env.n_action_steps
+            total += reward * running * infos["n_control_steps"]
             running &= ~(terminated | truncated)
     finally:
         env.close()

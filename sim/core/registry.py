@@ -6,8 +6,8 @@ from collections.abc import Callable
 from functools import cache
 from typing import Protocol, runtime_checkable
 
-from policy_server.contract.options import make_part
-from policy_server.contract.registries import Registry, UnknownName
+from policy_server.contract.doors.options import make_part
+from policy_server.contract.doors.registries import Registry, UnknownName
 from sim.core.spec import TaskSpec
 from sim.core.vec import TaskVectorEnv
 

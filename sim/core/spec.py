@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -121,12 +122,15 @@ class TaskSpec:
             f"no obs field {name!r} in {self.name!r}; there are {[f.name for f in self.obs]}"
         )
 
-    def max_change(self) -> np.ndarray:
-        """Returns the largest change of each command in one control step (act_dim,), inf for no
-        limit.
+    @cached_property
+    def max_change(self) -> np.ndarray | None:
+        """Largest change of each command in one control step (act_dim,), inf for no limit.
+
+        None where no command has a limit.
         """
         rates = [field.max_rate or (np.inf,) * len(field) for field in self.action]
-        return np.concatenate(rates) * self.control_period_s
+        change = np.concatenate(rates) * self.control_period_s
+        return change if np.isfinite(change).any() else None
 
     def limited(self, previous: np.ndarray, commands: np.ndarray) -> np.ndarray:
         """Returns the commands (n, act_dim) as a robot's limiter lets them through.
@@ -134,6 +138,11 @@ class TaskSpec:
         They stay between the low and high of their field, and move no faster than its `max_rate`
         from the previous commands (n, act_dim).
         """
-        low, high = limits(self.action)
-        change = self.max_change()
-        return np.clip(np.clip(commands, low, high), previous - change, previous + change)
+        return self.no_faster(previous, np.clip(commands, *limits(self.action)))
+
+    def no_faster(self, previous: np.ndarray, commands: np.ndarray) -> np.ndarray:
+        """Returns the commands (n, act_dim), moved by at most `max_change` from the previous."""
+        change = self.max_change
+        if change is None:
+            return commands
+        return np.minimum(np.maximum(commands, previous - change), previous + change)

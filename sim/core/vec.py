@@ -65,8 +65,9 @@ class TaskVectorEnv(VectorEnv):
         Raises:
             ValueError: `actions` have another shape or are not finite.
         """
-        action = np.clip(self._checked(actions, "action"), -1.0, 1.0)
-        return self._play(self.task_spec.action_map.command(self.command, action))
+        action = np.minimum(np.maximum(self._checked(actions, "action"), -1.0), 1.0)
+        command = self.task_spec.action_map.command(self.command, action)
+        return self._play(self.task_spec.no_faster(self.command, command))
 
     def step_commands(self, commands: np.ndarray) -> Step:
         """Advances all simulations by one env_step with commands (n, act_dim) in physical units.

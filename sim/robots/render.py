@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from sim.robots.child import child_environment
+
 if TYPE_CHECKING:
     from sim.tasks.mujoco_task import MujocoTask
 
@@ -26,9 +28,8 @@ PROBE_TASK = "arm"  # drawn once, to see whether drawing works
 FRAME_SIZE = (320, 240)  # width, height [pixel]
 MAX_FRAMES = 60
 TIMEOUT_S = 120.0
-N_COLOURS = (
-    128  # of a video; chosen to cover what is rare (the red button) as well as what is common
-)
+# Colours of a video, chosen to cover what is rare (the red button) as well as what is common.
+N_COLOURS = 128
 
 
 class RenderError(RuntimeError):
@@ -108,9 +109,8 @@ def video(
 
     images = [Image.fromarray(frame) for frame in frames]
     some = Image.fromarray(np.concatenate(frames[:: max(1, len(frames) // 4)]))
-    palette = some.quantize(
-        N_COLOURS, Image.Quantize.MAXCOVERAGE
-    )  # one for all frames, or the desk would flicker
+    # One palette for all frames, or the desk would flicker.
+    palette = some.quantize(N_COLOURS, Image.Quantize.MAXCOVERAGE)
     images = [image.quantize(palette=palette, dither=Image.Dither.NONE) for image in images]
     path.parent.mkdir(parents=True, exist_ok=True)
     duration_ms = round(1000 * stride / fps)
@@ -185,10 +185,11 @@ def _draw_with(
 ) -> tuple[np.ndarray, None] | tuple[None, str]:
     """Returns pictures drawn in a new process with MUJOCO_GL=`backend`, or None and the reason.
 
-    Without any obs the process draws the world as its MJCF has it. This process does not import
+    Without any obs it draws the world as its MJCF has it. The calling process does not import
     mujoco.
     """
-    env = {k: v for k, v in os.environ.items() if k not in ("MUJOCO_GL", "PYOPENGL_PLATFORM")}
+    inherited = child_environment().items()
+    env = {k: v for k, v in inherited if k not in ("MUJOCO_GL", "PYOPENGL_PLATFORM")}
     env |= {"MUJOCO_GL": backend} if backend else {}
     with tempfile.TemporaryDirectory(prefix="sim_render_") as folder:
         given = Path(folder, "frames.npz")

@@ -22,6 +22,7 @@ import numpy as np
 
 from policy_server.contract.field import Field
 from sim.core.registry import make_task, task_names
+from sim.robots.child import child_environment
 from sim.robots.robot_process import Layout
 from sim.tasks.mujoco_task import MujocoTask
 
@@ -295,4 +296,6 @@ def _start(path: Path, task: str, delay_s: float, seed: int) -> subprocess.Popen
     }
     command = [sys.executable, "-m", "sim.robots.robot_process", json.dumps(args)]
     # A session of its own: Ctrl-C goes to the driver alone.
-    return subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
+    return subprocess.Popen(
+        command, stdin=subprocess.PIPE, start_new_session=True, env=child_environment()
+    )

@@ -66,6 +66,7 @@ class Maze:
         # Cell of the table's corner. There is one empty cell around the maze.
         self._origin = np.round(self.low).astype(int) - 1
         self._blocked = self._wall_table(np.array(data["walls"]))
+        self._last_cell = np.array(self._blocked.shape[:2]) - 1
 
     @classmethod
     def load(cls, name: str) -> Maze:
@@ -147,7 +148,7 @@ class Maze:
             row, axis = np.nonzero((n_lines > k) & np.isinf(first))
             r = (cell[row, axis] + sign[row, axis] * (k + 0.5) - c[row, axis]) / d[row, axis]
             at = np.round(c[row] + CELL_SHIFT * r[:, None] * d[row]).astype(int) - self._origin
-            np.clip(at, 0, np.array(self._blocked.shape[:2]) - 1, out=at)
+            at = np.minimum(np.maximum(at, 0), self._last_cell)
             walled = self._blocked[at[:, 0], at[:, 1], axis, (sign[row, axis] > 0).astype(int)]
             first[row[walled], axis[walled]] = r[walled]
         y_first = (first[:, 1] < first[:, 0]) | ((first[:, 1] == first[:, 0]) & (d[:, 1] < 0))

@@ -4,8 +4,8 @@ A minimal task, in a file of its own (docs/your_task.md):
 
     @TASKS.register("cart")
     class Cart(MujocoTask):
-        mjcf = "cart.xml"
         name = "cart"
+        mjcf = "cart.xml"
 
         def obs_parts(self):
             return (Part("position", "m", -1.0, 1.0, entries=("cart.pos",)),)
@@ -46,7 +46,7 @@ class MujocoTask:
     action map is `increment`. Actions drive the MJCF's actuators.
 
     Attributes:
-        name: Name of the task.
+        name: Name of the task. By default the subclass's `module:Class`.
         mjcf: The world: MJCF text, or the path of an .xml file, relative to the subclass's own
             file.
         control_period_s: Time between two commands [s]: a whole number of the MJCF's timesteps.
@@ -82,6 +82,12 @@ class MujocoTask:
     success: ObsFn | None = None
     terminated: ObsFn | None = None
     new_coverage: Callable[[], Coverage] | None = None
+
+    def __init_subclass__(cls) -> None:
+        """Gives a class without a `name` of its own the path that it is found by."""
+        super().__init_subclass__()
+        if "name" not in vars(cls):
+            cls.name = f"{cls.__module__}:{cls.__qualname__}"
 
     def obs_parts(self) -> tuple[Part, ...]:
         """Returns one `Part` for each field of the obs, in the order of `observe`.

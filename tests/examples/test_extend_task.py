@@ -1,5 +1,6 @@
 """The example task is trained, evaluated and driven from a folder outside the package."""
 
+import csv
 import json
 import shutil
 import subprocess
@@ -36,6 +37,24 @@ def test_it_is_trained_and_exported_without_touching_another_file(folder):
     assert manifest["task"] == TASK
     names = [name for field in manifest["obs"]["fields"] for name in field["entries"]]
     assert names == ["slide.pos", "slide.vel", "slide.command"]
+
+
+def test_its_coverage_is_logged(folder):
+    rows = list(csv.DictReader((folder / "cart" / "metrics.csv").open()))
+    shares = [float(row["coverage"]) for row in rows]
+    assert 0.2 < shares[-1] <= 1.0 and shares == sorted(shares)
+
+
+def test_a_simulated_robot_finds_it_from_another_folder(folder, tmp_path):
+    code = (
+        f"import sys; sys.path.insert(0, {str(folder)!r})\n"
+        "from sim import SimRobot\n"
+        f"robot = SimRobot({TASK!r}); robot.connect()\n"
+        "print(sorted(robot.get_observation())); robot.disconnect()\n"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=100)
+    assert "slide.command" in done.stdout, done.stderr
 
 
 def test_run_and_bundle_are_evaluated_alike(folder):

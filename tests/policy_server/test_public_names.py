@@ -23,7 +23,8 @@ def test_importing_the_package_loads_nothing_heavy():
     assert loaded_by("import policy_server") == {
         "policy_server",
         "policy_server.contract",
-        "policy_server.contract.lazy",
+        "policy_server.contract.doors",
+        "policy_server.contract.doors.lazy",
     }
 
 

@@ -26,12 +26,12 @@ CLI = "edp_robot/cli/"
 ONNX_RUNTIME = "policy_server/runtime/onnxruntime/"
 CONTRACT = "policy_server/contract/"
 DYNAMIC_IMPORT = {  # files that import a module whose name is no literal, and why
-    "policy_server/contract/lazy.py": "loads a public name of a package when it is first used",
-    "policy_server/contract/registries.py": "resolves names and package.module:attribute",
+    "policy_server/contract/doors/lazy.py": "loads a public name when it is first used",
+    "policy_server/contract/doors/registries.py": "resolves names and package.module:attribute",
 }
 PLATFORM = {"os", "select", "signal", "socket", "sys"}  # their names differ between systems
 MAY_PROBE = {  # calls of hasattr and getattr that stay, and why
-    "policy_server/contract/registries.py: hasattr(module, attribute)": "a user's module",
+    "policy_server/contract/doors/registries.py: hasattr(module, attribute)": "a user's module",
     "sim/tasks/gym.py: getattr(self.unwrapped, 'dt', None)": "any Gymnasium environment",
 }
 Function = ast.FunctionDef | ast.AsyncFunctionDef

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from edp_robot.methods.doors import NoConfig, part_class
-from policy_server.contract.registries import Registry
+from policy_server.contract.doors.registries import Registry
 from sim.core.spec import TaskSpec
 
 INTRINSIC_REWARDS: Registry[type[IntrinsicReward]] = Registry(

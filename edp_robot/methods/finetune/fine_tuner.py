@@ -13,7 +13,7 @@ from edp_robot.methods.doors import NoConfig, part_class
 from edp_robot.methods.models import normaliser
 from edp_robot.methods.replay import Batch, Replay
 from edp_robot.methods.replay_mix import MixedReplay, sampler_state, set_sampler_state
-from policy_server.contract.registries import Registry
+from policy_server.contract.doors.registries import Registry
 from sim.core.spec import TaskSpec
 
 FINE_TUNERS: Registry[type[FineTuner]] = Registry(

@@ -1,6 +1,6 @@
 import pytest
 
-from policy_server.contract.registries import UnknownName
+from policy_server.contract.doors.registries import UnknownName
 from policy_server.control.robot import ROBOTS, KnowsConnection, Robot, make_robot
 
 DRIVER = """

@@ -197,6 +197,36 @@ def test_hold_averages_rewards_and_joins_successes(when, first):
     )
 
 
+class Ending(Script):
+    """Episodes of the first simulation terminate at k = 3, those of the second never."""
+
+    def _advance(self, command):
+        reward, _, infos = super()._advance(command)
+        return reward, self.k == [3, 99], infos
+
+
+def test_a_decision_ends_where_its_episode_ends_and_the_others_go_on():
+    env = Hold(Ending("any"), 4)
+    env.reset()
+    obs, reward, terminated, truncated, infos = env.step(np.zeros((2, 1)))
+    assert terminated.tolist() == infos["_final_obs"].tolist() == [True, False]
+    assert infos["n_control_steps"].tolist() == [3, 4]
+    assert reward.tolist() == [2.0, 25.0] and not truncated.any()
+    assert infos["final_obs"][:, 0].tolist() == [3, 4]
+    assert obs[:, 0].tolist() == [1, 4]  # the first plays the rest of the hold in its next episode
+    assert infos["path"][:, 0, 0].tolist() == [1, 2, 3, 1]
+
+
+def test_a_truncation_within_a_hold_is_not_lost():
+    env = Hold(Ending("any"), 4)
+    env.reset()
+    env.unwrapped.episode_step[1] = 6
+    _, reward, _, truncated, infos = env.step(np.zeros((2, 1)))
+    assert truncated.tolist() == [False, True] and infos["n_control_steps"].tolist() == [3, 2]
+    assert reward.tolist() == [2.0, 15.0] and infos["success"].tolist() == [True, False]
+    assert len(infos["path"]) == 3  # both have ended
+
+
 @pytest.mark.parametrize("n", [0, -2, 3, 16])
 def test_hold_refuses_what_does_not_divide_the_episode(n):
     with pytest.raises(ValueError, match="does not divide the episode's 8"):

@@ -105,6 +105,30 @@ def test_an_increment_moves_the_command_by_its_rate():
     assert obs[0, 2] == pytest.approx(1.5)
 
 
+class Slow(Mass):
+    """The mass with a force that changes by no more than 1 N in a control step."""
+
+    max_rate = 20.0
+
+
+def test_an_absolute_action_moves_no_faster_than_its_command_may():
+    by_action = Slow().make_vec(1, 0)
+    by_command = Slow().make_vec(1, 0)
+    for env in (by_action, by_command):
+        env.reset()
+        assert env.command[0, 0] == 2.0  # the middle of [-4, 8]
+    for action, force in ((1.0, 3.0), (1.0, 4.0), (0.3, 3.8), (-1.0, 2.8)):
+        obs = by_action.step(np.array([[action]]))[0]
+        wanted = Slow().spec.action_map.command(by_command.command, np.array([[action]]))
+        np.testing.assert_array_equal(obs, by_command.step_commands(wanted)[0])
+        assert by_action.command[0, 0] == pytest.approx(force)
+
+
+def test_a_task_is_called_by_its_path_unless_it_has_a_name():
+    assert Mass().spec.name == "mass"
+    assert Rated().spec.name == f"{__name__}:Rated"
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

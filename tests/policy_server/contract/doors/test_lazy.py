@@ -6,7 +6,7 @@ import pytest
 SOURCE = """
 from typing import TYPE_CHECKING
 
-from policy_server.contract.lazy import lazy_names
+from policy_server.contract.doors.lazy import lazy_names
 
 if TYPE_CHECKING:
     from json import dumps

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from policy_server.contract.registries import Registry
+from policy_server.contract.doors.registries import Registry
 
 _TRUTH = {"true": True, "1": True, "false": False, "0": False}
 _CONVERTERS: dict[str, Callable[[str], Any]] = {

@@ -1,6 +1,6 @@
 import pytest
 
-from policy_server.contract.options import call_with_options
+from policy_server.contract.doors.options import call_with_options
 
 
 def part(name: str, *, rate_hz: "float | None" = None, n: int = 1, dry: bool = False, port="a"):

@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from policy_server.contract.registries import Registry, UnknownName, import_attribute
+from policy_server.contract.doors.registries import Registry, UnknownName, import_attribute
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def test_a_missing_attribute_is_named_with_what_is_there(folder):
 
 
 PACKAGE = """
-from policy_server.contract.registries import Registry
+from policy_server.contract.doors.registries import Registry
 
 PARTS = Registry("part", package=__name__)
 """

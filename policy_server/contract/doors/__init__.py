@@ -1,0 +1,1 @@
+"""Finds parts by name, makes them with options, and loads public names when they are used."""
