@@ -13,16 +13,16 @@ from __future__ import annotations
 import mujoco
 import numpy as np
 
-from sim import MujocoTask, Part
+from sim import BinCoverage, MujocoTask, Part
 
 MARK_M = 0.5
 REACHED_M = 0.02
+N_BINS = 20  # of the rail, for the coverage of a learner that explores
 
 
 class Cart(MujocoTask):
     """A cart with a position servo. Actions are rates of the servo's target."""
 
-    name = "my_task:Cart"
     control_period_s = 0.02
     episode_steps = 100
     hold = 5  # ten decisions a second
@@ -74,3 +74,12 @@ class Cart(MujocoTask):
     def success(self, obs: np.ndarray) -> np.ndarray:
         """Returns (n,) bool: the cart stands within REACHED_M of the mark."""
         return np.abs(obs[:, 0] - MARK_M) < REACHED_M
+
+    def new_coverage(self) -> BinCoverage:
+        """Returns a counter of the tenths of a metre of the rail that the cart has visited."""
+        return BinCoverage(rail_bin, N_BINS, n_reachable=N_BINS)
+
+
+def rail_bin(obs: np.ndarray) -> np.ndarray:
+    """Returns the part of the rail (n,) int that the cart stands in."""
+    return np.clip((obs[:, 0] + 1.0) / 2.0 * N_BINS, 0, N_BINS - 1).astype(int)
