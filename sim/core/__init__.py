@@ -1,1 +1,4 @@
-"""What every simulated task shares: spec, vector environments, action hold, evaluation."""
+"""What every simulated task shares: spec, action map, environments, hold, coverage, evaluation.
+
+Import the public names from `sim`.
+"""

@@ -55,8 +55,9 @@ class Hold(VectorWrapper):
         return self._decision(lambda _: self.env.step(actions))
 
     def step_commands(self, chunk: np.ndarray) -> Step:
-        """Plays the first `n_action_steps` commands of a chunk (n, horizon, act_dim), one each
-        control step.
+        """Plays a chunk of commands (n, horizon, act_dim), one each control step.
+
+        Commands after the first `n_action_steps` are left out.
 
         Raises:
             ValueError: The chunk is shorter than `n_action_steps`, has another shape, or is not

@@ -79,15 +79,11 @@ class TaskVectorEnv(VectorEnv):
         return self._play(self.task_spec.limited(self.command, wanted))
 
     def _play(self, command: np.ndarray) -> Step:
-        """Advances all simulations by one env_step. The commands (n, act_dim) are within their
-        limits.
-        """
+        """Advances all simulations by one env_step. The commands (n, act_dim) are limited."""
         raise NotImplementedError
 
     def _checked(self, values: np.ndarray, what: str) -> np.ndarray:
-        """Returns `values` (n, act_dim) as float64. Raises ValueError for another shape and for
-        NaN.
-        """
+        """Returns `values` (n, act_dim) as float64. Raises ValueError for other shapes and NaN."""
         values = np.asarray(values, np.float64)
         expected = self.command.shape
         if values.shape != expected:
@@ -141,8 +137,9 @@ class SameStepVectorEnv(TaskVectorEnv):
         raise NotImplementedError
 
     def _advance(self, command: np.ndarray) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
-        """Plays `command` (n, act_dim) for one control step; returns reward (n,), terminated (n,),
-        infos.
+        """Plays `command` (n, act_dim) for one control step.
+
+        Returns reward (n,), terminated (n,) bool and infos.
         """
         raise NotImplementedError
 
@@ -190,10 +187,9 @@ class SameStepVectorEnv(TaskVectorEnv):
         self._start(rows)
 
     def get_state(self) -> dict[str, np.ndarray | str]:
-        """Returns everything that `set_state` needs to go on exactly from here: arrays and one JSON
-        string.
+        """Returns everything that `set_state` needs to go on exactly from here.
 
-        A subclass adds its own arrays.
+        It consists of arrays and one JSON string. A subclass adds its own arrays.
         """
         return {
             "episode_step": self.episode_step.copy(),

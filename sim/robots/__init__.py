@@ -1,1 +1,1 @@
-"""Simulated robots that run in real time."""
+"""MuJoCo tasks as robots in real time (`sim_robot`), and their pictures (`render`)."""

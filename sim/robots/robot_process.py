@@ -1,9 +1,8 @@
-"""The simulated robot's own process: MuJoCo in real time, `python -m sim.robots.robot_process
-ARGS`.
+"""The simulated robot's own process, which runs MuJoCo in real time.
 
-`RobotCore` is the robot without a clock, `run` steps it on absolute deadlines, and two `Ring`s in a
-shared file connect it with the robot's driver (`sim.robots.sim_robot`): requests come in, readings
-go out.
+It is `python -m sim.robots.robot_process ARGS`, with ARGS in JSON. `RobotCore` is the robot without
+a clock, `run` steps it on absolute deadlines, and two `Ring`s in a shared file connect it with the
+robot's driver (`sim.robots.sim_robot`): requests come in, readings go out.
 """
 
 from __future__ import annotations
@@ -31,8 +30,7 @@ SPIN_NS = 100_000  # watched instead of slept before each step, since sleepers w
 
 
 class Ring:
-    """The newest of a stream of rows, from one writer to any reader in shared memory, without
-    locks.
+    """The newest row of one writer, for any number of readers in shared memory, without locks.
 
     Rows go round four slots, and a counter names the newest. Each row carries its number and a
     checksum. A reader that meets a row being overwritten (or, on processors that reorder stores,
@@ -153,9 +151,7 @@ class RobotCore:
         self._begin(task.starts, seed)
 
     def start_episode(self, seed: int) -> None:
-        """Puts the robot into the state of `task.restarts` that `seed` picks, and commands it to
-        stay.
-        """
+        """Puts the robot into the state of `task.restarts` that `seed` picks. It stays there."""
         self._begin(self.task.restarts, seed)
 
     def _begin(self, starts: Starts, seed: int) -> None:

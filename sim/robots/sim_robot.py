@@ -207,8 +207,9 @@ class SimRobot:
         return bool(self._reading()["success"])
 
     def stats(self) -> dict[str, float]:
-        """Returns the physics steps, the overruns (steps late by a whole one), and the worst
-        lateness [s].
+        """Returns the numbers of physics steps and of overruns, and the worst lateness [s].
+
+        An overrun is a physics step that began late by more than its own length.
         """
         reading = self._reading()
         counts = {key: int(reading[key]) for key in ("n_steps", "n_overruns")}

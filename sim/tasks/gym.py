@@ -162,9 +162,7 @@ class FlatEnv(gym.Wrapper):
         )
 
     def task_spec(self) -> TaskSpec:
-        """Returns the contract: one obs field for each box, one action field in the environment's
-        units.
-        """
+        """Returns the contract: one obs field for each box, and one action field."""
         boxes = [("/".join(path) or "observation", box) for path, box in self._parts]
         act = self.action_space
         env_spec = self.env.spec
@@ -179,8 +177,9 @@ class FlatEnv(gym.Wrapper):
         )
 
     def _period_s(self) -> float:
-        """Returns the time between two actions [s]: the environment's own, or that of its frames,
-        or 1.
+        """Returns the time between two actions [s].
+
+        It is the environment's own, else the time between its frames, else 1.
         """
         period_s = getattr(self.unwrapped, "dt", None)
         fps = self.metadata.get("render_fps")

@@ -39,8 +39,7 @@ def task_names() -> list[str]:
 
 
 class Maze:
-    """One maze: `step` moves points, `sample_start` draws first ones, `coverage` measures what they
-    saw.
+    """One maze: `sample_start` draws points, `step` moves them, `coverage` counts what they visit.
 
     Attributes:
         name: Name in the data, such as `square_a`.
@@ -175,10 +174,10 @@ class Maze:
         return index[:, 0] * self.n_bins[1] + index[:, 1]
 
     def coverage(self, positions: np.ndarray) -> float:
-        """Returns the share of the maze's bins that `positions` (n, 2) lie in, by the released
-        metric.
+        """Returns the share of the maze's bins that `positions` (n, 2) lie in.
 
-        The figures of the paper use all 51 observations of the first 2000 episodes.
+        This is the released metric. The figures of the paper use all 51 observations of the first
+        2000 episodes.
 
         Raises:
             ValueError: `positions` do not have the shape (n, 2), or are not finite.

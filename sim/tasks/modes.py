@@ -1,7 +1,7 @@
-"""A synthetic task whose good actions have four modes: one decision an episode, and their mean is
-wrong.
+"""A synthetic task whose good actions have four modes, while the mean of the modes is wrong.
 
-Observation: context (2,) in [-1, 1]. Action (3,). Mode k = 0 ... 3 lies at
+An episode is one decision. Observation: context (2,) in [-1, 1]. Action (3,). Mode k = 0 ... 3
+lies at
 
     centre_k = (.6 cos phi, .6 sin phi, .5 c_2 (-1)^k),   phi = pi / 4 + k pi / 2 + .8 c_1
 

@@ -39,11 +39,11 @@ Starts = tuple[np.ndarray, np.ndarray]
 
 
 class MujocoTask:
-    """A task in a MuJoCo world. A subclass sets the attributes and overrides the methods that it
-    needs.
+    """A task in a MuJoCo world.
 
-    The obs is made of the MJCF's sensors, in their order, and of the command that stands, where the
-    action map is `increment`. Actions drive the MJCF's actuators.
+    A subclass sets the attributes and overrides the methods that it needs. The obs is made of the
+    MJCF's sensors, in their order, followed by the last command where the action map is
+    `increment`. Actions drive the MJCF's actuators.
 
     Attributes:
         name: Name of the task. By default the subclass's `module:Class`.
@@ -97,9 +97,7 @@ class MujocoTask:
         raise NotImplementedError(f"{type(self).__name__} lacks obs_parts(): name the obs fields")
 
     def observe(self, sensor: np.ndarray, command: np.ndarray) -> np.ndarray:
-        """Returns obs (n, obs_dim) float32 of sensor readings (n, n_sensordata) and commands (n,
-        nu).
-        """
+        """Returns obs (n, obs_dim) float32 of readings (n, n_sensordata) and commands (n, nu)."""
         parts = [sensor, command] if self.action_kind == "increment" else [sensor]
         return np.concatenate(parts, axis=1).astype(np.float32)
 
@@ -114,8 +112,7 @@ class MujocoTask:
         return True
 
     def start_command(self, sensor: np.ndarray) -> np.ndarray:
-        """Returns the commands (n, nu) before the first, for the readings (n, n_sensordata) of the
-        starts.
+        """Returns the commands (n, nu) that stand at the start, for readings (n, n_sensordata).
 
         By default what the first sensors measure for `increment`, else the middle of the range.
         """
@@ -256,8 +253,9 @@ def draw_starts(
     place: Callable[[mujoco.MjData, np.random.Generator], bool],
     n: int = N_STARTS,
 ) -> Starts:
-    """Returns `n` start states (n, state) and sensor readings (n, n_sensordata), the same on every
-    machine.
+    """Returns `n` start states (n, state) and sensor readings (n, n_sensordata).
+
+    They are the same on every machine.
 
     Args:
         model: The compiled world.

@@ -149,9 +149,7 @@ def test_a_step_before_reset_is_refused():
 
 
 class Script(SameStepVectorEnv):
-    """Two simulations; the reward of env_step k is k and 10 k, success at k = 2 in the first, 4 in
-    the second.
-    """
+    """Two simulations. Rewards of env_step k are k and 10 k. They succeed at k = 2 and k = 4."""
 
     def __init__(self, success_when):
         spec = TaskSpec(

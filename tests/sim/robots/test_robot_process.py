@@ -23,8 +23,7 @@ def settle(core, target, n_steps=1000):
     return core.obs()
 
 
-# --- the core, without a clock
-# ---------------------------------------------------------------------------------------
+# The core, without a clock.
 
 
 def test_the_core_moves_as_the_training_environment_does():
@@ -125,8 +124,7 @@ def test_a_request_starts_an_episode_once_and_forgets_the_old_target():
     np.testing.assert_array_equal(core.data.ctrl, pose)
 
 
-# --- shared memory --------------------------------------------------------------------------------
-# -------------------
+# Shared memory.
 
 
 def test_a_half_written_row_is_never_read():

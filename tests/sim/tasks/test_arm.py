@@ -28,8 +28,9 @@ def place(env, qpos):
 
 
 def pose_at(point, seed=0):
-    """Joint angles (6,) whose end effector is nearest to `point`, by random search, and the
-    distance [m].
+    """Joint angles (6,) whose end effector is nearest to `point`, and the distance [m].
+
+    They come from a random search.
     """
     model = arm.load_model()
     rng = np.random.default_rng(seed)

@@ -6,9 +6,7 @@ from sim.tasks import modes
 
 
 def test_centres_by_hand():
-    """At context 0 the modes lie on the diagonals of the plane; the second context lifts them in
-    turn.
-    """
+    """At context 0 the modes lie on the plane's diagonals. The second context lifts them."""
     s = 0.6 / np.sqrt(2)
     flat = [[s, s, 0], [-s, s, 0], [-s, -s, 0], [s, -s, 0]]
     np.testing.assert_allclose(modes.centres(np.zeros((1, 2)))[0], flat, atol=1e-12)
