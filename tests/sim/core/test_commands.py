@@ -41,15 +41,18 @@ def test_a_chunk_of_different_commands_is_played_entry_by_entry():
 
 
 def test_absolute_commands_are_not_read_back_as_one_action():
-    """The pendulum feels .1, .5 and .9 Nm, not three times .1."""
-    held, chunk = (Hold(make_vec("gym:Pendulum-v1", 1, 3), 2) for _ in range(2))
-    for env in (held, chunk):
+    """The pendulum feels .1, .5, .9 and .2 Nm, not four times .1."""
+    chunked = Hold(make_vec("gym:Pendulum-v1", 1, 3), 4)
+    stepped = make_vec("gym:Pendulum-v1", 1, 3)
+    for env in (chunked, stepped):
         env.reset()
-    torques = np.array([0.1, 0.9])
-    path = chunk.step_commands(torques[None, :, None])[-1]["path"]
-    first = held.env.step_commands(torques[None, :1])[0]
-    second = held.env.step_commands(torques[None, 1:])[0]
-    np.testing.assert_allclose(path[:, 0], [first[0], second[0]], rtol=1e-6)
+    torques = np.array([[[0.1], [0.5], [0.9], [0.2]]])
+    path = chunked.step_commands(torques)[-1]["path"]
+    one_by_one = [stepped.step_commands(torques[:, k])[0] for k in range(4)]
+    np.testing.assert_allclose(path, one_by_one, rtol=1e-6)
+    held = Hold(make_vec("gym:Pendulum-v1", 1, 3), 4)
+    held.reset()
+    assert np.abs(held.step_commands(torques[:, [0] * 4])[-1]["path"] - path).max() > 0.05
 
 
 def test_a_jump_is_limited_as_on_the_robot():
