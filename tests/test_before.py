@@ -3,6 +3,7 @@
 tests/data/before/README.md says how it was made.
 """
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -122,7 +123,10 @@ def test_a_finetuning_starts_from_an_old_pretraining(before, run):
 def test_every_kind_of_run_is_exported(before, run):
     edp("export", "--from", run, "--out", "new")
     bundle = Bundle.load("new")
-    LocalPolicy("new", "cpu").act(bundle.golden()["obs"][0])
+    chunk = LocalPolicy("new", "cpu").act(bundle.golden()["obs"][0])
+    assert chunk.shape == (bundle.manifest.horizon, bundle.manifest.act_dim)
+    assert (chunk >= bundle.manifest.action_low).all()
+    assert (chunk <= bundle.manifest.action_high).all()
 
 
 def test_the_student_is_exported_to_the_same_policy(before):
@@ -137,4 +141,6 @@ def test_the_student_is_exported_to_the_same_policy(before):
 def test_an_old_policy_is_distilled_and_evaluated(before):
     few = ("width=16", "n_chunks=1", "pairs_per_chunk=64", "rollout_episodes=1")
     edp("distill", "--from", "press", "--steps", 2, "--out", "new", "--set", *few)
-    edp("evaluate", "--bundle", "bundle", "--episodes", 4)
+    assert RunRecord.load("new").config.steps == 2
+    edp("evaluate", "--bundle", "bundle", "--episodes", 4, "--json", "e.json")
+    assert json.loads((before / "e.json").read_text())["n_episodes"] == 4

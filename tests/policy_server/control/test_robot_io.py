@@ -98,7 +98,8 @@ def test_an_older_bundle_has_no_names_for_fields_of_several_numbers(tiny, bundle
 
 def test_a_dot_and_an_underscore_are_the_same_in_a_name():
     """Older bundles of the arm have button_travel, the robot has button.travel."""
-    RobotIO(Leg(obs=("button.travel",)), manifest((field("button_travel", 0),)))
+    robot_io = RobotIO(Leg(obs=("button.travel",)), manifest((field("button_travel", 0),)))
+    assert robot_io.unchecked == ()
 
 
 @pytest.mark.parametrize(
