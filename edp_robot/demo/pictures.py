@@ -85,14 +85,14 @@ def latencies(out: Path) -> bytes:
 
 def workspace(out: Path) -> bytes:
     """Returns a picture of the visited workspace, EDP beside random actions."""
-    from sim.tasks import arm
+    from sim.tasks.arm_reach import VOXEL_M, reachable_voxels
 
     visited = {}
     for name, run in EXPLORED.items():
         observer = load_tree(out / run / "checkpoint.safetensors")["observer"]
         visited[name] = observer["seeds"][0]["visited"].numpy().astype(int)
-    reachable = np.array(sorted(arm.reachable_voxels()))
-    return charts.workspace(visited, reachable, arm.VOXEL_M)
+    reachable = np.array(sorted(reachable_voxels()))
+    return charts.workspace(visited, reachable, VOXEL_M)
 
 
 def curves(out: Path, runs: dict[str, str], metric: str) -> dict[str, charts.Curve]:

@@ -41,24 +41,6 @@ def confidence_ranks(n: int, p: float, confidence: float = 0.95) -> tuple[int | 
     return (low if low >= 1 else None), (high if high <= n else None)
 
 
-def wilson(n_hits: int, n: int) -> tuple[float, float]:
-    """Returns the 95 % Wilson interval (low, high) of a probability.
-
-    Unlike the normal approximation it stays inside [0, 1] and is not empty where there is no hit.
-
-    Args:
-        n_hits: Number of hits among the trials.
-        n: Number of trials.
-
-    Raises:
-        ValueError: n < 1, or n_hits outside [0, n].
-    """
-    from scipy.stats import binomtest
-
-    interval = binomtest(n_hits, n).proportion_ci(method="wilson")
-    return float(interval.low), float(interval.high)
-
-
 def summary(samples_us: np.ndarray, n_missing: int = 0) -> dict[str, Any]:
     """Returns n, max, mean and percentiles of latencies [us], with 95 % intervals.
 

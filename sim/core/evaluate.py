@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
+from policy_server.contract.interval import wilson
 from sim.core.hold import Hold
 from sim.core.registry import make_vec
 from sim.core.vec import Step
@@ -83,14 +84,6 @@ def evaluate_commands(
     return _episodes(env, lambda obs: env.step_commands(answer(obs)), seed)
 
 
-def success_interval(n_success: int, n: int) -> tuple[float, float]:
-    """Returns the 95 % Wilson interval (low, high) of a share of n_success in n."""
-    from scipy.stats import binomtest
-
-    interval = binomtest(n_success, n).proportion_ci(method="wilson")
-    return float(interval.low), float(interval.high)
-
-
 def _episodes(env: Hold, decide: Callable[[np.ndarray], Step], seed: int) -> Evaluation:
     """Returns the evaluation of one episode in each environment, and closes them."""
     n = env.num_envs
@@ -108,7 +101,7 @@ def _episodes(env: Hold, decide: Callable[[np.ndarray], Step], seed: int) -> Eva
             running &= ~(terminated | truncated)
     finally:
         env.close()
-    low, high = success_interval(int(success.sum()), n)
+    low, high = wilson(int(success.sum()), n)
     return Evaluation(
         success=float(success.mean()),
         success_low=low,

@@ -14,10 +14,10 @@ from importlib import resources
 import mujoco
 import numpy as np
 
-from sim.core import coverage
 from sim.core.coverage import VoxelCoverage
 from sim.core.registry import TASKS
 from sim.core.spec import Part
+from sim.tasks.arm_reach import VOXEL_M, reachable_voxels
 from sim.tasks.mujoco_task import MujocoTask, Starts, draw_starts
 
 JOINTS = ("shoulder_pan", "shoulder_lift", "elbow_flex", "wrist_flex", "wrist_roll", "gripper")
@@ -35,7 +35,6 @@ TARGETS = {
 }
 END_EFFECTOR = slice(18, 21)
 BUTTON = 21
-VOXEL_M = 0.03
 
 
 @cache
@@ -202,27 +201,3 @@ def _place(kind: str, data: mujoco.MjData, rng: np.random.Generator) -> bool:
         return False
     to_button = np.linalg.norm(data.sensordata[12:15] - data.body("button").xpos)
     return not is_random or bool(to_button >= FAR_M)
-
-
-@cache
-def reachable_voxels(n_samples: int = 200_000) -> frozenset[tuple[int, ...]]:
-    """Returns the voxels that the end effector can reach without the hand in the desk or the box.
-
-    Joint angles are drawn uniformly; a voxel counts when at least one collision-free pose reaches
-    it.
-    """
-    model = load_model()
-    rng = np.random.default_rng(11)
-    data = mujoco.MjData(model)
-    low, high = joint_range()
-    found = []
-    for _ in range(n_samples):
-        data.qpos[:4] = rng.uniform(low[:4], high[:4])
-        mujoco.mj_kinematics(model, data)
-        position = data.site_xpos[0]
-        if position[2] < 0.0:
-            continue
-        mujoco.mj_collision(model, data)
-        if data.ncon == 0:
-            found.append(position.copy())
-    return frozenset(map(tuple, coverage.voxels(np.array(found), VOXEL_M).tolist()))

@@ -6,7 +6,8 @@ import numpy as np
 
 from policy_server.bench.load.generator import BAD_REPLY, LOST, UNSENT
 from policy_server.bench.load.plan import LoadSamples
-from policy_server.bench.statistics import summary, wilson
+from policy_server.bench.statistics import summary
+from policy_server.contract.interval import wilson
 from policy_server.contract.wire import Status
 
 BUSY_SHARE = 0.8  # share of a core above which the generator itself may be the bottleneck

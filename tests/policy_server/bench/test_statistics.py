@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from policy_server.bench.statistics import confidence_ranks, percentile, summary, wilson
+from policy_server.bench.statistics import confidence_ranks, percentile, summary
 
 
 def test_nearest_rank_by_hand():
@@ -60,17 +60,3 @@ def test_missing_answers_are_the_slowest():
     nothing = summary(np.array([]), n_missing=3)
     assert nothing["n"] == 3 and nothing["p50"] is None and nothing["max"] is None
     assert summary(np.array([1.0]))["n"] == 1 and "n_missing" not in summary(np.array([1.0]))
-
-
-def test_wilson_by_hand():
-    """z = 1.95996; 0 of n gives [0, z^2 / (n + z^2)], and 10 of 100 the known [.0552, .1744]."""
-    z2 = 1.959964**2
-    assert wilson(0, 100) == pytest.approx((0, z2 / (100 + z2)), rel=1e-6)
-    assert wilson(100, 100) == pytest.approx((100 / (100 + z2), 1), rel=1e-6)
-    assert wilson(10, 100) == pytest.approx((0.05523, 0.17437), abs=1e-5)
-
-
-@pytest.mark.parametrize(("n_hits", "n"), [(1, 0), (-1, 5), (6, 5)])
-def test_impossible_counts_have_no_interval(n_hits, n):
-    with pytest.raises(ValueError, match="must"):
-        wilson(n_hits, n)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from sim.core.evaluate import evaluate, success_interval
+from sim.core.evaluate import evaluate
 from sim.core.registry import make_vec, task_spec
 
 TASK = "arm-reach-left"
@@ -43,8 +43,3 @@ def test_an_episode_that_terminates_does_not_cut_the_decisions_of_others():
         running &= ~(terminated | truncated)
     assert not running.any() and len(set(lengths % 5)) > 1  # some fall in the middle of a hold
     assert found.mean_return == pytest.approx(total.mean(), rel=1e-5)
-
-
-def test_the_interval_of_a_share_is_wilsons():
-    """8 of 10, with z = 1.96: (0.8 + 0.192 -+ 0.318) / 1.384."""
-    assert success_interval(8, 10) == pytest.approx((0.4902, 0.9433), abs=1e-3)

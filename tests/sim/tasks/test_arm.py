@@ -2,10 +2,10 @@ import mujoco
 import numpy as np
 import pytest
 
-from sim.core import coverage
 from sim.core.hold import Hold
 from sim.core.registry import make_vec, task_spec
 from sim.tasks import arm
+from sim.tasks.arm_reach import VOXEL_M, reachable_voxels
 from sim.tasks.mujoco_task import N_STARTS
 
 N_SUBSTEPS = 5
@@ -232,24 +232,16 @@ def visited_share(positions):
 
 
 def test_coverage_counts_reachable_voxels_once():
-    reachable = sorted(arm.reachable_voxels())
-    inside = (np.array(reachable[:3]) + 0.5) * arm.VOXEL_M
+    reachable = sorted(reachable_voxels())
+    inside = (np.array(reachable[:3]) + 0.5) * VOXEL_M
     outside = np.array([[0.0, 0.0, 2.0], [0.0, 0.0, -0.1]])
     positions = np.concatenate([inside, inside + 0.01, outside])
     assert visited_share(positions) == pytest.approx(3 / len(reachable))
     assert visited_share(outside) == 0.0
-    assert visited_share((np.array(reachable) + 0.5) * arm.VOXEL_M) == 1.0
+    assert visited_share((np.array(reachable) + 0.5) * VOXEL_M) == 1.0
 
 
 def test_random_starts_are_a_real_reach_from_the_button():
     """The button's top stands at (-0.173, 0.100, 0.066); its body's origin 8 mm below."""
     hand = arm.poses("random")[1][:, 12:15]
     assert np.linalg.norm(hand - [-0.173, 0.100, 0.058], axis=1).min() >= arm.FAR_M == 0.25
-
-
-def test_start_poses_lie_in_reachable_voxels():
-    at = np.concatenate([arm.poses(kind)[1][:, 12:15] for kind in ("rest", "random")])
-    seen = set(map(tuple, coverage.voxels(at, arm.VOXEL_M).tolist()))
-    assert len(seen) > 300
-    assert len(seen - arm.reachable_voxels()) <= 0.01 * len(seen)
-    assert all(z >= 0 for _, _, z in arm.reachable_voxels())
