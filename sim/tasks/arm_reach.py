@@ -1,7 +1,7 @@
 """The cubes that the desk arm's end effector can reach: what its coverage is a share of.
 
 They are drawn once and shipped, because drawing them takes seconds. After a change of the arm's
-world, `python -m sim.tasks.arm_reach` draws them anew.
+world, `ship(arm.load_model())` draws them anew.
 """
 
 from __future__ import annotations
@@ -56,8 +56,7 @@ def _as_set(voxels: np.ndarray) -> Voxels:
     return frozenset(map(tuple, voxels.tolist()))
 
 
-if __name__ == "__main__":
-    from sim.tasks.arm import load_model
-
-    drawn = np.array(sorted(drawn_voxels(load_model())), np.int8)
+def ship(model: mujoco.MjModel) -> None:
+    """Draws the cubes of the world anew and writes them into the assets."""
+    drawn = np.array(sorted(drawn_voxels(model)), np.int8)
     np.save(Path(str(resources.files("sim").joinpath(SHIPPED))), drawn)

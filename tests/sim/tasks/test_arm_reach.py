@@ -14,7 +14,7 @@ def test_cubes_drawn_from_the_world_are_among_the_shipped():
 
 @pytest.mark.slow
 def test_the_shipped_cubes_are_those_of_the_world():
-    """After a change of the arm's world: `python -m sim.tasks.arm_reach`."""
+    """After a change of the arm's world, `ship(arm.load_model())` writes them anew."""
     assert drawn_voxels(arm.load_model()) == reachable_voxels()
 
 
