@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from typing import Protocol, runtime_checkable
 
-from policy_server.contract.doors.options import make_part
+from policy_server.contract.doors.options import canonical_name, make_part
 from policy_server.contract.doors.registries import Registry, UnknownName
 from sim.core.spec import TaskSpec
 from sim.core.vec import TaskVectorEnv
@@ -47,18 +49,18 @@ def make_task(name: str, may_import: bool = True) -> Task:
     """Returns the task called `name`.
 
     Args:
-        name: A registered name, `gym:<id>`, or `package.module:Task`, each with `?option=value&...`
-            where the task takes options. The module may be in the current folder.
-        may_import: Whether `package.module:Task` is allowed. Pass False for a name that comes from
-            a file that others may have written, like a bundle's manifest.
+        name: A registered name, `gym:<id>`, `gym:module:<id>` or `package.module:Task`, each with
+            `?option=value&...` where the task takes options. The module may be in the current
+            folder.
+        may_import: Whether a module that `name` names may be imported. Pass False for a name that
+            comes from a file that others may have written, like a bundle's manifest.
 
     Raises:
         ValueError: There is no such task. The message lists those that exist.
         ImportError: The module of `package.module:Task` cannot be imported or lacks the attribute.
     """
-    path = name.partition("?")[0]
-    if not may_import and path.count(":") > 1:  # Gymnasium imports the module of `gym:module:id`
-        raise UnknownName(f"no task {name!r} without importing code; name it with --task")
+    if not may_import:
+        _check_imported(name)
     return _made(name, may_import)
 
 
@@ -73,12 +75,30 @@ def make_vec(task: str, n_envs: int = 1, seed: int = 0) -> TaskVectorEnv:
     Raises:
         ValueError: There is no such task. The message lists those that exist.
     """
-    return make_task(task).make_vec(n_envs, seed)
+    env = make_task(task).make_vec(n_envs, seed)
+    env.task_spec = replace(env.task_spec, name=canonical_name(TASKS, task))
+    return env
 
 
 def task_spec(task: str, may_import: bool = True) -> TaskSpec:
-    """Returns the spec of `task`. Arguments and errors are those of `make_task`."""
-    return make_task(task, may_import).spec
+    """Returns the spec of `task`, which has `task` in its canonical form as its name.
+
+    So a name that was saved makes the same environments again. Arguments and errors are those of
+    `make_task`.
+    """
+    spec = make_task(task, may_import).spec
+    return replace(spec, name=canonical_name(TASKS, task))
+
+
+def _check_imported(name: str) -> None:
+    """Raises UnknownName where Gymnasium would have to import the module of `gym:module:<id>`."""
+    kind, _, rest = name.partition("?")[0].partition(":")
+    module, colon, _ = rest.partition(":")
+    if kind == GYM and colon and module not in sys.modules:
+        raise UnknownName(
+            f"task {name!r}: a name out of a file does not import the module {module!r}; "
+            "give the name with --task"
+        )
 
 
 @cache

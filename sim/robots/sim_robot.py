@@ -15,13 +15,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from policy_server.contract.doors.options import with_options
 from policy_server.contract.field import Field
-from sim.core.registry import make_task, task_names
+from sim.core.registry import Task, make_task, task_names
 from sim.robots.child import child_environment
 from sim.robots.robot_process import Layout
 from sim.tasks.mujoco_task import MujocoTask
@@ -42,16 +44,20 @@ class SimRobot:
         task: Name of a MuJoCo task. It decides the start states and what `episode_success` means.
         delay_s: Time that a target is on its way to the robot [s].
         seed: Picks the first start state.
+        **options: Options of the task.
 
     Raises:
-        ValueError: The task is unknown, is no MuJoCo task, or its obs fields lack names of their
-            numbers; or `delay_s` or `seed` is out of range.
+        ValueError: The task is unknown or has no such options, is no MuJoCo task, or its obs fields
+            lack names of their numbers; or `delay_s` or `seed` is out of range.
     """
 
     is_calibrated = True
 
-    def __init__(self, task: str = "arm", *, delay_s: float = 0.0, seed: int = 0) -> None:
-        world = make_task(task)
+    def __init__(
+        self, task: str = "arm", *, delay_s: float = 0.0, seed: int = 0, **options: Any
+    ) -> None:
+        task = with_options(task, options)
+        world = _made(task, options)
         if not isinstance(world, MujocoTask):
             raise ValueError(
                 f"task {task!r} is no MuJoCo task, so it has no simulated robot; there are: "
@@ -250,6 +256,17 @@ class SimRobot:
                     f"process {process.pid} of {self.name} did not {what} within {timeout_s:g} s"
                 )
             time.sleep(0.0005)
+
+
+def _made(task: str, options: Mapping[str, Any]) -> Task:
+    """Returns the task. Raises ValueError where there is none, or it lacks one of the options."""
+    try:
+        return make_task(task)
+    except ValueError as error:
+        if not options:
+            raise
+        problem = f"task {task!r}: {error}; the robot's own options are delay_s and seed"
+        raise ValueError(problem) from error
 
 
 def _robots() -> list[str]:

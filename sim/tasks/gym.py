@@ -2,10 +2,10 @@
 
 What is changed, for each environment:
 
-- Observations become one float32 vector. The entries of a goal dictionary follow each other in the
-  order observation, desired_goal, achieved_goal, then the others by name. A dictionary inside a
-  dictionary is treated alike. Every array is raveled in C order.
-- Actions are [-1, 1]^act_dim, spread over the environment's own low and high.
+- Observations become one float32 vector, in the order and form of `sim.tasks.spaces`: dictionaries
+  and tuples are flattened, categories are one-hot.
+- Actions are [-1, 1]^act_dim, spread over the environment's own low and high. Integers are rounded.
+  Categories (Discrete, MultiDiscrete, MultiBinary) cannot be driven.
 - Of its info only success is kept (`is_success` or `success`): `infos["success"]` (n,) bool, of the
   state that this step led to. It is absent where the environment reports none.
 - Autoreset and `final_obs` are those of `sim.core.vec`. `reset(seed=)` gives each environment its
@@ -15,20 +15,26 @@ What is changed, for each environment:
 from __future__ import annotations
 
 import difflib
+import inspect
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.spaces import Box, Dict, Space
+from gymnasium.envs.registration import load_env_creator
+from gymnasium.spaces import Box, Space
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
+from policy_server.contract.doors.registries import import_here
+from policy_server.contract.field import Field
 from sim.core.action_map import ActionMap
 from sim.core.registry import GYM, TASKS
 from sim.core.spec import Part, TaskSpec, tile
 from sim.core.vec import Step, TaskVectorEnv
+from sim.tasks import spaces
 
-GOAL_ORDER = ("observation", "desired_goal", "achieved_goal")
 SUCCESS_KEYS = ("is_success", "success")
 VECTORIZATIONS = ("sync", "async")
 EPISODE_STEPS = 1000  # where the environment names no limit
@@ -39,16 +45,17 @@ class GymTask:
     """A Gymnasium environment as a task.
 
     Args:
-        gym_id: Id such as `Pendulum-v1` or, from gymnasium-robotics, `FetchReach-v4`.
+        gym_id: Id such as `Pendulum-v1` or, from gymnasium-robotics, `FetchReach-v4`; as
+            `module:id` the module that registers it is imported first.
         vectorization: `sync` steps the copies one after another in this process: exact, no
             start-up, best for environments that step in less than about 200 us. `async` gives each
             a process of its own (spawned, so a script needs `if __name__ == "__main__"`): for slow
             environments and many cores.
-        **kwargs: Passed to `gymnasium.make`.
+        **kwargs: Passed to `gymnasium.make`, and so to the environment's constructor.
 
     Raises:
-        ValueError: The id is unknown, the environment cannot be made, or its spaces are not
-            continuous.
+        ValueError: The id is unknown, the environment cannot be made, its actions are no bounded
+            Box, or its observations have no fixed length.
     """
 
     def __init__(self, gym_id: str, vectorization: str = "sync", **kwargs: Any) -> None:
@@ -56,7 +63,9 @@ class GymTask:
             raise ValueError(
                 f"unknown vectorization {vectorization!r}; there are {', '.join(VECTORIZATIONS)}"
             )
-        self._make = partial(make_one, _registered(gym_id), **kwargs)
+        _registered(gym_id)
+        self._gym_id = gym_id
+        self._make = partial(make_one, gym_id, **kwargs)
         self._vectorization = vectorization
 
     @cached_property
@@ -64,7 +73,7 @@ class GymTask:
         """The environment's fields, action map, period and episode length."""
         probe = self._make()
         try:
-            return probe.task_spec()
+            return replace(probe.task_spec(), name=f"{GYM}:{self._gym_id}")
         finally:
             probe.close()
 
@@ -84,52 +93,57 @@ def make_one(gym_id: str, **kwargs: Any) -> FlatEnv:
     """Returns one flattened environment. The `kwargs` are passed to `gymnasium.make`.
 
     Raises:
-        ValueError: The id is unknown, the environment cannot be made, or its spaces are not
-            continuous.
+        ValueError: The id is unknown, the environment cannot be made, its actions are no bounded
+            Box, or its observations have no fixed length.
     """
+    own_id = _registered(gym_id)
     try:
-        env = gym.make(_registered(gym_id), disable_env_checker=True, **kwargs)
+        env = gym.make(own_id, disable_env_checker=True, **kwargs)
     except Exception as error:  # a foreign constructor may raise anything
+        hint = f" (arguments: {_arguments(own_id)})" if isinstance(error, TypeError) else ""
         raise ValueError(
-            f"Gymnasium could not make {gym_id!r}: {type(error).__name__}: {error}"
+            f"Gymnasium could not make {gym_id!r}: {type(error).__name__}: {error}{hint}"
         ) from error
     return FlatEnv(env)
 
 
+def _arguments(gym_id: str) -> str:
+    """Returns the names of the arguments that an environment's constructor takes."""
+    entry = gym.registry[gym_id].entry_point
+    creator = load_env_creator(entry) if isinstance(entry, str) else entry
+    names = inspect.signature(creator).parameters if callable(creator) else {}
+    return ", ".join(names) or "none"
+
+
 def _registered(gym_id: str) -> str:
-    """Returns `gym_id` if Gymnasium knows it. Registers gymnasium-robotics' environments first."""
-    if ":" in gym_id or gym_id in gym.registry:  # `module:id` makes Gymnasium import the module
-        return gym_id
-    hint = ""
-    try:
-        import gymnasium_robotics
+    """Returns the id without its module, once Gymnasium knows it.
 
-        gym.register_envs(gymnasium_robotics)
-    except ImportError:
-        hint = "; gymnasium-robotics is not installed (pip install 'edp-robot[sim]')"
-    if gym_id in gym.registry:
-        return gym_id
-    near = difflib.get_close_matches(gym_id, list(gym.registry), n=5, cutoff=0.5)
-    raise ValueError(
-        f"unknown Gymnasium environment {gym_id!r}; near it are {', '.join(near) or 'none'}{hint}"
-    )
-
-
-def ordered(space: Space, name: str = "observation") -> list[tuple[tuple[str, ...], Box]]:
-    """Returns the boxes of an observation space with their key paths, in the order of flattening.
+    Imports the module of `module:id`, or else registers gymnasium-robotics' environments.
 
     Raises:
-        ValueError: A part of the space is not a Box.
+        ValueError: There is no such module, or nothing registers the id.
     """
-    if isinstance(space, Box):
-        return [((), space)]
-    if not isinstance(space, Dict):
-        raise ValueError(f"{name} space is {space}; only Box, and Dict of them, can be flattened")
-    keys = [key for key in GOAL_ORDER if key in space.spaces]
-    keys += sorted(key for key in space.spaces if key not in GOAL_ORDER)
-    return [
-        ((key, *path), box) for key in keys for path, box in ordered(space[key], f"{name}/{key}")
-    ]
+    module, _, own_id = gym_id.rpartition(":")
+    hint = ""
+    if module:
+        try:
+            import_here(module)
+        except ImportError as error:
+            raise ValueError(f"gym:{gym_id}: cannot import {module!r}: {error}") from error
+        hint = f"; importing {module!r} did not register it"
+    elif own_id not in gym.registry:
+        try:
+            import gymnasium_robotics
+
+            gym.register_envs(gymnasium_robotics)
+        except ImportError:
+            hint = "; gymnasium-robotics is not installed (pip install 'edp-robot[sim]')"
+    if own_id in gym.registry:
+        return own_id
+    near = difflib.get_close_matches(own_id, list(gym.registry), n=5, cutoff=0.5)
+    raise ValueError(
+        f"unknown Gymnasium environment {own_id!r}; near it are {', '.join(near) or 'none'}{hint}"
+    )
 
 
 class FlatEnv(gym.Wrapper):
@@ -139,41 +153,47 @@ class FlatEnv(gym.Wrapper):
         env: The environment.
 
     Raises:
-        ValueError: The action space is no bounded Box, or the observation space is neither Box nor
-            Dict.
+        ValueError: The action space is no bounded Box (or Dict or Tuple of them), or the
+            observations have no fixed length.
     """
 
     def __init__(self, env: gym.Env) -> None:
         super().__init__(env)
-        act = env.action_space
-        if not isinstance(act, Box) or not act.is_bounded():
-            raise ValueError(
-                f"action space of {env} is {act}; only a Box with finite low and high can be driven"
-            )
-        self._own_action = act
-        self._parts = ordered(env.observation_space)
-        low = np.concatenate([box.low.ravel() for _, box in self._parts])
-        high = np.concatenate([box.high.ravel() for _, box in self._parts])
+        self._parts = spaces.obs_leaves(env.observation_space)
+        self._act_parts = spaces.action_leaves(env.action_space)
+        low, high = self._limits(self._parts)
         self.observation_space = Box(
             low.astype(np.float32), high.astype(np.float32), dtype=np.float32
         )
-        self.action_space = Box(
-            act.low.ravel().astype(float), act.high.ravel().astype(float), dtype=np.float64
-        )
+        self.action_space = Box(*self._limits(self._act_parts), dtype=np.float64)
+
+    @staticmethod
+    def _limits(parts: Sequence[tuple[Any, Space]]) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the limits (n,) float64 of parts that follow each other."""
+        low, high = zip(*(spaces.limits(leaf) for _, leaf in parts), strict=True)
+        return np.concatenate(low), np.concatenate(high)
 
     def task_spec(self) -> TaskSpec:
-        """Returns the contract: one obs field for each box, and one action field."""
-        boxes = [("/".join(path) or "observation", box) for path, box in self._parts]
-        act = self.action_space
+        """Returns the contract: a field for each part of the observation and of the action."""
+        obs = self._fields("observation", self._parts)
+        action = self._fields("action", self._act_parts)
+        low, high = self._limits(self._act_parts)
         env_spec = self.env.spec
         return TaskSpec(
             name=f"{GYM}:{env_spec.id if env_spec else self.env}",
-            obs=tile(*(Part(name, "", box.low.ravel(), box.high.ravel()) for name, box in boxes)),
-            action=tile(Part("action", "", act.low, act.high)),
-            action_map=ActionMap.spread(act.low, act.high),
+            obs=obs,
+            action=action,
+            action_map=ActionMap.spread(low, high),
             control_period_s=self._period_s(),
             episode_steps=(env_spec.max_episode_steps if env_spec else None) or EPISODE_STEPS,
             domain=GYM,
+        )
+
+    @staticmethod
+    def _fields(name: str, parts: Sequence[tuple[Any, Space]]) -> tuple[Field, ...]:
+        """Returns one field for each part, called `name` where it is the only one."""
+        return tile(
+            *(Part(spaces.part_name(path, name), "", *spaces.limits(leaf)) for path, leaf in parts)
         )
 
     def _period_s(self) -> float:
@@ -185,34 +205,29 @@ class FlatEnv(gym.Wrapper):
         fps = self.metadata.get("render_fps")
         return float(period_s) if period_s else 1.0 / fps if fps else 1.0
 
-    def _flat(self, obs: Any) -> np.ndarray:
-        """Returns `obs` as one float32 vector."""
-        out = []
-        for path, _ in self._parts:
-            part = obs
-            for key in path:
-                part = part[key]
-            out.append(np.ravel(part))
-        return np.concatenate(out).astype(np.float32)
-
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """Returns the first observation (obs_dim,) and {}."""
         obs, _ = self.env.reset(seed=seed, options=options)
-        return self._flat(obs), {}
+        return spaces.as_vector(self._parts, obs), {}
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Applies `action` (act_dim,) in the environment's units.
 
         The info holds `success` where the environment reports it.
         """
-        own = np.clip(action, self.action_space.low, self.action_space.high)
-        own = own.reshape(self._own_action.shape).astype(self._own_action.dtype)
+        own = spaces.as_value(self.env.action_space, self._act_parts, action)
         obs, reward, terminated, truncated, info = self.env.step(own)
         success = next((bool(info[key]) for key in SUCCESS_KEYS if key in info), None)
         info = {} if success is None else {"success": success}
-        return self._flat(obs), float(reward), bool(terminated), bool(truncated), info
+        return (
+            spaces.as_vector(self._parts, obs),
+            float(reward),
+            bool(terminated),
+            bool(truncated),
+            info,
+        )
 
 
 class GymVecEnv(TaskVectorEnv):

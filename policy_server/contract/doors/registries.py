@@ -20,6 +20,7 @@ import re
 import sys
 from collections.abc import Callable
 from importlib.metadata import entry_points
+from types import ModuleType
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
@@ -160,14 +161,23 @@ def import_attribute(path: str) -> Any:
         ImportError: There is no such module, it fails to import, or it lacks the attribute.
     """
     module_name, _, attribute = path.partition(":")
-    here = os.getcwd()
-    if here not in sys.path:
-        sys.path.append(here)
-    module = importlib.import_module(module_name)
+    module = import_here(module_name)
     if not hasattr(module, attribute):
         public = [name for name in vars(module) if not name.startswith("_")]
         raise ImportError(f"{module.__file__} has no {attribute!r}; it has: {', '.join(public)}")
     return getattr(module, attribute)
+
+
+def import_here(module: str) -> ModuleType:
+    """Returns the module of this name. The current folder is searched last.
+
+    Raises:
+        ImportError: There is no such module, or it fails to import.
+    """
+    here = os.getcwd()
+    if here not in sys.path:
+        sys.path.append(here)
+    return importlib.import_module(module)
 
 
 def _same(one: Any, other: Any) -> bool:

@@ -298,6 +298,21 @@ def test_make_reads_task_and_options():
     assert make_robot("sim:arm").delay_s == 0.0
 
 
+def test_a_robot_passes_options_on_to_its_task(tmp_path, monkeypatch):
+    (tmp_path / "arm_of_the_test.py").write_text(
+        "from sim.tasks.arm import ArmTask\n\n\n"
+        "class Slow(ArmTask):\n"
+        "    def __init__(self, period_s: float = 0.01):\n"
+        "        self.control_period_s = period_s\n"
+        "        super().__init__()\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
+    robot = make_robot("sim:arm_of_the_test:Slow?period_s=0.02&delay_s=0.03")
+    assert robot.task == "arm_of_the_test:Slow?period_s=0.02"
+    assert (robot.delay_s, robot._world.spec.control_period_s) == (0.03, 0.02)
+
+
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
