@@ -62,7 +62,7 @@ def quant(
     Example: edp calibrate quant runs/demo/bundle --json quant.json
 
     Args:
-        bundle: Folder of the policy bundle. Its own files stay as they are.
+        bundle: Folder of the policy bundle. All that is in it stays as it is.
         data: File (.npz) with obs (n, obs_dim) of a robot, as `edp control --record` writes it.
         episodes: Episodes to measure the return over, rounded up to a multiple of 20.
         precisions: Versions to make.
@@ -72,11 +72,12 @@ def quant(
     """
     from calibration.precision import versions, visited
     from policy_server.bench.host import host
-    from policy_server.contract.bundle import Bundle
+    from policy_server.contract.bundle import Bundle, check_extendable
     from policy_server.runtime.base import load_backend
 
     versions.check_request(episodes, precisions)
     source = Bundle.load(bundle)
+    check_extendable(source)
     policy = load_backend(source, "cpu")
     policy.self_test()
     simulated = visited.is_simulated(source.manifest)

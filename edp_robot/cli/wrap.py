@@ -37,7 +37,7 @@ def wrap(
 
     Args:
         onnx: Policy: one obs vector in, (batch, act_dim) or (batch, horizon, act_dim) out.
-        out: Bundle folder. A bundle that is there is replaced.
+        out: Bundle folder. A bundle that is there, with nothing beside it, is replaced.
         task: Task that the policy was trained for; `edp tasks` lists them.
         fields: File of names, units and limits; docs/your_policy.md has its schema.
         control_hz: Control rate [Hz].
@@ -52,9 +52,10 @@ def wrap(
     from edp_robot.deploy.wrap.foreign_policy import read_policy
     from edp_robot.deploy.wrap.make_bundle import gather
     from edp_robot.deploy.wrap.make_bundle import wrap as run
-    from edp_robot.deploy.wrap.questions import ask_all
+    from policy_server.contract.bundle_folder import check_replaceable
     from sim.core.registry import task_spec
 
+    check_replaceable(out)
     told = {"control_hz": control_hz, "action_map": action_map, "name": name}
     given = {"onnx": onnx, "out": out, "task": task, "output": output, "noise": noise, **told}
     spec = task_spec(task) if task else None
@@ -63,9 +64,7 @@ def wrap(
     maps = possible_maps(spec, foreign.metadata)
     if known.missing() and not sys.stdin.isatty():
         return _hand_back(known, maps, fields, out, given)
-    if known.missing():
-        print("Enter takes the default in [brackets]; an answer that ends in * fills later fields")
-    known = ask_all(known, maps, _ask, print)
+    known = _asked(known, maps)
     _report(known, run(foreign, known, out, task), out, task)
     return 0
 
@@ -82,6 +81,15 @@ def _told(given: dict[str, Any]) -> Known:
 
 def _option(key: str) -> str:
     return f"--{key.replace('_', '-')}"
+
+
+def _asked(known: Known, maps: tuple[MapName, ...]) -> Known:
+    """Returns what is known after asking for what is missing."""
+    from edp_robot.deploy.wrap.questions import ask_all
+
+    if known.missing():
+        print("Enter takes the default in [brackets]; an answer that ends in * fills later fields")
+    return ask_all(known, maps, _ask, print)
 
 
 def _ask(text: str) -> str:

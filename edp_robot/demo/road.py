@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,10 @@ STAGES = ("pretrain", "random", "finetuned", "scratch", "student", "bundle")
 TASK = "arm-press"
 EVAL_EVERY = 4_000  # env_steps of fine-tuning between points of the learning curve
 EVAL_SEED = 1_000
+STAGE_FILES = (  # what runs and bundles hold, with what a kill leaves of a file
+    *("config.json", "metrics.csv", "*.safetensors", "events.out.tfevents.*", "*.tmp", "*.lock"),
+    *("manifest.json", "golden.npz", "policy*.onnx", "calibration.json"),
+)
 MARK = "demo.json"  # says that a demo made the folder, and how long it took so far
 EDP = [sys.executable, "-m", "edp_robot.cli"]
 
@@ -61,16 +65,48 @@ def prepare(out: Path, resume: bool) -> None:
     """Removes what an earlier demo left in `out`, and nothing else.
 
     Raises:
-        FileExistsError: `out` holds files and no demo made it.
+        FileExistsError: `out` holds files and no demo made it, or a stage's folder holds files that
+            no demo makes.
     """
     mark = out / MARK
-    if out.exists() and any(out.iterdir()) and not mark.exists():
+    if out.exists() and any(out.iterdir()) and not _is_mark(mark):
         raise FileExistsError(f"{out} is not empty and no demo made it; choose another --out")
     if not resume:
-        for stage in STAGES:
-            shutil.rmtree(out / stage, ignore_errors=True)
+        made = {out / stage: _made(out / stage) for stage in STAGES if (out / stage).exists()}
+        for folder, files in made.items():
+            for file in files:
+                file.unlink()
+            folder.rmdir()
     if not (resume and mark.exists()):
         write_json(mark, {})
+
+
+def _is_mark(mark: Path) -> bool:
+    """Returns whether a demo wrote the file."""
+    try:
+        held = json.loads(mark.read_text())
+    except (OSError, ValueError):
+        return False
+    return isinstance(held, dict) and set(held) <= {"elapsed_s"}
+
+
+def _made(folder: Path) -> list[Path]:
+    """Returns the files of a stage's folder. Raises FileExistsError for what no demo makes."""
+    files = [] if folder.is_symlink() or not folder.is_dir() else sorted(folder.iterdir())
+    guests = [file.name for file in files if not _is_made(file)]
+    if guests or folder.is_symlink() or not folder.is_dir():
+        what = f"holds {', '.join(guests)}" if guests else "is no folder"
+        raise FileExistsError(
+            f"{folder} {what}, which no demo makes: nothing was removed; choose another --out, or "
+            "move it away"
+        )
+    return files
+
+
+def _is_made(file: Path) -> bool:
+    """Returns whether a demo may have made the file."""
+    plain = file.is_file() and not file.is_symlink()
+    return plain and any(fnmatch(file.name, pattern) for pattern in STAGE_FILES)
 
 
 def edp(*words: str) -> None:

@@ -19,6 +19,7 @@ from edp_robot.training.distill import load_student
 from edp_robot.training.runs import RunRecord
 from edp_robot.training.source import Source, load_critic, load_source, visited_states
 from policy_server.contract.bundle import Bundle, save
+from policy_server.contract.bundle_folder import check_replaceable
 from policy_server.contract.commit import source_commit
 from policy_server.contract.field import Field
 from policy_server.contract.manifest import Manifest
@@ -216,15 +217,16 @@ def export(
 
     Args:
         run: Folder of a distillation, fine-tuning, pre-training or cloning.
-        out: The bundle's folder. A bundle that is there is replaced.
+        out: The bundle's folder. A bundle that is there, with nothing beside it, is replaced.
         metrics: What is known of the policy (success, returns), for the manifest.
         n_denoise_steps: Denoising steps, where the run holds a teacher.
         best_of: Answers a decision inside the graph, of which the critic chooses one.
 
     Raises:
         ParityError: The graph differs from torch by more than PARITY_LIMIT.
-        FileNotFoundError, ValueError: `run` holds no policy that can be exported.
+        FileNotFoundError, ValueError: `run` holds no policy, or `out` something that is none.
     """
+    check_replaceable(out)
     item = load_policy(run, n_denoise_steps, best_of)
     spec = item.source.spec
     horizon = item.source.n_action_steps
@@ -232,8 +234,7 @@ def export(
     states = visited_states(item.source, n_envs=16, n_episodes=1, seed=3)
     deployed = Deployed(item.policy, spec.action_map, horizon).eval()
     found = parity(graph, compared(deployed, states, N_PARITY, seed=0))
-    error = found["max_abs_error"]
-    if not error <= PARITY_LIMIT:
+    if not (error := found["max_abs_error"]) <= PARITY_LIMIT:
         raise ParityError(
             f"onnx and torch differ by {error:.3g}, allowed is {PARITY_LIMIT}; nothing was written"
         )

@@ -2,56 +2,69 @@
 
 It is the contract between training and serving. `save` writes a bundle. `Bundle.load` refuses one
 that is damaged or foreign. Nothing in a bundle is ever unpickled or executed as Python.
+
+The manifest's hashes protect the files, so these may be links (a Hugging Face cache, a Kubernetes
+configMap), and other files may lie beside them (README.md, .git). Nothing reads those, and nothing
+deletes them.
 """
 
 from __future__ import annotations
 
-import hashlib
 import io
 import os
-import re
-import shutil
-import tempfile
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
 
+from policy_server.contract.bundle_folder import (
+    MANIFEST,
+    check_hash,
+    check_replaceable,
+    links,
+    read_files,
+    read_manifest,
+    require_names,
+    sha256,
+)
 from policy_server.contract.choices import Precision
 from policy_server.contract.errors import BundleError
-from policy_server.contract.files import json_text
+from policy_server.contract.files import json_text, replace_folder, write_atomic
 from policy_server.contract.manifest import Manifest, parse_json
 
-MANIFEST = "manifest.json"
 ONNX = "policy.onnx"
 GOLDEN = "golden.npz"
 CALIBRATION = "calibration.json"
-MAX_MANIFEST_BYTES = 1 << 20
 MAX_GOLDEN_BYTES = 64 << 20
-_SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+N_READS = 5  # how often a folder is read again that changes while it is read
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle on disk that has passed every check of `load`.
+    """A bundle that has passed every check of `load`.
 
     Attributes:
         path: Its folder.
         manifest: Its manifest.
         hash: sha256 (hex) of manifest.json. That file holds the hash of every other one, so this
             identifies the bundle.
+        contents: The bytes of every file that the manifest lists, by name, as they were checked.
+            What happens to the folder later changes nothing here.
     """
 
     path: Path
     manifest: Manifest
     hash: str
+    contents: Mapping[str, bytes] = field(repr=False, compare=False)
 
     @classmethod
     def load(cls, path: str | Path) -> Bundle:
         """Returns the bundle at `path` after checking schema, names, hashes and golden arrays.
+
+        A folder that is replaced meanwhile is read again, so that all files are of one version.
 
         Raises:
             BundleError: The folder is missing, damaged, foreign or inconsistent. The message says
@@ -59,14 +72,35 @@ class Bundle:
         """
         path = Path(path)
         try:
-            raw = _read_manifest(path)
-            manifest = Manifest.from_dict(parse_json(raw, MANIFEST))
-            bundle = cls(path, manifest, _sha256(raw))
-            bundle._check_files()
-            bundle.golden()
-            bundle.calibration()
+            raw = read_manifest(path)
+            for _ in range(N_READS):
+                try:
+                    return cls._checked(path, raw, read_files(path, raw))
+                except (BundleError, OSError):
+                    before = raw
+                    raw = read_manifest(path)
+                    if raw == before:
+                        raise
+            raise BundleError(f"it changed {N_READS} times while it was read; try again")
         except (BundleError, OSError) as error:
             raise BundleError(f"bundle {path} refused: {error}") from error
+
+    @classmethod
+    def _checked(cls, path: Path, raw: bytes, contents: Mapping[str, bytes]) -> Bundle:
+        """Returns the bundle of a manifest.json and its files.
+
+        Raises:
+            BundleError: They do not fit together.
+        """
+        manifest = Manifest.from_dict(parse_json(raw, MANIFEST))
+        missing = sorted({ONNX, GOLDEN} - set(manifest.files))
+        if missing:
+            raise BundleError(f"{MANIFEST} does not list {missing}")
+        for name, expected in manifest.files.items():
+            check_hash(name, contents[name], expected)
+        bundle = cls(path, manifest, sha256(raw), contents)
+        bundle.golden()
+        bundle.calibration()
         return bundle
 
     @property
@@ -80,20 +114,8 @@ class Bundle:
         return tuple(p for p in get_args(Precision) if graph_name(p) in self.manifest.files)
 
     def read(self, name: str) -> bytes:
-        """Returns the bytes of the file `name`, which the manifest lists.
-
-        Raises:
-            BundleError: The file's hash is not the manifest's.
-        """
-        data = (self.path / name).read_bytes()
-        found = _sha256(data)
-        expected = self.manifest.files[name]
-        if found != expected:
-            raise BundleError(
-                f"{name} is damaged: sha256 {found[:12]}..., manifest says {expected[:12]}...; "
-                "copy it again"
-            )
-        return data
+        """Returns the bytes of the file `name`, which the manifest lists."""
+        return self.contents[name]
 
     def golden(self) -> dict[str, np.ndarray]:
         """Returns the golden arrays, finite float32.
@@ -108,21 +130,6 @@ class Bundle:
             return None
         return parse_json(self.read(CALIBRATION), CALIBRATION)
 
-    def _check_files(self) -> None:
-        """Raises BundleError for unsafe names, missing or unlisted files, and wrong hashes."""
-        listed = set(self.manifest.files)
-        for name in sorted(listed):
-            _check_name(name)
-        found = {entry.name for entry in self.path.iterdir()} - {MANIFEST}
-        missing = sorted((listed | {ONNX, GOLDEN}) - found)
-        unlisted = sorted(found - listed)
-        if missing or unlisted:
-            raise BundleError(f"files: missing {missing}, not listed in the manifest {unlisted}")
-        for name in sorted(listed):
-            if (self.path / name).is_symlink() or not (self.path / name).is_file():
-                raise BundleError(f"{name} is a link or a folder, expected a plain file")
-            self.read(name)
-
 
 def graph_name(precision: Precision) -> str:
     """Returns the graph's file: policy.onnx for fp32, else policy-fp16.onnx or policy-int8.onnx."""
@@ -130,7 +137,9 @@ def graph_name(precision: Precision) -> str:
 
 
 def extend(bundle: Bundle, extra_files: Mapping[str, bytes], parity: Mapping[str, Any]) -> Bundle:
-    """Returns the bundle after rewriting it in place with additions.
+    """Returns the bundle after adding to its folder. Everything else in the folder stays.
+
+    At every moment the folder holds a whole bundle, with the additions or without them.
 
     Args:
         bundle: The bundle.
@@ -138,16 +147,44 @@ def extend(bundle: Bundle, extra_files: Mapping[str, bytes], parity: Mapping[str
         parity: Entries of the manifest's `parity` to add or replace.
 
     Raises:
-        BundleError: The parts do not fit together.
+        BundleError: The parts do not fit together, or the folder cannot take them.
     """
-    kept = {name: bundle.read(name) for name in bundle.manifest.files if name not in (ONNX, GOLDEN)}
-    return save(
-        bundle.path,
-        replace(bundle.manifest, parity={**bundle.manifest.parity, **parity}),
-        onnx_bytes=bundle.read(ONNX),
-        golden=bundle.golden(),
-        extra_files={**kept, **extra_files},
-    )
+    check_extendable(bundle)
+    old = bundle.manifest
+    require_names(extra_files)
+    contents = {**bundle.contents, **extra_files}
+    new = replace(old, files=_hashes(contents), parity={**old.parity, **parity})
+    Bundle._checked(bundle.path, _manifest_bytes(new), contents)
+    changed = {name for name in extra_files if old.files.get(name) != new.files[name]}
+    kept = {name: found for name, found in old.files.items() if name not in changed}
+    try:
+        if len(kept) < len(old.files):
+            write_atomic(bundle.path / MANIFEST, _manifest_bytes(replace(old, files=kept)))
+        for name in changed:
+            write_atomic(bundle.path / name, contents[name])
+        write_atomic(bundle.path / MANIFEST, _manifest_bytes(new))
+    except OSError as error:
+        raise BundleError(f"cannot write into {bundle.path}: {error}") from error
+    return Bundle.load(bundle.path)
+
+
+def check_extendable(bundle: Bundle) -> None:
+    """Checks that `extend` can write into a bundle's folder.
+
+    Raises:
+        BundleError: Its files are links, so that it belongs to what made them; it has changed since
+            it was loaded; or the folder is read-only.
+    """
+    path = bundle.path
+    if linked := links(path, bundle.manifest):
+        raise BundleError(
+            f"{path} is not written into: {', '.join(linked)} are links to files elsewhere; "
+            f"copy it first: cp -rL {path} COPY"
+        )
+    if Bundle.load(path).hash != bundle.hash:
+        raise BundleError(f"{path} has changed since it was read; start again")
+    if not os.access(path, os.W_OK):
+        raise BundleError(f"{path} cannot be written into: it is read-only; copy it first")
 
 
 def save(
@@ -173,67 +210,24 @@ def save(
         extra_files: More files by name, like calibration.json.
 
     Raises:
-        BundleError: The parts do not fit together, or `path` holds something that is not a bundle.
+        BundleError: The parts do not fit together, or `check_replaceable` refuses `path`.
     """
     path = Path(path)
-    files = {**(extra_files or {}), ONNX: onnx_bytes, GOLDEN: _golden_bytes(golden)}
-    for name in files:
-        _check_name(name)
-    listed = replace(manifest, files={name: _sha256(data) for name, data in files.items()})
-    if path.exists() and not _replaceable(path):
-        raise BundleError(
-            f"{path} exists and is not a bundle: not replaced; choose another path or remove it"
-        )
-    _write(path, {**files, MANIFEST: _manifest_bytes(listed)})
+    contents = {**(extra_files or {}), ONNX: onnx_bytes, GOLDEN: _golden_bytes(golden)}
+    require_names(contents)
+    old = check_replaceable(path)
+    raw = _manifest_bytes(replace(manifest, files=_hashes(contents)))
+    try:
+        Bundle._checked(path, raw, contents)
+        # manifest.json comes last: without it a folder is no bundle
+        replace_folder(path, {**contents, MANIFEST: raw}, old)
+    except (BundleError, OSError) as error:
+        raise BundleError(f"bundle {path} not written: {error}") from error
     return Bundle.load(path)
 
 
-def _write(path: Path, files: Mapping[str, bytes]) -> None:
-    """Writes `files` to a folder beside `path`, checks it as a bundle and renames it to `path`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    new = scratch / "new"
-    try:
-        new.mkdir()
-        for name, data in files.items():
-            (new / name).write_bytes(data)
-        Bundle.load(new)
-        if path.exists():
-            os.rename(path, scratch / "old")
-        os.rename(new, path)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-
-
-def _replaceable(path: Path) -> bool:
-    """Returns whether `path` is a bundle or an empty folder."""
-    if path.is_symlink() or not path.is_dir():
-        return False
-    return (path / MANIFEST).is_file() or not any(path.iterdir())
-
-
-def _check_name(name: str) -> None:
-    """Raises BundleError for a file name that could leave the folder, hide or be the manifest."""
-    if not isinstance(name, str) or not _SAFE_NAME.fullmatch(name) or name == MANIFEST:
-        raise BundleError(
-            f"file name {name!r}: expected letters, digits, '.', '_' and '-', "
-            f"not {MANIFEST}, no folders"
-        )
-
-
-def _read_manifest(path: Path) -> bytes:
-    """Returns the bytes of manifest.json. Raises BundleError if it is missing or too large."""
-    file = path / MANIFEST
-    if not file.is_file() or file.is_symlink():
-        raise BundleError(f"no {MANIFEST} in it: not a bundle folder")
-    n_bytes = file.stat().st_size
-    if n_bytes > MAX_MANIFEST_BYTES:
-        raise BundleError(f"{MANIFEST} has {n_bytes} bytes, expected at most {MAX_MANIFEST_BYTES}")
-    return file.read_bytes()
-
-
-def _sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
+def _hashes(contents: Mapping[str, bytes]) -> dict[str, str]:
+    return {name: sha256(data) for name, data in contents.items()}
 
 
 def _manifest_bytes(manifest: Manifest) -> bytes:

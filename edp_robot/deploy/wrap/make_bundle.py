@@ -87,7 +87,7 @@ def wrap(foreign: Foreign, known: Known, out: str | Path, task: str | None = Non
     Args:
         foreign: The policy.
         known: Its fields, rate and action map, with nothing missing.
-        out: The bundle's folder. A bundle that is there is replaced.
+        out: The bundle's folder. A bundle that is there, with nothing beside it, is replaced.
         task: Name of its task, if it has one.
 
     Raises:

@@ -41,6 +41,24 @@ def test_a_new_demo_removes_the_earlier_ones_runs(tmp_path):
     assert not (tmp_path / "pretrain").exists()
 
 
+@pytest.mark.parametrize("guest", ["notes.md", ".git/HEAD", "policy.onnx/mine"])
+def test_a_stage_that_holds_something_else_is_spared(tmp_path, guest):
+    prepare(tmp_path, resume=False)
+    for file in ("pretrain/config.json", "pretrain/metrics.csv", f"bundle/{guest}"):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).write_text("{}")
+    name = guest.split("/")[0]
+    with pytest.raises(FileExistsError, match=f"bundle holds {name}, which no demo makes"):
+        prepare(tmp_path, resume=False)
+    assert (tmp_path / "bundle" / guest).exists() and (tmp_path / "pretrain/config.json").exists()
+
+
+def test_a_demo_json_of_another_program_is_no_mark(tmp_path):
+    (tmp_path / "demo.json").write_text('{"slides": 12}')
+    with pytest.raises(FileExistsError, match="no demo made it"):
+        prepare(tmp_path, resume=False)
+
+
 def test_a_command_that_fails_is_named(capsys):
     with pytest.raises(RuntimeError, match="`edp prtrain` ended with status 2"):
         edp("prtrain")
