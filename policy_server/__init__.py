@@ -39,6 +39,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from policy_server.contract.doors.lazy import lazy_names
+from policy_server.contract.onnx_import import switch_telemetry_off
 
 if TYPE_CHECKING:
     from policy_server.contract.bundle import Bundle
@@ -84,4 +85,5 @@ __all__ = [
     "run",
 ]
 
+switch_telemetry_off()
 __getattr__, __dir__ = lazy_names(__name__)

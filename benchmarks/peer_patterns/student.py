@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
 from policy_server.contract.bundle import Bundle, save
 from policy_server.contract.field import Field
 from policy_server.contract.manifest import Manifest
+from policy_server.contract.onnx_import import import_onnxruntime
 
 OBS_DIM = 20
 ACT_DIM = 5
@@ -54,7 +54,7 @@ def student(path: Path) -> Bundle:
     rng = np.random.default_rng(1)
     obs = rng.standard_normal((16, OBS_DIM), dtype=np.float32)
     noise = rng.standard_normal((16, LATENT_DIM), dtype=np.float32)
-    session = onnxruntime.InferenceSession(onnx_bytes, providers=["CPUExecutionProvider"])
+    session = import_onnxruntime().InferenceSession(onnx_bytes, providers=["CPUExecutionProvider"])
     action = np.asarray(session.run(None, {"obs": obs, "noise": noise})[0])
     inf = float("inf")
     state = Field("state", 0, OBS_DIM, "1", low=(-inf,) * OBS_DIM, high=(inf,) * OBS_DIM)

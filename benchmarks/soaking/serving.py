@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 from onnx import numpy_helper
 from peer_patterns.processes import Process, edp_serve
 
 from policy_server.contract.bundle import Bundle, save
+from policy_server.contract.onnx_import import import_onnxruntime
 
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
@@ -81,7 +81,7 @@ def twin(bundle: Bundle, path: Path, factor: float = 0.5) -> Bundle:
             tensor.CopyFrom(numpy_helper.from_array(changed, tensor.name))
     onnx_bytes = model.SerializeToString()
     golden = bundle.golden()
-    session = onnxruntime.InferenceSession(onnx_bytes, providers=["CPUExecutionProvider"])
+    session = import_onnxruntime().InferenceSession(onnx_bytes, providers=["CPUExecutionProvider"])
     action = np.asarray(session.run(None, {"obs": golden["obs"], "noise": golden["noise"]})[0])
     manifest = replace(bundle.manifest, name=f"{bundle.manifest.name}-twin")
     return save(path, manifest, onnx_bytes=onnx_bytes, golden={**golden, "action": action})

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from calibration.file import CalibrationError
+from policy_server.contract.onnx_import import import_quantization
 
 LAYERS = ("MatMul", "Gemm", "Conv")
 INSTALL = "expected: pip install 'edp-robot[train]'"
@@ -29,10 +30,9 @@ def load_onnx() -> Any:
 def load_quantization() -> Any:
     """Returns onnxruntime.quantization. Raises CalibrationError where it is not installed."""
     try:
-        from onnxruntime import quantization
+        return import_quantization()
     except ImportError as error:
         raise CalibrationError(f"{error}; {INSTALL}") from error
-    return quantization
 
 
 def read_graph(graph: bytes) -> Any:

@@ -8,6 +8,8 @@ import platform
 import traceback
 from importlib.metadata import PackageNotFoundError, version
 
+from policy_server.contract.onnx_import import import_onnxruntime
+
 ROBOT = "robot (client, control loop)"
 NEEDS = {  # extra of edp-robot: the distributions that it adds
     ROBOT: ("numpy", "pyzmq", "scipy", "tyro"),
@@ -66,8 +68,7 @@ def doctor() -> int:
         )
         print(f"  {part:<30} {state:<24} {present}")
     if importlib.util.find_spec("onnxruntime"):
-        import onnxruntime as ort
-
+        ort = import_onnxruntime()
         print(f"  ONNX Runtime providers built in: {', '.join(ort.get_available_providers())}")
     if importlib.util.find_spec("torch"):
         import torch

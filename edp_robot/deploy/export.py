@@ -23,6 +23,7 @@ from policy_server.contract.bundle_folder import check_replaceable
 from policy_server.contract.commit import source_commit
 from policy_server.contract.field import Field
 from policy_server.contract.manifest import Manifest
+from policy_server.contract.onnx_import import import_onnxruntime
 from sim.core.spec import TaskSpec
 
 OPSET = 20
@@ -134,8 +135,7 @@ def latent_dim(policy: nn.Module) -> int:
 
 def onnx_session(graph: bytes, batch: int | None = None) -> Any:
     """Returns a CPU session of the graph with one thread, for the static batch size if given."""
-    import onnxruntime as ort
-
+    ort = import_onnxruntime()
     options = ort.SessionOptions()
     if batch:
         options.add_free_dimension_override_by_name(BATCH_DIM, batch)

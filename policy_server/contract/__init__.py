@@ -2,5 +2,5 @@
 
 `bundle`, `manifest`, `field`: a policy on disk. `policy`, `errors`, `choices`: what users of a
 policy see. `wire`: the messages. `doors/`: how users add parts. `files`, `signals`, `clock`,
-`commit`, `noise`, `checks`: small helpers with one home.
+`commit`, `noise`, `checks`, `onnx_import`: small helpers with one home.
 """

@@ -24,6 +24,7 @@ CODE_IN_DATA = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal",
 HEAVY = {"torch", "mujoco", "gymnasium", "onnxruntime", "scipy", "matplotlib"}
 CLI = "edp_robot/cli/"
 ONNX_RUNTIME = "policy_server/runtime/onnxruntime/"
+ONNX_IMPORT = "policy_server/contract/onnx_import.py"  # Switches its telemetry off first.
 CONTRACT = "policy_server/contract/"
 DYNAMIC_IMPORT = {  # files that import a module whose name is no literal, and why
     "policy_server/contract/doors/lazy.py": "loads a public name when it is first used",
@@ -94,7 +95,7 @@ def _may_import(path: str, name: str, lazy: bool) -> bool:
         return True
     room = path.split("/")[0]
     top = name.split(".")[0]
-    if top == "onnxruntime" and room == "policy_server":
+    if name.startswith("policy_server.contract.onnx_import.import_") and room == "policy_server":
         return path.startswith(ONNX_RUNTIME)
     if path.startswith(CONTRACT) and not lazy:
         ours = f"{name}.".startswith("policy_server.contract.")
@@ -109,6 +110,15 @@ def _may_import(path: str, name: str, lazy: bool) -> bool:
 
 def _is_under(name: str, prefixes: tuple[str, ...]) -> bool:
     return any(f"{name}.".startswith(f"{prefix}.") for prefix in prefixes)
+
+
+def onnxruntime_imports(source: str, path: str) -> list[str]:
+    """Returns the imports of ONNX Runtime outside the module that switches its telemetry off."""
+    return [
+        f"{path}:{line} imports {name}: use {ONNX_IMPORT}"
+        for line, name, _ in imports(ast.parse(source), path)
+        if name.split(".")[0] == "onnxruntime" and path != ONNX_IMPORT
+    ]
 
 
 def relative_imports(source: str, path: str) -> list[str]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from policy_server.contract.choices import Precision
 from policy_server.contract.errors import BackendError, first_line
+from policy_server.contract.onnx_import import import_onnxruntime
 from policy_server.runtime.onnxruntime import engines, gpu
 
 ORT_NAMES = {
@@ -26,7 +27,7 @@ def import_runtime() -> Any:
         BackendError: It is not installed.
     """
     try:
-        import onnxruntime
+        onnxruntime = import_onnxruntime()
     except ImportError as error:
         raise BackendError(
             "ONNX Runtime is not installed; expected: pip install 'edp-robot[serve]'"

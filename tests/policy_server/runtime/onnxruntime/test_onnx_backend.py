@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from policy_server.contract.errors import BackendError
+from policy_server.contract.onnx_import import import_onnxruntime
 from policy_server.runtime.base import load_backend
 from policy_server.runtime.onnxruntime import gpu, onnx_backend, providers
 
@@ -81,7 +82,7 @@ def test_a_provider_that_does_not_load_is_no_silent_fallback(bundle_path, monkey
     monkeypatch.setattr(gpu, "present", lambda: True)
     monkeypatch.setattr(gpu, "missing_libraries", lambda provider: [])
     monkeypatch.setattr(gpu, "complaint", lambda folder, provider: "")
-    import onnxruntime
+    onnxruntime = import_onnxruntime()
 
     class Fallen(onnxruntime.InferenceSession):
         def __init__(self, graph, options, providers, enable_fallback):
