@@ -50,7 +50,8 @@ def action_errors(
     """Returns how far a policy's commands are from the expected and from the golden ones.
 
     max_abs_error and mean_abs_error are in physical units. max_share and mean_share are shares of
-    each action's range, None where no action has finite limits.
+    each action's range, None where no action has finite limits. golden_abs_errors has the largest
+    error of each action on the golden vectors [unit].
 
     Args:
         precision: Name of the policy's version, for the message.
@@ -75,16 +76,17 @@ def action_errors(
         "mean_abs_error": float(error.mean()),
         "max_share": float(share.max()) if share.size else None,
         "mean_share": float(share.mean()) if share.size else None,
-        "golden_max_abs_error": float(np.abs(replayed - golden["action"]).max()),
+        "golden_abs_errors": np.abs(replayed - golden["action"]).max((0, 1)).tolist(),
         "n": len(action),
     }
 
 
-def rounded_error(graph: bytes, golden: Mapping[str, np.ndarray]) -> float:
-    """Returns the largest golden error if every operator's result is rounded to float16.
+def rounded_errors(graph: bytes, golden: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Returns each action's golden error if every operator's result is rounded to float16.
 
-    ONNX Runtime has few float16 kernels for the CPU and rounds only now and then. A GPU rounds as
-    this does. Returns 0 where the graph holds operators that are not ONNX's own.
+    It is (act_dim,). ONNX Runtime has few float16 kernels for the CPU and rounds only now and then.
+    A GPU rounds as this does. Returns zeros where the graph holds operators that are not ONNX's
+    own.
 
     Raises:
         CalibrationError: An answer is not finite.
@@ -92,11 +94,11 @@ def rounded_error(graph: bytes, golden: Mapping[str, np.ndarray]) -> float:
     onnx = load_onnx()
     model = onnx.load_from_string(graph)
     if any(node.domain not in ("", "ai.onnx") for node in model.graph.node):
-        return 0.0
+        return np.zeros(golden["action"].shape[-1])
     feeds = {value.name: golden[value.name] for value in model.graph.input}
     action = onnx.reference.ReferenceEvaluator(model).run(None, feeds)[0]
     _check_finite("fp16", action)
-    return float(np.abs(action - golden["action"]).max())
+    return np.abs(action - golden["action"]).max((0, 1))
 
 
 def _check_finite(precision: Precision, action: np.ndarray) -> None:

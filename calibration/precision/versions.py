@@ -14,7 +14,7 @@ import numpy as np
 from calibration.file import CalibrationError
 from calibration.precision.half import to_fp16
 from calibration.precision.int8 import METHOD, to_int8
-from calibration.precision.judge import action_errors, closed_loop, compare, rounded_error
+from calibration.precision.judge import action_errors, closed_loop, compare, rounded_errors
 from calibration.precision.visited import Rows, Visited
 from policy_server.bench.latency import bench_backend
 from policy_server.bench.statistics import summary
@@ -73,9 +73,10 @@ class Version:
 
     def parity(self) -> dict[str, Any]:
         """Returns the version's entry in the bundle's manifest."""
-        keys = ("golden_max_abs_error", "max_abs_error", "mean_abs_error", "n")
+        keys = ("golden_abs_errors", "max_abs_error", "mean_abs_error", "n")
         return {
             **{key: self.errors[key] for key in keys},
+            "golden_max_abs_error": max(self.errors["golden_abs_errors"]),
             "return_loss": self.return_loss,
             "forced": self.refused,
             "calibration": self.calibration,
@@ -137,9 +138,9 @@ def measure(
     }
     errors = _errors(bundle, policies, visited.held_out)
     if "fp16" in made:
-        rounded = rounded_error(made["fp16"][0], bundle.golden())
-        worst = max(rounded, errors["fp16"]["golden_max_abs_error"])
-        errors["fp16"]["golden_max_abs_error"] = worst
+        rounded = rounded_errors(made["fp16"][0], bundle.golden())
+        worst = np.maximum(rounded, errors["fp16"]["golden_abs_errors"])
+        errors["fp16"]["golden_abs_errors"] = worst.tolist()
     loops = {}
     if simulated:
         for name, policy in policies.items():
@@ -249,7 +250,7 @@ def _row(version: Version) -> tuple[str, ...]:
         earned = (f"{loop['mean_return']:.4g}", interval, f"{loop['success']:.3f}")
     times = version.latency_us
     speed = (f"{times['p50']:.1f}", f"{times['p99']:.1f}", f"{len(version.graph) / 1000:.0f}")
-    golden = f"{errors['golden_max_abs_error']:.2g}"
+    golden = f"{max(errors['golden_abs_errors']):.2g}"
     return (version.precision, error, share, golden, *earned, *speed)
 
 

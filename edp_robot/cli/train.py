@@ -235,8 +235,14 @@ def export(
     known: dict[str, Any] | None = json_module.loads(metrics.read_text()) if metrics else None
     bundle = run(start, out, known, denoise_steps, best_of)
     name = bundle.manifest.name
-    error = bundle.manifest.parity["max_abs_error"]
-    print(f"{name}: {bundle.path}, largest difference from torch {error:.2g}")
-    result = {"max_abs_error": error, "name": name, "wall_s": time.monotonic() - began}
+    parity = bundle.manifest.parity
+    error = parity["max_abs_error"]
+    relative = parity["max_relative_error"]
+    print(
+        f"{name}: {bundle.path}, largest difference from torch {error:.2g}, "
+        f"{relative:.2g} of the range"
+    )
+    errors = {"max_abs_error": error, "max_relative_error": relative}
+    result = {**errors, "name": name, "wall_s": time.monotonic() - began}
     write_json(json, result)
     return 0

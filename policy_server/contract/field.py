@@ -12,6 +12,9 @@ import numpy as np
 from policy_server.contract.checks import is_int, require
 from policy_server.contract.errors import BundleError
 
+NO_RANGE = 1e6  # a range above this is none: Gymnasium writes the largest float32 for infinity
+LEAST_SHARE = 1e-3  # of its field's largest value: no number without limits counts as smaller
+ROUNDINGS = 2 * float(np.finfo(np.float32).eps)  # of a value: what float32 may round away
 _KEYS = {"name", "start", "stop", "unit", "low", "high", "max_rate"}
 
 
@@ -153,6 +156,57 @@ def limits(fields: Sequence[Field]) -> tuple[np.ndarray, np.ndarray]:
     low = np.array([value for field in fields for value in field.low])
     high = np.array([value for field in fields for value in field.high])
     return low, high
+
+
+def scales(fields: Sequence[Field], values: np.ndarray) -> np.ndarray:
+    """Returns how large a number of the vector is meant to be, (dim,) float64, all above 0.
+
+    This is its range, high minus low. Where there is none, it is the largest of its `values`, and
+    at least LEAST_SHARE of the largest in its field; where these are all 0, it is 1.
+
+    Args:
+        fields: Fields of the vector.
+        values: Some of its values (..., dim).
+    """
+    low, high = limits(fields)
+    span = high - low
+    largest = np.abs(values).reshape(-1, len(span)).max(0).astype(np.float64)
+    for field in fields:
+        part = largest[field.start : field.stop]
+        part[:] = np.maximum(part, LEAST_SHARE * part.max())
+    largest[largest == 0] = 1
+    return np.where((span > 0) & (span < NO_RANGE), span, largest)
+
+
+def tolerances(fields: Sequence[Field], values: np.ndarray, share: float) -> np.ndarray:
+    """Returns by how much two computations of the vector may differ, (dim,) float64.
+
+    This is a share of each number's `scales`, and what float32 rounds away on top: 1000 +- 0.001 is
+    known to 6e-5 only.
+
+    Args:
+        fields: Fields of the vector.
+        values: Some of its values (..., dim).
+        share: Share of the scale.
+    """
+    largest = np.abs(values).reshape(-1, fields[-1].stop).max(0).astype(np.float64)
+    return share * scales(fields, values) + ROUNDINGS * largest
+
+
+def difference(fields: Sequence[Field], errors: np.ndarray, allowed: np.ndarray) -> str:
+    """Returns in words the number whose error is the largest for what is allowed.
+
+    Args:
+        fields: Fields of the vector.
+        errors: Error of each number (dim,).
+        allowed: Allowed error of each (dim,).
+    """
+    worst = int(np.argmax(errors / np.maximum(allowed, np.finfo(np.float64).tiny)))
+    field = next(field for field in fields if field.start <= worst < field.stop)
+    names = field.entry_names()
+    place = worst - field.start
+    name = names[place] if names else f"{field.name}[{place}]"
+    return f"{name} by {errors[worst]:.3g} {field.unit}, allowed is {allowed[worst]:.3g}"
 
 
 def _is_text(value: Any) -> bool:

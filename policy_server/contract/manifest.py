@@ -35,7 +35,8 @@ class Manifest:
         latent_dim: Length of the noise input; 0 if the graph has none.
         sampler: How the graph samples, free JSON, like {"method": "student", "n_denoise_steps": 1}.
         metrics: Training metrics, free JSON.
-        parity: How far the graph is from the trained model, like {"max_abs_error": 1e-7}.
+        parity: How far the graph is from the trained model, like {"max_abs_error": 1e-7,
+            "max_relative_error": 3e-8}; the second is a share of each action's range.
         files: sha256 (hex) of every other file of the bundle, by name. `save` fills it in.
         schema_version: Version of this layout. Only SCHEMA_VERSION can be read.
 

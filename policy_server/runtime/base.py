@@ -16,17 +16,22 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, get_args, runtime_checkable
+from typing import Any, Protocol, get_args, runtime_checkable
 
 import numpy as np
 
 from policy_server.contract.bundle import Bundle
+from policy_server.contract.checks import is_number
 from policy_server.contract.choices import Precision, Provider
 from policy_server.contract.doors.registries import Registry, UnknownName
 from policy_server.contract.errors import BackendError, first_line
+from policy_server.contract.field import difference, tolerances
 from policy_server.contract.policy import BatchPolicy
 
-FP32_ATOL = 1e-4  # allowed difference from the golden actions, in physical units
+# Allowed difference from the golden actions, as a share of each action's range. Export allows a
+# policy half of it at most, because another machine rounds otherwise.
+FP32_SHARE = 5e-5
+MADE = 1.5  # times the difference that a version in fewer bits had when it was made
 N_STATIC = 2  # golden vectors that each batch size computes again, at least
 
 
@@ -215,14 +220,13 @@ class CheckedBackend:
         up too.
 
         Args:
-            atol: Allowed difference. None: FP32_ATOL, and for another precision 1.5 times the
-                difference that it had when it was made on top.
+            atol: Allowed difference of every action. None: FP32_SHARE of each action's range, and
+                for another precision MADE times the difference that it had when it was made on top.
 
         Raises:
-            BackendError: The difference is above `atol` or not a number, so this machine must not
-                serve.
+            BackendError: A difference is larger or not a number, so this machine must not serve.
         """
-        allowed = self._default_atol() if atol is None else atol
+        allowed = self._allowed() if atol is None else np.full(self._answer[1], atol)
         n = len(self.golden["obs"])
         parts = [
             slice(start, start + size)
@@ -230,23 +234,39 @@ class CheckedBackend:
             for start in range(0, min(n, max(size, N_STATIC)), size)
         ]
         # np.max keeps a NaN, Python's max would pass over it
-        error = float(np.max([self._error(part) for part in (slice(n), *parts)]))
-        if not error <= allowed:
+        errors = np.max([self._errors(part) for part in (slice(n), *parts)], axis=0)
+        if not (errors <= allowed).all():
             raise BackendError(
-                f"self-test failed on {self.provider}: max abs error {error:.3g}, expected at most "
-                f"{allowed:g} on {n} golden vectors; the runtime computes another policy than the "
-                "one exported"
+                f"self-test failed on {self.provider}: of {n} golden vectors differs "
+                f"{difference(self.manifest.action, errors, allowed)}; the runtime computes "
+                "another policy than the one exported"
             )
-        return error
+        return float(errors.max())
 
-    def _default_atol(self) -> float:
-        made = self.manifest.parity.get(self.precision, {}) if self.precision != "fp32" else {}
-        return FP32_ATOL + 1.5 * float(made.get("golden_max_abs_error", 0.0))
+    def _allowed(self) -> np.ndarray:
+        """Returns the allowed difference of each action (act_dim,)."""
+        parity = self.manifest.parity
+        fields = self.manifest.action
+        share = FP32_SHARE + _number(parity, "rounding")
+        allowed = tolerances(fields, self.golden["action"], share)
+        made = parity.get(self.precision) if self.precision != "fp32" else None
+        if not isinstance(made, dict):
+            return allowed
+        errors = made.get("golden_abs_errors")  # older bundles have only the largest of them
+        if isinstance(errors, list) and len(errors) == len(allowed) and all(map(is_number, errors)):
+            return allowed + MADE * np.array(errors)
+        return allowed + MADE * _number(made, "golden_max_abs_error")
 
-    def _error(self, part: slice) -> float:
-        """Returns the largest difference on some of the golden vectors, computed in one call."""
+    def _errors(self, part: slice) -> np.ndarray:
+        """Returns each action's difference on golden vectors computed in one call, (act_dim,)."""
         action = self.act(self.golden["obs"][part], self.golden["noise"][part])
-        return float(np.abs(action - self.golden["action"][part]).max())
+        return np.abs(action - self.golden["action"][part]).max((0, 1))
+
+
+def _number(values: dict[str, Any], key: str) -> float:
+    """Returns a number of the manifest; 0 where there is none."""
+    value = values.get(key)
+    return float(value) if is_number(value) else 0.0
 
 
 class PlainBuffers:

@@ -8,13 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from edp_robot.deploy.export import (
-    N_GOLDEN,
-    PARITY_LIMIT,
-    ParityError,
-    onnx_session,
-    warn_of_unnamed,
-)
+from edp_robot.deploy.export import N_GOLDEN, PARITY_SHARE, agreement, onnx_session, warn_of_unnamed
 from edp_robot.deploy.wrap.command_map import command_map
 from edp_robot.deploy.wrap.foreign_file import WrapError, first_line
 from edp_robot.deploy.wrap.foreign_policy import Foreign
@@ -107,7 +101,7 @@ def wrap(foreign: Foreign, known: Known, out: str | Path, task: str | None = Non
     noise = rng.standard_normal((N_PARITY, foreign.latent_dim), np.float32)
     unlimited = commands.unlimited(states, foreign.act(states, noise))
     expected = {"obs": states, "noise": noise, "action": np.clip(unlimited, low, high)}
-    parity, got = check(graph, foreign, expected, high - low)
+    parity, got = check(graph, foreign, expected, action)
     manifest = Manifest(
         name=str(known.name),
         task=task or "none",
@@ -148,21 +142,20 @@ def draw(obs: tuple[Field, ...], n: int, rng: np.random.Generator) -> np.ndarray
 
 
 def check(
-    graph: bytes, foreign: Foreign, expected: dict[str, np.ndarray], span: np.ndarray
+    graph: bytes, foreign: Foreign, expected: dict[str, np.ndarray], fields: tuple[Field, ...]
 ) -> tuple[dict[str, Any], np.ndarray]:
     """Returns (parity, commands): the wrapped graph against the original, at once and one by one.
 
-    Parity is {"max_abs_error" [unit], "max_relative_error", "n"}. The relative error is relative to
-    `span`, or where that is infinite to the largest command, at least 1.
+    Parity is what `agreement` returns, with "n", the number of obs.
 
     Args:
         graph: The wrapped graph.
         foreign: The original.
         expected: Its obs (n, obs_dim), noise (n, latent_dim) and commands `action`.
-        span: High minus low of each action (act_dim,).
+        fields: Fields of the command.
 
     Raises:
-        ParityError: The relative error is above PARITY_LIMIT, or not a number.
+        ParityError: A difference is above PARITY_SHARE of the range, or not a number.
         WrapError: ONNX Runtime cannot run the wrapped graph.
     """
     names = ("obs", "noise") if foreign.noise else ("obs",)
@@ -185,16 +178,8 @@ def check(
         ) from error
     at_once = np.abs(got - action).max((0, 1))
     one_by_one = np.abs(single - action[:N_GOLDEN]).max((0, 1))
-    error = np.maximum(at_once, one_by_one)
-    largest = np.maximum(1.0, np.abs(action).max((0, 1)))
-    relative = float((error / np.where((span > 0) & (span < HUGE), span, largest)).max())
-    if not relative <= PARITY_LIMIT:
-        raise ParityError(
-            f"the wrapped graph and the original differ by {float(error.max()):.3g}, "
-            f"{relative:.3g} of the range, allowed is {PARITY_LIMIT}; nothing was written. NaN: it "
-            "answers no numbers to obs inside the limits"
-        )
-    return {"max_abs_error": float(error.max()), "max_relative_error": relative, "n": n}, got
+    errors = np.maximum(at_once, one_by_one)
+    return {**agreement(fields, errors, action, PARITY_SHARE), "n": n}, got
 
 
 def _sampler(foreign: Foreign, known: Known) -> dict[str, Any]:

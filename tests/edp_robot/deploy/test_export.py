@@ -4,6 +4,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from support.graphs import make_graph
 
 from edp_robot.deploy import export as export_module
 from edp_robot.deploy.export import (
@@ -78,8 +79,8 @@ def test_every_exported_policy_equals_torch(fixture, request):
     spec = item.source.spec
     graph = to_onnx(item.policy, spec, 10)
     deployed = Deployed(item.policy, spec.action_map, 10).eval()
-    found = parity(graph, compared(deployed, states, n=400, seed=0))
-    assert found["max_abs_error"] <= 1e-5
+    found = parity(graph, compared(deployed, states, n=400, seed=0), spec.action)
+    assert found["max_abs_error"] <= 1e-5 and found["max_relative_error"] <= 1e-5
     assert (found["n"], set(found["static"])) == (400, {"1", "4", "8", "16"})
     ops = {node.op_type for node in onnx.load_from_string(graph).graph.node}
     assert not {"Loop", "If", "Scan"} & ops
@@ -103,6 +104,24 @@ def test_best_of_k_is_inside_the_graph(student_run, tmp_path):
     np.testing.assert_allclose(answered, expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("high", [87.0, 1.0, 0.001])
+def test_what_a_command_may_be_off_is_a_share_of_its_range(high):
+    """The graph of another policy, off by 4e-6 and by 4e-5 of the range."""
+    motor = (Field("motor", 0, 1, "Nm", (-high,), (high,)),)
+    rows = np.random.default_rng(0).uniform(-high, high, (64, 1)).astype(np.float32)
+    graph = make_graph([("Identity", "obs", "command")], {}, (1, 1, 1))
+
+    def found(share):
+        action = (rows + np.float32(2 * high * share))[:, None]
+        return parity(graph, {"obs": rows, "noise": rows, "action": action}, motor)
+
+    agreed = found(4e-6)
+    assert agreed["max_relative_error"] == pytest.approx(4e-6, rel=0.05)
+    assert agreed["max_abs_error"] == pytest.approx(8e-6 * high, rel=0.05)
+    with pytest.raises(ParityError, match=r"differ: motor by \S+ Nm, allowed is"):
+        found(4e-5)
+
+
 def test_best_of_k_needs_a_critic(pretrained, tmp_path):
     with pytest.raises(ValueError, match="without a critic"):
         export(pretrained, tmp_path / "b", best_of=4)
@@ -117,7 +136,9 @@ def test_a_graph_that_differs_is_not_written(student_run, tmp_path, monkeypatch)
         return wrong
 
     monkeypatch.setattr(export_module, "to_onnx", shifted)
-    with pytest.raises(ParityError, match="onnx and torch differ by"):
+    with pytest.raises(
+        ParityError, match=r"differ: \S+ by \S+ rad, allowed is \S+ \(1e-05 of its range\)"
+    ):
         export(student_run, tmp_path / "b")
     assert not (tmp_path / "b").exists()
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from policy_server.contract.errors import BundleError
-from policy_server.contract.field import Field, limits
+from policy_server.contract.field import Field, difference, limits, scales, tolerances
 
 INF = float("inf")
 
@@ -89,3 +89,27 @@ def test_limits_of_a_vector_are_those_of_its_fields_in_order():
     np.testing.assert_array_equal(low, [-INF, -1, 3])
     np.testing.assert_array_equal(high, [INF, 1, 4])
     assert low.dtype == np.float64
+
+
+def test_a_scale_is_the_range_or_without_one_the_largest_value():
+    fields = (
+        Field("arm", 0, 3, "rad", (-1, -INF, 0), (2, INF, INF)),
+        Field("torque", 3, 6, "Nm", (-3.4e38,) * 3, (3.4e38,) * 3),
+        Field("fixed", 6, 7, "m", (5,), (5,)),
+        Field("silent", 7, 8, "m", (-INF,), (INF,)),
+    )
+    values = np.zeros((4, 2, 8))
+    values[1, 0, 1:7] = [-7, 0.5, 300, -2, 1e-9, 5]
+    expected = [3, 7, 0.5, 300, 2, 0.3, 5, 1]
+    np.testing.assert_allclose(scales(fields, values), expected)
+
+
+def test_a_tolerance_is_a_share_of_the_scale_and_what_float32_rounds():
+    fields = (Field("arm", 0, 2, "m", (-1, 999.999), (1, 1000.001)),)
+    values = np.array([[0.5, 1000.0]])
+    found = tolerances(fields, values, 1e-5)
+    assert found == pytest.approx([2e-5, 2e-8 + 2 * 2**-23 * 1000], rel=0.01)
+    said = difference(fields, np.array([1e-6, 1.0]), found)
+    assert said == "arm[1] by 1 m, allowed is 0.000238"
+    nan = difference(fields, np.array([1e-6, np.nan]), found)
+    assert nan.startswith("arm[1] by nan m")

@@ -6,6 +6,7 @@ from support.serving import expected_action
 
 from policy_server.contract.bundle import Bundle, extend, graph_name
 from policy_server.contract.errors import BackendError
+from policy_server.contract.field import Field
 from policy_server.runtime.base import BACKENDS, CheckedBackend, load_backend
 
 
@@ -107,7 +108,8 @@ def test_a_provider_is_used_or_refused(bundle_path):
 def test_self_test_refuses_another_policy(tiny, tmp_path):
     weights = tiny.W + np.float32(0.01)
     backend = load_backend(tiny.save(tmp_path / "b", onnx_bytes=tiny.onnx_bytes(weights)), "cpu")
-    with pytest.raises(BackendError, match=r"max abs error 0\.0\d+, expected at most 0.0001"):
+    message = r"arm_target\[\d\] by 0\.0\d+ rad, allowed is 9\.\d+e-05"  # 5e-5 of 1.8 rad
+    with pytest.raises(BackendError, match=message):
         backend.self_test()
     assert 0.001 < backend.self_test(atol=1.0) < 0.1
 
@@ -115,7 +117,7 @@ def test_self_test_refuses_another_policy(tiny, tmp_path):
 def test_self_test_refuses_nan(tiny, tmp_path):
     bundle = tiny.save(tmp_path / "b", onnx_bytes=tiny.onnx_bytes(final="Log"))
     backend = load_backend(bundle, "cpu")
-    with pytest.raises(BackendError, match="max abs error nan"):
+    with pytest.raises(BackendError, match="by nan rad"):
         backend.self_test(atol=1e9)
 
 
@@ -212,3 +214,70 @@ def test_another_precision_is_loaded_and_tested_by_its_own_error(tiny, tmp_path)
     with pytest.raises(BackendError, match="self-test failed"):
         load_backend(less, "cpu", precision="int8").self_test()
     assert load_backend(less, "cpu").self_test() < 1e-6
+
+
+def _with_limits(tiny, folder, low, high, difference, **more):
+    """A bundle whose golden actions, in [low, high], are off by `difference`, and its backend."""
+    scale = np.array([300.0, 300.0])
+    middle = np.zeros(2)
+    if max(high) < 1e6:
+        scale = (np.array(high) - low) / 2
+        middle = (np.array(high) + low) / 2
+    golden = tiny.golden()
+    right = (middle + scale * golden["action"]).astype(np.float32)
+
+    class Scaled:
+        provider = "cpu"
+
+        def __init__(self, bundle, options): ...
+
+        def act(self, obs, noise):
+            unit = tiny.expected_action(obs, noise).astype(np.float32)
+            return (middle + scale * unit).astype(np.float32)
+
+    action = (Field("motor", 0, 2, "Nm", low, high),)
+    golden = {**golden, "action": right + np.float32(difference)}
+    bundle = tiny.save(folder, action=action, golden=golden, **more)
+    return bundle, CheckedBackend(Scaled(bundle, None), bundle, "fp32")
+
+
+INF = float("inf")
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "same", "other"),
+    [
+        ((-300, -300), (300, 300), 0.02, 0.05),  # torques of another CPU: 3e-5 of the range
+        ((-0.001, -0.001), (0.001, 0.001), 5e-8, 1e-6),  # a gripper in m: 0.05 % is another policy
+        ((-1, -1), (1, 1), 9e-5, 1.2e-4),
+        ((-INF, -INF), (INF, INF), 0.01, 0.05),  # no limits: the golden answers reach 300
+        ((-3e38, -3e38), (3e38, 3e38), 0.01, 0.05),  # what Gymnasium writes for no limits
+        ((999.999, 999.999), (1000.001, 1000.001), 6e-5, 5e-4),  # float32 knows 1000 to 6e-5
+    ],
+)
+def test_the_self_test_allows_a_share_of_each_range(tiny, tmp_path, low, high, same, other):
+    _with_limits(tiny, tmp_path / "a", low, high, same)[1].self_test()
+    backend = _with_limits(tiny, tmp_path / "b", low, high, other)[1]
+    with pytest.raises(BackendError, match=r"differs motor\[\d\] by \S+ Nm, allowed is"):
+        backend.self_test()
+
+
+def test_each_action_is_held_to_its_own_range(tiny, tmp_path):
+    """0.01 is nothing for 300 Nm and everything for 0.001 m, also with an error of its own."""
+    low = (-300, -0.001)
+    high = (300, 0.001)
+    _with_limits(tiny, tmp_path / "a", low, high, [0.01, 0])[1].self_test()
+    bundle, backend = _with_limits(tiny, tmp_path / "b", low, high, [0, 1e-5])
+    with pytest.raises(BackendError, match=r"motor\[1\] by 1e-05"):
+        backend.self_test()
+    made = {"golden_max_abs_error": 6.0, "golden_abs_errors": [6.0, 1e-6]}
+    extended = extend(bundle, {graph_name("int8"): b"graph"}, {"int8": made})
+    with pytest.raises(BackendError, match=r"motor\[1\] by 1e-05"):
+        CheckedBackend(backend, extended, "int8").self_test()
+
+
+@pytest.mark.parametrize("parity", [{}, {"rounding": "x"}, {"rounding": None, "int8": 3}])
+def test_a_manifest_with_other_parity_is_held_to_the_range_alone(tiny, tmp_path, parity):
+    backend = _with_limits(tiny, tmp_path / "a", (-1, -1), (1, 1), 1e-3, parity=parity)[1]
+    with pytest.raises(BackendError, match="self-test failed"):
+        backend.self_test()

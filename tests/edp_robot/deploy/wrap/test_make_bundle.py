@@ -4,8 +4,9 @@ import math
 import numpy as np
 import pytest
 from support.foreign import known, linear, written
+from support.house import ROOT
 
-from edp_robot.deploy.export import ParityError
+from edp_robot.deploy.export import N_GOLDEN, PARITY_SHARE, SOLVER_SHARE, ParityError
 from edp_robot.deploy.wrap import make_bundle as stage
 from edp_robot.deploy.wrap.command_map import command_map
 from edp_robot.deploy.wrap.foreign_file import WrapError
@@ -13,7 +14,7 @@ from edp_robot.deploy.wrap.known_fields import Draft, Known
 from edp_robot.deploy.wrap.make_bundle import draw, wrap
 from edp_robot.deploy.wrap.surgery import wrapped_graph
 from policy_server.contract.field import Field
-from policy_server.runtime.base import load_backend
+from policy_server.runtime.base import FP32_SHARE, load_backend
 
 
 def test_a_bundle_holds_what_was_said_and_answers_what_the_original_does(tmp_path):
@@ -84,16 +85,18 @@ def test_parity_is_relative_to_the_range_of_the_limits(tmp_path):
         "noise": np.zeros((64, 0), np.float32),
         "action": np.array([[[0.5 + 1e-4, 0.25]]] * 64),
     }
-    parity, _ = stage.check(graph, foreign, expected, np.array([20.0, 20.0]))
+    ten = (Field("motor", 0, 2, "V", (-10, -10), (10, 10)),)
+    parity, _ = stage.check(graph, foreign, expected, ten)
     assert parity["max_abs_error"] == pytest.approx(1e-4, rel=1e-3)
     assert parity["max_relative_error"] == pytest.approx(5e-6, rel=1e-3)
-    with pytest.raises(ParityError, match=r"0\.0001"):  # without limits, relative to 1
-        stage.check(graph, foreign, expected, np.array([np.inf, np.inf]))
+    free = (Field("motor", 0, 2, "V", (-math.inf,) * 2, (math.inf,) * 2),)
+    with pytest.raises(ParityError, match=r"motor\[0\] by 0\.0001 V"):  # of the largest, 0.5
+        stage.check(graph, foreign, expected, free)
 
 
 def test_answers_that_are_no_numbers_are_refused(tmp_path):
     foreign = written(linear(weights=np.full((3, 2), np.nan, np.float32)), tmp_path / "p.onnx")
-    with pytest.raises(ParityError, match=r"nan of the range.*no numbers"):
+    with pytest.raises(ParityError, match=r"by nan V"):
         wrap(foreign, known(), tmp_path / "b")
 
 
@@ -122,3 +125,21 @@ def test_nothing_is_written_while_something_is_missing(tmp_path):
     with pytest.raises(WrapError, match="control_hz"):
         wrap(foreign, Known(known().obs, (Draft("a", 2),), action_map="none"), tmp_path / "b")
     assert not (tmp_path / "b").exists()
+
+
+def test_the_page_says_the_numbers_of_the_code(tmp_path):
+    page = " ".join((ROOT / "docs" / "your_policy.md").read_text().split())
+    for text in (
+        f"{stage.N_PARITY} observations are drawn inside their limits ([-3, 3] where",
+        f"the first {N_GOLDEN} become golden vectors",
+        "A difference above 1e-5 of the range",
+        "`edp export` of a student | 1e-5 |",
+        "which multiplies what float32 rounds | 2.5e-5 |",
+        "on another processor | 5e-5 |",
+    ):
+        assert text in page
+    assert (PARITY_SHARE, SOLVER_SHARE, FP32_SHARE) == (1e-5, 2.5e-5, 5e-5)
+    assert stage.UNBOUNDED == 3
+    foreign = written(linear(), tmp_path / "p.onnx")
+    bundle = wrap(foreign, known(limit=9.0), tmp_path / "b").bundle
+    assert len(bundle.golden()["obs"]) == N_GOLDEN
