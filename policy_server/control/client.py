@@ -247,7 +247,8 @@ class PolicyClient:
         self._sequence += 1
         frame = wire.encode(Header(kind, 0, self._sequence, start_ns, budget_us), payload)
         if not self._link.send(frame, deadline_ns):
-            raise self._timeout(start_ns, "not connected to", self._unconnected_hint)
+            trouble = f"{self._link.trouble}; " if self._link.trouble else ""
+            raise self._timeout(start_ns, "not connected to", trouble + self._unconnected_hint)
         return self._sequence
 
     def _receive(self, kind: Kind, start_ns: int, deadline_ns: int) -> tuple[Header, memoryview]:

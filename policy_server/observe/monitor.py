@@ -13,15 +13,20 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from http import HTTPStatus
-from socketserver import ThreadingMixIn
+from socketserver import TCPServer, ThreadingMixIn
 from typing import Any, Literal, Protocol
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
 from policy_server.contract.errors import ServerError
 from policy_server.observe.metrics import Snapshot, metrics_app
+from policy_server.transport.address import split_host
+from policy_server.transport.names import Address, look_up
 
 TICK_LIMIT_S = 5.0
+LOOK_UP_S = 5.0
 _MAX_CONNECTIONS = 8
+_METHODS = ("GET", "HEAD")
+App = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 
 @dataclass(frozen=True)
@@ -144,12 +149,15 @@ def serve_pages(
     Raises:
         ServerError: The address is malformed or in use, or prometheus-client is not installed.
     """
-    host, _, port = address.rpartition(":")
-    if not port.isdecimal() or int(port) > 65535:
-        raise ServerError(f"metrics address {address!r}: expected HOST:PORT, like 127.0.0.1:9464")
+    found = split_host(address if ":" in address else f":{address}")
+    if found is None:
+        raise ServerError(
+            f"metrics address {address!r}: expected HOST:PORT, like 127.0.0.1:9464 or [::1]:9464"
+        )
+    host, port = found
     app = _pages(metrics_app(snapshot), health)
     try:
-        return _PageServer(host or "127.0.0.1", int(port), app)
+        return _PageServer(look_up(host or "127.0.0.1", port, LOOK_UP_S)[0], app)
     except (OSError, OverflowError) as error:
         raise ServerError(
             f"cannot serve metrics on {address}: {error}; choose another --metrics"
@@ -178,7 +186,7 @@ def _pages(
         path = environ["PATH_INFO"]
         if path == "/metrics":
             try:
-                return metrics(environ, start_response)
+                return [b"".join(metrics(environ, start_response))]
             except TimeoutError as error:
                 return _text(start_response, HTTPStatus.SERVICE_UNAVAILABLE, str(error))
         page = {"/healthz": healthz, "/readyz": readyz}.get(path)
@@ -187,14 +195,38 @@ def _pages(
             return _text(start_response, HTTPStatus.NOT_FOUND, expected)
         return _text(start_response, *page())
 
-    return app
+    return _reading_only(app)
 
 
-def _text(start_response: Callable[..., Any], status: HTTPStatus, text: str) -> Iterable[bytes]:
+def _reading_only(app: App) -> App:
+    """Returns an application that answers HEAD like GET without the body, and nothing else."""
+
+    def answer(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        method = environ["REQUEST_METHOD"]
+        if method not in _METHODS:
+            allowed = ", ".join(_METHODS)
+            status = HTTPStatus.METHOD_NOT_ALLOWED
+            return _text(start_response, status, f"expected {allowed}", ("Allow", allowed))
+        said: list[tuple[str, list[tuple[str, str]]]] = []
+        as_get = {**environ, "REQUEST_METHOD": "GET"}
+        body = b"".join(app(as_get, lambda status, headers: said.append((status, headers))))
+        status, headers = said[-1]
+        names = {name.lower() for name, _ in headers}
+        length = [] if "content-length" in names else [("Content-Length", str(len(body)))]
+        start_response(status, [*headers, *length])
+        return [b"" if method == "HEAD" else body]
+
+    return answer
+
+
+def _text(
+    start_response: Callable[..., Any], status: HTTPStatus, text: str, *headers: tuple[str, str]
+) -> Iterable[bytes]:
     """Returns the body of a plain text answer."""
     body = f"{text}\n".encode()
-    headers = [("Content-Type", "text/plain; charset=utf-8"), ("Content-Length", str(len(body)))]
-    start_response(f"{status.value} {status.phrase}", headers)
+    kind = ("Content-Type", "text/plain; charset=utf-8")
+    said = [kind, ("Content-Length", str(len(body))), *headers]
+    start_response(f"{status.value} {status.phrase}", said)
     return [body]
 
 
@@ -204,9 +236,10 @@ class _PageServer(ThreadingMixIn, WSGIServer):
     daemon_threads = True
     request_queue_size = 32
 
-    def __init__(self, host: str, port: int, app: Callable[..., Iterable[bytes]]):
+    def __init__(self, address: Address, app: App):
         self._slots = threading.Semaphore(_MAX_CONNECTIONS)
-        super().__init__((host, port), _Handler)
+        self.address_family, where = address
+        super().__init__(where, _Handler)
         self.set_app(app)
         self._thread = threading.Thread(
             target=self.serve_forever, args=(0.1,), name="metrics", daemon=True
@@ -217,7 +250,13 @@ class _PageServer(ThreadingMixIn, WSGIServer):
     def address(self) -> str:
         """HOST:PORT where it listens."""
         host, port = self.server_address[:2]
-        return f"{host}:{port}"
+        return f"[{host}]:{port}" if ":" in str(host) else f"{host}:{port}"
+
+    def server_bind(self) -> None:
+        """Binds without the look-up of this host's name, which HTTPServer makes and waits for."""
+        TCPServer.server_bind(self)
+        self.server_name, self.server_port = self.server_address[:2]
+        self.setup_environ()
 
     def close(self) -> None:
         """Stops listening."""

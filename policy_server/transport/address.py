@@ -22,14 +22,46 @@ def address_of(endpoint: str) -> tuple[int, str | tuple[str, int]]:
     Raises:
         ValueError: The endpoint is none of these.
     """
+    path = unix_path(endpoint)
+    if path is not None:
+        return AF_UNIX, path
+    host, port = host_and_port(endpoint)
+    return (socket.AF_INET6 if ":" in host else socket.AF_INET), (host, port)
+
+
+def unix_path(endpoint: str) -> str | None:
+    """Returns the address of an ipc endpoint's socket, None for other endpoints."""
     scheme, separator, rest = endpoint.partition("://")
-    host, _, port = rest.rpartition(":")
-    if separator and scheme == "ipc" and rest:
-        return AF_UNIX, "\0" + rest[1:] if rest.startswith("@") else rest
-    if separator and scheme == "tcp" and host and port.isdigit() and int(port) < 65536:
-        family = socket.AF_INET6 if host.startswith("[") else socket.AF_INET
-        return family, (host.strip("[]"), int(port))
-    raise ValueError(f"endpoint {endpoint!r}: expected tcp://HOST:PORT or ipc://PATH")
+    if scheme != "ipc" or not separator or not rest:
+        return None
+    return "\0" + rest[1:] if rest.startswith("@") else rest
+
+
+def host_and_port(endpoint: str) -> tuple[str, int]:
+    """Returns the host, without brackets, and the port of a tcp endpoint.
+
+    Raises:
+        ValueError: It is no tcp endpoint, or an IPv6 address has no brackets.
+    """
+    scheme, separator, rest = endpoint.partition("://")
+    found = split_host(rest) if scheme == "tcp" and separator else None
+    if found is None or not found[0]:
+        brackets = "; an IPv6 address is written in brackets, [::1]" if rest.count(":") > 1 else ""
+        raise ValueError(f"endpoint {endpoint!r}: expected tcp://HOST:PORT or ipc://PATH{brackets}")
+    return found
+
+
+def split_host(address: str) -> tuple[str, int] | None:
+    """Returns host and port of HOST:PORT or [IPV6]:PORT, None for other texts.
+
+    The host is without brackets, and may be empty.
+    """
+    host, _, port = address.rpartition(":")
+    inner = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    is_bare_ipv6 = inner == host and ":" in host
+    if is_bare_ipv6 or set("[]") & set(inner) or not (port.isascii() and port.isdigit()):
+        return None
+    return (inner, int(port)) if int(port) < 65536 else None
 
 
 def socket_file(endpoint: str) -> Path | None:

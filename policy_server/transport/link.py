@@ -7,13 +7,21 @@ server that is not there.
 import uuid
 from typing import Protocol
 
+from policy_server.transport.address import host_and_port, unix_path
 from policy_server.transport.curve_client import CurveLink
 from policy_server.transport.keys import ClientKeys
+from policy_server.transport.names import look_up, tcp_text
 from policy_server.transport.plain_client import PlainLink
 
 
 class Link(Protocol):
-    """Sends and receives frames of `policy_server.contract.wire`."""
+    """Sends and receives frames of `policy_server.contract.wire`.
+
+    Attributes:
+        trouble: Why there is no connection, as far as that is known. Empty otherwise.
+    """
+
+    trouble: str
 
     def send(self, frame: bytes, deadline_ns: int) -> bool:
         """Returns whether the frame was sent. Waits for a connection until `deadline_ns`."""
@@ -40,6 +48,18 @@ def connect(endpoint: str, keys: ClientKeys | None = None) -> Link:
     """
     identity = new_identity()
     return PlainLink(endpoint, identity) if keys is None else CurveLink(endpoint, identity, keys)
+
+
+def in_figures(endpoint: str, timeout_s: float) -> str:
+    """Returns the endpoint with its host's first address in place of a name.
+
+    Raises:
+        ValueError: The endpoint is neither tcp nor ipc.
+        OSError: There is no such host, or its look-up lasts longer than `timeout_s`.
+    """
+    if unix_path(endpoint) is not None:
+        return endpoint
+    return tcp_text(look_up(*host_and_port(endpoint), timeout_s)[0])
 
 
 def new_identity() -> bytes:

@@ -12,7 +12,8 @@ from collections.abc import Iterator
 
 from policy_server.contract import wire
 from policy_server.transport import zmtp
-from policy_server.transport.address import AF_UNIX, address_of
+from policy_server.transport.address import AF_UNIX, host_and_port, unix_path
+from policy_server.transport.names import Address, Addresses
 
 BACK_OFF_S = (0.02, 0.5)  # Before the second attempt to connect, and at most.
 HANDSHAKE_S = 2.0
@@ -27,6 +28,9 @@ _DONTWAIT = socket.MSG_DONTWAIT
 class PlainLink:
     """A `Link` that speaks as a DEALER on a plain socket. It keeps deadlines to microseconds.
 
+    Attributes:
+        trouble: Why there is no connection, as far as that is known.
+
     Args:
         endpoint: tcp://HOST:PORT or ipc://PATH.
         identity: Routing id, which names the session on the server.
@@ -36,7 +40,10 @@ class PlainLink:
     """
 
     def __init__(self, endpoint: str, identity: bytes):
-        self._family, self._address = address_of(endpoint)
+        path = unix_path(endpoint)
+        self._addresses = None if path is not None else Addresses(*host_and_port(endpoint))
+        self._path = path
+        self.trouble = ""
         self._identity = identity
         self._socket: socket.socket | None = None
         self._open = False
@@ -175,18 +182,40 @@ class PlainLink:
             now_ns = time.monotonic_ns()
             if self._handshake is None:
                 time.sleep(max(min(self._attempt_ns, deadline_ns) - now_ns, 0) * 1e-9)
-                if self._attempt_ns > max(deadline_ns, now_ns):
+                if self._attempt_ns > max(deadline_ns, now_ns) or not self._begin(deadline_ns):
                     return False
-                self._handshake = self._shake_hands()
-                self._handshake_until_ns = time.monotonic_ns() + int(HANDSHAKE_S * 1e9)
-                self._step()
             elif self._wait(self._wants_write, min(deadline_ns, self._handshake_until_ns)):
                 self._step()
             elif time.monotonic_ns() >= self._handshake_until_ns:
-                self._lost()
+                self._failed(TimeoutError("no answer to the greeting"))
             elif time.monotonic_ns() >= deadline_ns:
                 return False
         return True
+
+    def _begin(self, deadline_ns: int) -> bool:
+        """Returns False where the host's name is still being looked up at `deadline_ns`."""
+        try:
+            address = self._next_address(deadline_ns)
+        except OSError as error:
+            self._failed(error)
+            return True
+        if address is None:
+            self.trouble = "the look-up of the host's name has not been answered"
+            return False
+        self._handshake = self._shake_hands(*address)
+        self._handshake_until_ns = time.monotonic_ns() + int(HANDSHAKE_S * 1e9)
+        self._step()
+        return True
+
+    def _next_address(self, deadline_ns: int) -> Address | tuple[int, str] | None:
+        if self._addresses is not None:
+            return self._addresses.next(deadline_ns)
+        return AF_UNIX, str(self._path)
+
+    def _failed(self, error: OSError) -> None:
+        """Notes why an attempt failed, and ends it."""
+        self.trouble = str(error.strerror or error)
+        self._lost()
 
     def _step(self) -> None:
         """Continues the handshake until it has to wait."""
@@ -197,16 +226,17 @@ class PlainLink:
             self._open = True
             self._handshake = None
             self._back_off_s = BACK_OFF_S[0]
-        except OSError:
-            self._lost()
+            self.trouble = ""
+        except OSError as error:
+            self._failed(error)
 
-    def _shake_hands(self) -> Iterator[bool]:
+    def _shake_hands(self, family: int, address: tuple | str) -> Iterator[bool]:
         """Connects and greets. Yields whether it waits to write, else to read. Raises OSError."""
-        self._socket = own = socket.socket(self._family, socket.SOCK_STREAM)
+        self._socket = own = socket.socket(family, socket.SOCK_STREAM)
         own.setblocking(False)
-        if self._family != AF_UNIX:
+        if family != AF_UNIX:
             own.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        code = own.connect_ex(self._address)
+        code = own.connect_ex(address)
         if code == errno.EINPROGRESS:
             yield True
             code = own.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)

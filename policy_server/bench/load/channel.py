@@ -12,9 +12,9 @@ from policy_server.contract import wire
 from policy_server.contract.errors import PolicyError, PolicyTimeout
 from policy_server.contract.policy import Policy
 from policy_server.contract.wire import Header, Kind, WireError
-from policy_server.transport.curve_client import dealer
+from policy_server.transport.curve_client import connect_dealer, new_dealer
 from policy_server.transport.keys import ClientKeys
-from policy_server.transport.link import new_identity, unconnected_hint
+from policy_server.transport.link import in_figures, new_identity, unconnected_hint
 
 # Plain integers: the operators of pyzmq's enums cost microseconds.
 _POLLIN = int(zmq.POLLIN)
@@ -73,6 +73,7 @@ class SocketChannel:
 
     Raises:
         ValueError: ZeroMQ does not understand the endpoint.
+        OSError: The host's name cannot be looked up.
         PolicyTimeout: Not every client is connected in time.
     """
 
@@ -87,12 +88,16 @@ class SocketChannel:
     ):
         self._payload = payload
         self._reply_bytes = reply_bytes
-        self._sockets = [dealer(endpoint, new_identity(), keys) for _ in range(n_clients)]
+        until_s = time.monotonic() + timeout_s
+        where = f"{endpoint}; {unconnected_hint(keys)}"
+        found = in_figures(endpoint, timeout_s)
+        self._sockets = [new_dealer(new_identity(), keys) for _ in range(n_clients)]
+        for socket in self._sockets:
+            connect_dealer(socket, found)
         self._clients = {socket.fileno(): client for client, socket in enumerate(self._sockets)}
         self._fds = list(self._clients)
         self._unread: set[int] = set()  # clients whose descriptor may have fired already
-        where = f"{endpoint}; {unconnected_hint(keys)}"
-        self._wait_connected(time.monotonic() + timeout_s, where)
+        self._wait_connected(until_s, where)
 
     def send(self, client: int, request: Header) -> bool:
         """See `Channel`."""

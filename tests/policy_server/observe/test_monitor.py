@@ -78,6 +78,54 @@ def test_other_pages_and_methods_are_refused():
     assert status == 200 and values(text)[("edp_answers_total", ("status", "OK"))] == 7
 
 
+@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/metrics", "/other"])
+def test_head_is_answered_like_get_without_the_body(path):
+    with pages() as address:
+        answers = [asked(address, f"{method} {path} HTTP/1.0") for method in ("GET", "HEAD")]
+    heads, bodies = zip(*(answer.split("\r\n\r\n", 1) for answer in answers), strict=True)
+    got, head = ([line for line in each.splitlines() if "Date" not in line] for each in heads)
+    assert got == head and f"Content-Length: {len(bodies[0])}" in head
+    assert bodies[0] and not bodies[1]
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "TRACE", "BREW"])
+@pytest.mark.parametrize("path", ["/healthz", "/metrics", "/other"])
+def test_other_methods_are_told_which_ones_there_are(method, path):
+    with pages() as address:
+        answer = asked(address, f"{method} {path} HTTP/1.1\r\nHost: a")
+    assert " 405 " in answer.splitlines()[0] and "Allow: GET, HEAD" in answer
+
+
+@pytest.mark.parametrize(
+    ("line", "code"), [("GET", 400), ("GET / X", 400), ("GET / HTTP/9.9", 505), ("\0\1\2 \3", 400)]
+)
+def test_malformed_requests_are_answered(line, code):
+    with pages() as address:
+        assert str(code) in asked(address, line)
+        assert get(address, "/healthz")[0] == 200
+
+
+def asked(address, request):
+    """Returns all that comes back for a request's bytes."""
+    host, _, port = address.rpartition(":")
+    with socket.create_connection((host, int(port)), 10) as connection:
+        connection.sendall(f"{request}\r\n\r\n".encode())
+        return b"".join(iter(lambda: connection.recv(1 << 16), b"")).decode()
+
+
+@pytest.mark.parametrize("host", ["[::1]", "localhost", "127.0.0.1", ""])
+def test_pages_are_served_on_addresses_of_all_kinds(host):
+    with contextlib.closing(serve_pages(f"{host}:0", example, serving)) as server:
+        assert get(server.address, "/healthz") == (200, "ok\n")
+        assert ("[::1]:" in server.address) == (host == "[::1]")
+
+
+@pytest.mark.parametrize("address", ["::1", "::1:9464", "[::1]", "[::1:9464", "a:b", "a:65536"])
+def test_other_addresses_are_refused_in_words(address):
+    with pytest.raises(ServerError, match=r"expected HOST:PORT, like 127.0.0.1:9464 or \[::1\]"):
+        serve_pages(address, example, serving)
+
+
 def test_silent_connections_are_bounded_and_end(monkeypatch):
     monkeypatch.setattr(pages_module._Handler, "timeout", 0.3)
     with pages() as address, contextlib.ExitStack() as stack:

@@ -27,6 +27,7 @@ ELSEWHERE = [
     [
         ("tcp://localhost:5599", (socket.AF_INET, ("localhost", 5599))),
         ("tcp://[::1]:1", (socket.AF_INET6, ("::1", 1))),
+        ("tcp://[fe80::1%1]:1", (socket.AF_INET6, ("fe80::1%1", 1))),
         ("ipc:///run/policy", (socket.AF_UNIX, "/run/policy")),
         ("ipc://@name", (socket.AF_UNIX, "\0name")),
     ],
@@ -36,7 +37,19 @@ def test_addresses(endpoint, address):
 
 
 @pytest.mark.parametrize(
-    "endpoint", ["", "tcp://a", "tcp://:1", "tcp://a:-1", "tcp://a:65536", "ipc://", "a:1"]
+    "endpoint",
+    [
+        "",
+        "tcp://a",
+        "tcp://:1",
+        "tcp://a:-1",
+        "tcp://a:65536",
+        "ipc://",
+        "a:1",
+        "tcp://::1:1",
+        "tcp://[::1:1",
+        "tcp://[]:1",
+    ],
 )
 def test_other_texts_are_no_addresses(endpoint):
     with pytest.raises(ValueError, match="expected tcp://HOST:PORT or ipc://PATH"):
@@ -95,3 +108,11 @@ def test_ipc_needs_a_path():
 def test_other_endpoints_are_refused(endpoint, has_keys):
     with pytest.raises(ServerError, match=r"expected tcp://127\.0\.0\.1:PORT or ipc"):
         check_bind(endpoint, has_keys)
+
+
+@pytest.mark.parametrize("host", ["[::1]", "localhost"])
+def test_a_server_and_a_client_on_an_address_of_any_kind(start_server, bundle_path, host):
+    server = start_server(bundle_path, f"tcp://{host}:*")
+    port = server.endpoint.rpartition(":")[2]
+    with PolicyClient(f"tcp://{host}:{port}", timeout_s=10) as client:
+        assert client.act(OBS).shape == (2, 2)
