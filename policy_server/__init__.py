@@ -30,6 +30,7 @@ Errors:
     BackendError: Runtime, provider or graph are not what is needed.
     PolicyTimeout: No answer came before the deadline.
     PolicyError: The policy refused an obs, or failed.
+    MemoryLost: A policy with memory forgot the episode before its end.
     RobotError: The robot does not fit the policy.
     ServerError: The server cannot listen, or its keys are wrong.
 """
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from policy_server.contract.errors import (
         BackendError,
         BundleError,
+        MemoryLost,
         PolicyError,
         PolicyTimeout,
         ServerError,
@@ -71,6 +73,7 @@ __all__ = [
     "Field",
     "LocalPolicy",
     "Manifest",
+    "MemoryLost",
     "Policy",
     "PolicyClient",
     "PolicyError",

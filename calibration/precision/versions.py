@@ -83,6 +83,15 @@ class Version:
         }
 
 
+def check_memory(manifest: Manifest) -> None:
+    """Raises CalibrationError for a policy with memory, whose rounding errors would add up."""
+    if manifest.state_dim:
+        raise CalibrationError(
+            f"{manifest.name} has memory (state_dim {manifest.state_dim}): its versions in fewer "
+            "bits are not supported, since errors of its state add up; serve it in fp32"
+        )
+
+
 def check_request(n_episodes: int, precisions: tuple[str, ...]) -> None:
     """Raises CalibrationError unless there are episodes and versions to make."""
     if n_episodes < 1 or not precisions or EXACT in precisions:

@@ -115,7 +115,7 @@ def latency(
         json: File to write the result to.
     """
     from policy_server.bench.host import host
-    from policy_server.bench.latency import bench_backend
+    from policy_server.bench.latency import bench_backend, bench_memory
     from policy_server.bench.statistics import summary
     from policy_server.runtime.base import load_backend
 
@@ -123,7 +123,10 @@ def latency(
     policy = load_backend(bundle, provider, precision=precision, backend=backend)
     result = {"self_test_error": policy.self_test(), "provider": policy.provider}
     golden = policy.golden
-    samples_us = bench_backend(policy, golden["obs"][:1], golden["noise"][:1], n)
+    if policy.manifest.state_dim:
+        samples_us = bench_memory(policy, golden, n)
+    else:
+        samples_us = bench_backend(policy, golden["obs"][:1], golden["noise"][:1], n)
     result["inference_us"] = summary(samples_us)
     name = policy.manifest.name
     print(f"{name}, provider {policy.provider}, {n} queries in this process")

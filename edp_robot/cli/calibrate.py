@@ -78,6 +78,7 @@ def quant(
     versions.check_request(episodes, precisions)
     source = Bundle.load(bundle)
     check_extendable(source)
+    versions.check_memory(source.manifest)
     policy = load_backend(source, "cpu")
     policy.self_test()
     simulated = visited.is_simulated(source.manifest)

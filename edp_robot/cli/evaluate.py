@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Annotated
 
@@ -75,23 +76,73 @@ def _bundle(bundle: Path, backend: str, task: str | None, episodes: int, seed: i
 
     policy = load_backend(bundle, backend=backend)
     manifest = policy.manifest
+    if manifest.state_dim:
+        rows = _Remembering(policy, seed)
+        return _commands(rows.answer, manifest, task, episodes, seed, rows.begin)
     return _commands(answers(policy, manifest.latent_dim, seed), manifest, task, episodes, seed)
 
 
+class _Remembering:
+    """A policy with memory that answers many episodes at once, each from its own memory.
+
+    Args:
+        policy: The policy's `CheckedBackend`.
+        seed: Seeds the noise.
+    """
+
+    def __init__(self, policy, seed: int) -> None:
+        self._policy = policy
+        self._rng = np.random.default_rng(seed)
+        self._state = np.zeros((0, policy.manifest.state_dim), np.float32)
+
+    def begin(self, rows: np.ndarray) -> None:
+        """Empties the memory of rows (n,) bool."""
+        if len(self._state) != len(rows):
+            self._state = np.zeros((len(rows), self._state.shape[1]), np.float32)
+        self._state[rows] = 0
+
+    def answer(self, obs: np.ndarray) -> np.ndarray:
+        """Returns commands (n, horizon, act_dim) for obs (n, obs_dim)."""
+        size = (len(obs), self._policy.manifest.latent_dim)
+        noise = self._rng.standard_normal(size, dtype=np.float32)
+        action, self._state = self._policy.step(obs, noise, self._state)
+        return action
+
+
 def _server(endpoint: str, keys, task: str | None, episodes: int, seed: int):
-    """Returns (task, result) of a server, asked for one observation at a time."""
+    """Returns (task, result) of a server, asked for one observation at a time.
+
+    A policy with memory remembers one episode a connection, so each episode has its own.
+    """
     from policy_server.control.client import PolicyClient
 
-    with PolicyClient(endpoint, keys=keys) as client:
-        client.reset(seed)
+    with contextlib.ExitStack() as stack:
+
+        def connected() -> PolicyClient:
+            return stack.enter_context(PolicyClient(endpoint, keys=keys))
+
+        clients = [connected()]
+        clients[0].reset(seed)
+        manifest = clients[0].manifest
+        remembers = manifest.state_dim > 0
+
+        def begin(rows: np.ndarray) -> None:
+            while remembers and len(clients) < len(rows):
+                clients.append(connected())
+                clients[-1].reset(seed + len(clients) - 1)
+            for row in np.flatnonzero(rows) if remembers else ():
+                clients[row].reset()
 
         def answer(obs: np.ndarray) -> np.ndarray:
-            return np.stack([client.act(row) for row in obs])
+            whose = clients[: len(obs)] if remembers else clients * len(obs)
+            return np.stack([client.act(row) for client, row in zip(whose, obs, strict=True)])
 
-        return _commands(answer, client.manifest, task, episodes, seed)
+        return _commands(answer, manifest, task, episodes, seed, begin)
 
 
-def _commands(answer, manifest, task: str | None, episodes: int, seed: int):
+def _commands(
+    answer, manifest, task: str | None, episodes: int, seed: int, begin=lambda rows: None
+):
     """Returns (task, result) of a policy that answers chunks of commands.
 
     A task that only the manifest names must be one of ours: the manifest is a file from elsewhere,
@@ -102,4 +153,5 @@ def _commands(answer, manifest, task: str | None, episodes: int, seed: int):
 
     name = task or manifest.task
     task_spec(name, may_import=task is not None)
-    return name, evaluate_commands(answer, name, episodes, seed, manifest.n_action_steps)
+    steps = manifest.n_action_steps
+    return name, evaluate_commands(answer, name, episodes, seed, steps, begin)

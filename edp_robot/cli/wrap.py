@@ -29,6 +29,9 @@ def wrap(
     noise: str | None = None,
     action_map: Literal["task", "metadata", "limits", "none"] | None = None,
     name: str | None = None,
+    state: tuple[str, ...] = (),
+    history: int | None = None,
+    history_order: Literal["term", "step"] | None = None,
 ) -> int:
     """Make a bundle of any ONNX policy.
 
@@ -47,26 +50,32 @@ def wrap(
             metadata: default_joint_pos + action_scale * answer. limits: [-1, 1], spread over low to
             high. none: commands.
         name: Name of the policy. Default: the file's.
+        state: IN:OUT of a recurrent policy's state, where names like h_in and h_out do not tell.
+        history: How many observations the policy sees, the newest included.
+        history_order: How these lie in its input. term: all steps of a field, then the next field.
     """
-    from edp_robot.deploy.wrap.command_map import possible_maps
-    from edp_robot.deploy.wrap.foreign_policy import read_policy
-    from edp_robot.deploy.wrap.make_bundle import gather
-    from edp_robot.deploy.wrap.make_bundle import wrap as run
+    from edp_robot.deploy.wrap import command_map, foreign_policy, make_bundle
     from policy_server.contract.bundle_folder import check_replaceable
-    from sim.core.registry import task_spec
 
     check_replaceable(out)
-    told = {"control_hz": control_hz, "action_map": action_map, "name": name}
+    steps = {"history": history, "history_order": history_order}
+    told = {"control_hz": control_hz, "action_map": action_map, "name": name, **steps}
     given = {"onnx": onnx, "out": out, "task": task, "output": output, "noise": noise, **told}
-    spec = task_spec(task) if task else None
-    foreign = read_policy(onnx, output, noise)
-    known = gather(foreign, spec, fields, _told(told), onnx.stem)
-    maps = possible_maps(spec, foreign.metadata)
+    spec = _spec(task)
+    foreign = foreign_policy.read_policy(onnx, output, noise, state)
+    known = make_bundle.gather(foreign, spec, fields, _told(told), onnx.stem)
+    maps = command_map.possible_maps(spec, foreign.metadata)
     if known.missing() and not sys.stdin.isatty():
-        return _hand_back(known, maps, fields, out, given)
+        return _hand_back(known, maps, fields, out, given, state)
     known = _asked(known, maps)
-    _report(known, run(foreign, known, out, task), out, task)
-    return 0
+    return _report(known, make_bundle.wrap(foreign, known, out, task), out, task)
+
+
+def _spec(task: str | None) -> Any:
+    """Returns the spec of a task, or None where none is given."""
+    from sim.core.registry import task_spec
+
+    return task_spec(task) if task else None
 
 
 def _told(given: dict[str, Any]) -> Known:
@@ -76,6 +85,9 @@ def _told(given: dict[str, Any]) -> Known:
     hz = given["control_hz"]
     if hz is not None and not 0 < hz < math.inf:
         raise ValueError(f"--control-hz {hz}: expected a number above 0")
+    steps = given["history"]
+    if steps is not None and steps < 1:
+        raise ValueError(f"--history {steps}: expected a whole number >= 1")
     return Known(**given, sources={key: _option(key) for key, value in given.items() if value})
 
 
@@ -103,7 +115,12 @@ def _ask(text: str) -> str:
 
 
 def _hand_back(
-    known: Known, maps: tuple[MapName, ...], fields: Path | None, out: Path, options: dict[str, Any]
+    known: Known,
+    maps: tuple[MapName, ...],
+    fields: Path | None,
+    out: Path,
+    options: dict[str, Any],
+    states: tuple[str, ...],
 ) -> int:
     """Prints what is missing, writes a fields file to fill in, and returns the exit status 1."""
     print(f"not known yet, so {out} was not written:")
@@ -120,6 +137,7 @@ def _hand_back(
         print(f'wrote {template}; replace its nulls ("none" is no limit), then:')
     pairs = [(_option(key), str(value)) for key, value in options.items() if value is not None]
     words = [word for pair in pairs for word in pair]
+    words += ["--state", *states] if states else []
     print("  edp wrap " + shlex.join([*words, "--fields", str(template)]))
     return 1
 
@@ -127,17 +145,20 @@ def _hand_back(
 def _missing(known: Known, vector: str, index: int, key: str, maps: tuple[MapName, ...]) -> str:
     """Returns in words what is missing; for the action map, also the choices."""
     from edp_robot.deploy.wrap.command_map import MAP_HELP
+    from edp_robot.deploy.wrap.history import ORDER_HELP
 
     if vector:
         field = getattr(known, vector)[index].name
         return f"{vector}[{index}].{key}" + (f" ({field})" if field else "")
+    if key == "history_order":
+        return "\n".join([key, *(f"    {name}: {text}" for name, text in ORDER_HELP.items())])
     if key != "action_map":
         return key
     return "\n".join([key, *(f"    {name}: {MAP_HELP[name]}" for name in maps)])
 
 
-def _report(known: Known, wrapped: Wrapped, out: Path, task: str | None) -> None:
-    """Prints the fields and their sources, the parity and the next commands."""
+def _report(known: Known, wrapped: Wrapped, out: Path, task: str | None) -> int:
+    """Prints fields and their sources, parity and next commands; returns the exit status 0."""
     from edp_robot.deploy.wrap.make_bundle import MUCH_CLIPPED
 
     manifest = wrapped.bundle.manifest
@@ -146,7 +167,7 @@ def _report(known: Known, wrapped: Wrapped, out: Path, task: str | None) -> None
     rate = f"{known.control_hz:g} Hz ({source.get('control_hz')})"
     steps = f"horizon {manifest.horizon}, of which {manifest.n_action_steps} executed"
     print(f"\n{rate}, action map {known.action_map} ({source.get('action_map')}), {steps},")
-    print(f"noise {manifest.latent_dim or 'none'}")
+    print(f"noise {manifest.latent_dim or 'none'}{_memory(manifest)}")
     parity = manifest.parity
     errors = f"{parity['max_abs_error']:.2g}, {parity['max_relative_error']:.2g} of the range"
     print(f"parity with the original over {parity['n']} drawn obs: max abs error {errors};")
@@ -156,6 +177,22 @@ def _report(known: Known, wrapped: Wrapped, out: Path, task: str | None) -> None
         print("  before a robot moves")
     check = f"edp evaluate --bundle {out}" if task else f"edp bench latency {out}"
     print(f"wrote {out}; next:\n  {check}\n  edp serve {out}")
+    return 0
+
+
+def _memory(manifest: Any) -> str:
+    """Returns what the policy remembers, in words; "" for nothing."""
+    if not manifest.state_dim:
+        return ""
+    ports = ", ".join(f"{a} from {b}" for a, b, _ in manifest.sampler.get("states", []))
+    said = [f"state {ports}"] if ports else []
+    if manifest.history > 1:
+        order = manifest.sampler["history_order"]
+        said.append(f"the last {manifest.history} observations (order {order})")
+    text = f"\nmemory of {manifest.state_dim} numbers: {' and '.join(said)}"
+    if manifest.n_action_steps > 1:
+        text += f"\n  it advances once a query, so once every {manifest.n_action_steps} actions"
+    return text
 
 
 def _field_table(known: Known, manifest: Any) -> str:

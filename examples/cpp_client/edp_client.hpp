@@ -80,6 +80,8 @@ struct Action {
     std::uint32_t inference_us = 0;  ///< In the policy [us].
     std::uint32_t server_us = 0;     ///< In the server: from arrival to the end of the work [us].
     std::uint32_t valid_us = 0;      ///< How long the chunk is meant to be executed, from `sent` on [us].
+    std::uint32_t n_seen = 0;        ///< Observations in the policy's memory, 0 if it has none. Unless it rises from
+                                     ///< answer to answer until the next reset, the memory was lost.
     std::uint8_t policy[8] = {};     ///< First bytes of the sha256 of the bundle that answered.
     Clock::time_point sent{};        ///< When the observation was sent.
     Duration roundtrip{};            ///< From `sent` until the answer was read here.
@@ -139,7 +141,8 @@ public:
     /// Returns the server's JSON (docs/wire.md): manifest, bundle_hash and more. Throws Timeout or Refused.
     std::string hello() { return control("{\"op\": \"hello\"}"); }
 
-    /// Restarts the session's noise at `seed`, in [0, 2^63), or continues it. Throws Timeout or Refused.
+    /// Begins an episode, with an empty memory. Restarts the session's noise at `seed`, in [0, 2^63), or continues it.
+    /// Throws Timeout or Refused.
     void reset(std::optional<std::int64_t> seed = std::nullopt) {
         control("{\"op\": \"reset\", \"seed\": " + (seed ? std::to_string(*seed) : "null") + "}");
     }
@@ -309,6 +312,7 @@ private:
         last_.sequence = head_.sequence;
         last_.queue_us = head_.queue_us, last_.inference_us = head_.inference_us;
         last_.server_us = head_.server_us, last_.valid_us = head_.valid_us;
+        last_.n_seen = head_.budget_us;
         std::memcpy(last_.policy, head_.policy, sizeof last_.policy);
         last_.sent = Clock::time_point(Duration(head_.client_time_ns));
         const auto now_ns = static_cast<std::uint64_t>(Clock::now().time_since_epoch().count());

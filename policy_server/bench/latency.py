@@ -1,13 +1,14 @@
 """Measures the latency of a policy in this process."""
 
 import time
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
 from policy_server.contract.clock import quiet
 from policy_server.contract.field import limits
 from policy_server.contract.manifest import Manifest
-from policy_server.contract.policy import BatchPolicy
+from policy_server.contract.policy import BatchPolicy, RecurrentPolicy
 
 
 def bench_backend(
@@ -22,11 +23,31 @@ def bench_backend(
         n: Number of queries to time.
         warmup: Number of queries before the first timed one.
     """
+    return _timed(lambda: policy.act(obs, noise), n, warmup)
+
+
+def bench_memory(
+    policy: RecurrentPolicy, golden: Mapping[str, np.ndarray], n: int = 2000, warmup: int = 100
+) -> np.ndarray:
+    """Returns the time of each of `n` steps of a policy with memory, (n,) [us].
+
+    Args:
+        policy: Policy to time.
+        golden: Its golden vectors. Every step gets the first one.
+        n: Number of steps to time.
+        warmup: Number of steps before the first timed one.
+    """
+    obs, noise, state = (golden[name][:1] for name in ("obs", "noise", "state"))
+    return _timed(lambda: policy.step(obs, noise, state), n, warmup)
+
+
+def _timed(call: Callable[[], object], n: int, warmup: int) -> np.ndarray:
+    """Returns the times of `n` calls after `warmup` others, (n,) [us]."""
     times_ns = np.zeros(n + warmup, dtype=np.int64)
     with quiet():
         for i in range(n + warmup):
             start = time.perf_counter_ns()
-            policy.act(obs, noise)
+            call()
             times_ns[i] = time.perf_counter_ns() - start
     return times_ns[warmup:] / 1000
 

@@ -120,7 +120,9 @@ class Bundle:
     def golden(self) -> dict[str, np.ndarray]:
         """Returns the golden arrays, finite float32.
 
-        They are obs (n, obs_dim), noise (n, latent_dim) and action (n, horizon, act_dim).
+        They are obs (n, obs_dim), noise (n, latent_dim) and action (n, horizon, act_dim). A policy
+        with memory also has state and next_state (n, state_dim): its rows are episodes one after
+        the other, and an episode begins with a state of zeros.
         """
         return _read_golden(self.read(GOLDEN), self.manifest)
 
@@ -204,9 +206,10 @@ def save(
         path: Folder of the bundle.
         manifest: Its manifest. `files` is replaced by the hashes of the files.
         onnx_bytes: The graph: obs (batch, obs_dim) and noise (batch, latent_dim) to
-            action (batch, horizon, act_dim).
-        golden: obs (n, obs_dim), noise (n, latent_dim) and action (n, horizon, act_dim) that a
-            server computes again before it serves.
+            action (batch, horizon, act_dim). With memory, also state (batch, state_dim) to
+            next_state (batch, state_dim).
+        golden: The arrays that `Bundle.golden` describes. A server computes them again before it
+            serves.
         extra_files: More files by name, like calibration.json.
 
     Raises:
@@ -255,6 +258,8 @@ def _read_golden(data: bytes, manifest: Manifest) -> dict[str, np.ndarray]:
         "noise": (manifest.latent_dim,),
         "action": (manifest.horizon, manifest.act_dim),
     }
+    if manifest.state_dim:
+        shapes |= dict.fromkeys(("state", "next_state"), (manifest.state_dim,))
     if set(arrays) != set(shapes):
         raise BundleError(f"{GOLDEN} holds {sorted(arrays)}, expected {sorted(shapes)}")
     n_rows = len(arrays["obs"]) if arrays["obs"].ndim else 0
@@ -267,7 +272,21 @@ def _read_golden(data: bytes, manifest: Manifest) -> dict[str, np.ndarray]:
             )
         if not np.isfinite(array).all():
             raise BundleError(f"{GOLDEN} {name} holds NaN or infinity")
+    if manifest.state_dim:
+        _check_episodes(arrays["state"], arrays["next_state"])
     return arrays
+
+
+def _check_episodes(state: np.ndarray, next_state: np.ndarray) -> None:
+    """Raises BundleError unless every row begins an episode or goes on where the last one ended."""
+    goes_on = np.zeros(len(state), bool)
+    goes_on[1:] = (state[1:] == next_state[:-1]).all(axis=1)
+    broken = np.flatnonzero(state.any(axis=1) & ~goes_on)
+    if len(broken):
+        raise BundleError(
+            f"{GOLDEN} state of row {broken[0]} is neither zeros nor the next_state of the row "
+            "before; expected whole episodes, one after the other"
+        )
 
 
 def _unpacked(data: bytes) -> dict[str, np.ndarray]:

@@ -31,6 +31,10 @@ class PolicyError(RuntimeError):
         self.status = status
 
 
+class MemoryLost(PolicyError):
+    """The policy forgot the episode before it ended. `reset` begins another one."""
+
+
 def first_line(error: Exception) -> str:
     """Returns the first line of an error's message, or its type if it has none."""
     return (str(error).splitlines() or [type(error).__name__])[0][:400]

@@ -15,6 +15,10 @@ from policy_server.contract.errors import BundleError
 from policy_server.contract.field import Field, limits
 
 SCHEMA_VERSION = 1
+MEMORY_VERSION = 2  # of a policy with memory, so that a reader without memory refuses it
+MAX_STATE_DIM = 1 << 18  # 1 MiB for each session of a server
+_MEMORY_KEYS = {"state_dim", "history"}
+_LEAST = {"horizon": 1, "n_action_steps": 1, "latent_dim": 0, "state_dim": 0, "history": 1}
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -38,7 +42,10 @@ class Manifest:
         parity: How far the graph is from the trained model, like {"max_abs_error": 1e-7,
             "max_relative_error": 3e-8}; the second is a share of each action's range.
         files: sha256 (hex) of every other file of the bundle, by name. `save` fills it in.
-        schema_version: Version of this layout. Only SCHEMA_VERSION can be read.
+        state_dim: Length of the state that the graph takes and gives back; 0 if it has no memory.
+            The state is zeros at the start of an episode.
+        history: Observations that one answer rests on, if the graph keeps the earlier ones in its
+            state; 1: only the newest.
 
     Raises:
         BundleError: An attribute is out of its range. The message names the first one.
@@ -58,20 +65,21 @@ class Manifest:
     metrics: dict[str, Any] = field(default_factory=dict)
     parity: dict[str, Any] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)
-    schema_version: int = SCHEMA_VERSION
+    state_dim: int = 0
+    history: int = 1
 
     def __post_init__(self) -> None:
         """Checks every attribute."""
-        _check_version(self.schema_version)
         for key in ("name", "task", "source_commit", "config_hash"):
             value = getattr(self, key)
             require(isinstance(value, str), f"{key} {value!r}: expected a text")
         _check_tiling("obs", self.obs)
         _check_tiling("action", self.action)
-        for key, least in (("horizon", 1), ("n_action_steps", 1), ("latent_dim", 0)):
+        for key, least in _LEAST.items():
             value = getattr(self, key)
             fits = is_int(value) and value >= least
             require(fits, f"{key} {value!r}: expected a whole number >= {least}")
+        _check_memory(self.state_dim, self.history)
         require(
             self.n_action_steps <= self.horizon,
             f"n_action_steps {self.n_action_steps} above horizon {self.horizon}: "
@@ -90,6 +98,11 @@ class Manifest:
             all(isinstance(value, str) and _SHA256.fullmatch(value) for value in hashes),
             f"files {self.files}: expected a sha256 in hex for each",
         )
+
+    @property
+    def schema_version(self) -> int:
+        """Version of the layout: MEMORY_VERSION for a policy with memory, else SCHEMA_VERSION."""
+        return MEMORY_VERSION if self.state_dim else SCHEMA_VERSION
 
     @property
     def obs_dim(self) -> int:
@@ -118,9 +131,11 @@ class Manifest:
         return np.concatenate(rates).astype(np.float32)
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns the content of manifest.json."""
+        """Returns the content of manifest.json; without memory, there is no word of it."""
+        left_out = set() if self.state_dim else _MEMORY_KEYS
         return {
-            **vars(self),
+            **{key: value for key, value in vars(self).items() if key not in left_out},
+            "schema_version": self.schema_version,
             "obs": {"dim": self.obs_dim, "fields": [field.to_dict() for field in self.obs]},
             "action": {"dim": self.act_dim, "fields": [field.to_dict() for field in self.action]},
         }
@@ -133,14 +148,23 @@ class Manifest:
             BundleError: Something differs from the layout.
         """
         require(isinstance(raw, dict), f"manifest {raw!r}: expected a JSON object")
-        _check_version(raw.get("schema_version"))
-        keys = set(cls.__dataclass_fields__)
+        version = _checked_version(raw.get("schema_version"))
+        has_memory = version == MEMORY_VERSION
+        keys = {*cls.__dataclass_fields__, "schema_version"}
+        keys -= set() if has_memory else _MEMORY_KEYS
         missing = sorted(keys - set(raw))
         unknown = sorted(set(raw) - keys)
         require(not missing and not unknown, f"manifest keys: missing {missing}, unknown {unknown}")
         obs = _vector("obs", raw["obs"])
         action = _vector("action", raw["action"])
-        return cls(**{**raw, "obs": obs, "action": action})
+        values = {key: value for key, value in raw.items() if key != "schema_version"}
+        manifest = cls(**{**values, "obs": obs, "action": action})
+        require(
+            manifest.schema_version == version,
+            f"schema version {version} with state_dim 0: expected a state, or version "
+            f"{SCHEMA_VERSION} without state_dim and history",
+        )
+        return manifest
 
 
 def parse_json(text: str | bytes, what: str) -> Any:
@@ -163,10 +187,25 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not a JSON value")
 
 
-def _check_version(version: Any) -> None:
+def _checked_version(version: Any) -> int:
+    known = (SCHEMA_VERSION, MEMORY_VERSION)
     require(
-        is_int(version) and version == SCHEMA_VERSION,
-        f"schema version {version!r}: this code reads {SCHEMA_VERSION}; export the policy again",
+        is_int(version) and version in known,
+        f"schema version {version!r}: this code reads {known[0]} and {known[1]}; "
+        "export the policy again, or update edp-robot",
+    )
+    return version
+
+
+def _check_memory(state_dim: int, history: int) -> None:
+    """Raises BundleError for a state that is too large, or a history that nothing keeps."""
+    require(
+        state_dim <= MAX_STATE_DIM,
+        f"state_dim {state_dim}: expected at most {MAX_STATE_DIM} numbers for each session",
+    )
+    require(
+        history == 1 or state_dim > 0,
+        f"history {history} with state_dim 0: the graph has no state to keep observations in",
     )
 
 

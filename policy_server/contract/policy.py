@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -18,7 +18,10 @@ class Policy(Protocol):
         ...
 
     def reset(self, seed: int | None = None) -> None:
-        """Begins an episode. Restarts the noise at `seed`; None goes on with fresh noise."""
+        """Begins an episode, with an empty memory.
+
+        Restarts the noise at `seed`; None goes on with fresh noise.
+        """
 
     def act(self, obs: np.ndarray, deadline_s: float | None = None) -> np.ndarray:
         """Returns the commands to execute next (horizon, act_dim).
@@ -46,5 +49,22 @@ class BatchPolicy(Protocol):
         Args:
             obs: (n, obs_dim) float32.
             noise: (n, latent_dim) float32, standard normal.
+        """
+        ...
+
+
+@runtime_checkable
+class RecurrentPolicy(Protocol):
+    """A batch policy whose graph has memory: its state goes in and comes back."""
+
+    def step(
+        self, obs: np.ndarray, noise: np.ndarray, state: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Returns new actions (n, horizon, act_dim) and the states after them (n, state_dim).
+
+        Args:
+            obs: (n, obs_dim) float32.
+            noise: (n, latent_dim) float32, standard normal.
+            state: (n, state_dim) float32. Zeros begin an episode.
         """
         ...

@@ -75,6 +75,7 @@ class Header(NamedTuple):
         sequence: Number that the client chooses and the server echoes.
         client_time_ns: Client's monotonic clock at sending [ns]. The server only echoes it.
         budget_us: Request: how long after arrival an answer is still wanted [us]. 0: no limit.
+            ACT_REPLY: `n_seen`.
         payload_bytes: Length of the payload; `encode` fills it in.
         queue_us: Reply: wait between arrival and the start of the work [us].
         inference_us: Reply: time in the policy [us].
@@ -94,6 +95,14 @@ class Header(NamedTuple):
     server_us: int = 0
     valid_us: int = 0
     policy: bytes = NO_POLICY
+
+    @property
+    def n_seen(self) -> int:
+        """ACT_REPLY: observations in the policy's memory, this one included; 0 without memory.
+
+        It stands where a request has its budget.
+        """
+        return self.budget_us
 
 
 def encode(header: Header, payload: bytes) -> bytes:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from policy_server.contract import wire
-from policy_server.contract.errors import PolicyError, PolicyTimeout
+from policy_server.contract.errors import MemoryLost, PolicyError, PolicyTimeout
 from policy_server.contract.manifest import Manifest
 from policy_server.contract.wire import Header, Kind, Status, WireError
 from policy_server.transport.keys import ClientKeys
@@ -21,6 +21,9 @@ class PolicyClient:
 
     The client reconnects by itself and keeps its session on the server. A restarted server starts a
     new session. A reply that comes after its deadline is dropped by its sequence number.
+
+    A policy with memory remembers the episode in the session. If it forgot (the server started
+    again, or loaded another policy), every action raises MemoryLost until `reset`.
 
     `act` asks and waits. `send` and `receive` separate the two: send at this tick, use the answer
     at the next.
@@ -43,6 +46,10 @@ class PolicyClient:
         self.endpoint = endpoint
         self.last_policy = wire.NO_POLICY
         self._last: tuple[Header, int] | None = None
+        self._remembers = False  # whether the policy has memory
+        self._n_seen: int | None = None  # observations in the policy's memory; None: a new episode
+        self._episode_from = 0  # answers to later requests belong to the episode
+        self._forgot = ""  # how the policy lost its memory
         self._timeout_s = timeout_s
         self._sequence = 0
         self._oldest = 1  # replies with a smaller sequence number are dropped
@@ -73,7 +80,7 @@ class PolicyClient:
         return {**times, "roundtrip_us": (received_ns - header.client_time_ns) / 1000}
 
     def hello(self, timeout_s: float | None = None) -> dict[str, Any]:
-        """Returns what the server says about itself and its policy.
+        """Returns what the server says about itself and its policy. Empties the policy's memory.
 
         The keys are wire_version, bundle_hash, manifest, provider, self_test_error, seed and
         session (a number).
@@ -86,17 +93,21 @@ class PolicyClient:
             BundleError: The server's manifest has another schema.
         """
         answer = self._control({"op": "hello"}, timeout_s)
+        self._begin_episode()
         self._learn(Manifest.from_dict(answer.get("manifest")))
         return answer
 
     def reset(self, seed: int | None = None) -> None:
-        """Begins an episode. Restarts the session's noise at `seed`; None goes on with fresh noise.
+        """Begins an episode, with an empty memory.
+
+        Restarts the session's noise at `seed`; None goes on with fresh noise.
 
         Raises:
             PolicyTimeout: No answer came.
             PolicyError: The seed is not a whole number in [0, 2^63).
         """
         self._control({"op": "reset", "seed": seed})
+        self._begin_episode()
 
     def health(self) -> dict[str, Any]:
         """Returns status, ready, reloading, bundle_hash and uptime_s.
@@ -145,6 +156,7 @@ class PolicyClient:
             PolicyTimeout: No answer came in time.
             PolicyError: The server refused the obs (BAD_LENGTH, NOT_FINITE), dropped it (LATE,
                 OVERLOADED) or failed (INTERNAL), or its answer has the wrong size or is not finite.
+            MemoryLost: The policy forgot the episode; see the class.
         """
         wait_s = self._timeout_s if deadline_s is None else deadline_s
         start_ns = time.monotonic_ns()
@@ -204,6 +216,7 @@ class PolicyClient:
     def _learn(self, manifest: Manifest) -> None:
         self._manifest = manifest
         self._shape = (manifest.horizon, manifest.act_dim)
+        self._remembers = manifest.state_dim > 0
 
     def _send_obs(self, obs: np.ndarray, wait_s: float, start_ns: int, deadline_ns: int) -> int:
         """Sends an observation and returns its sequence number."""
@@ -218,9 +231,31 @@ class PolicyClient:
             action = wire.floats(payload, self._shape)
         except WireError as error:
             raise PolicyError(error.status, f"the server's action is unusable: {error}") from error
+        if self._forgot:
+            raise MemoryLost(Status.INTERNAL, self._forgot)
         self._last = (header, time.monotonic_ns())
         self.last_policy = header.policy
         return action
+
+    def _begin_episode(self) -> None:
+        """Expects an empty memory from the next observation on."""
+        self._episode_from = self._sequence
+        self._n_seen = None
+        self._forgot = ""
+
+    def _watch_memory(self, header: Header) -> None:
+        """Notes a loss of memory. Every answer of the episode counts, also one that is dropped."""
+        if header.sequence <= self._episode_from:
+            return
+        before = self._n_seen
+        now = header.n_seen
+        if before is not None and now <= before:
+            self._forgot = (
+                f"the policy at {self.endpoint} forgot the episode: its memory held {before} "
+                f"observations, and then {now}; the server was started again, loaded another "
+                "policy or dropped the session. Begin another episode with reset"
+            )
+        self._n_seen = now
 
     def _control(self, request: dict[str, Any], timeout_s: float | None = None) -> dict[str, Any]:
         """Returns the server's answer to a control request."""
@@ -274,6 +309,8 @@ class PolicyClient:
             except WireError as error:
                 message = f"{self.endpoint} does not speak this protocol: {error}"
                 raise PolicyError(error.status, message) from error
+            if self._remembers and header.kind == Kind.ACT_REPLY:
+                self._watch_memory(header)
             if header.kind not in (kind, Kind.ERROR):
                 continue
             if self._oldest <= header.sequence <= self._sequence:

@@ -47,9 +47,15 @@ class LocalPolicy:
         self.last_times: dict[str, float] = {}
         self._noise = NoiseStream(seed)
         self._latent = np.zeros((1, self.manifest.latent_dim), np.float32)
+        self._empty = np.zeros((1, self.manifest.state_dim), np.float32)
+        self._memory = self._empty
+        self._next = self._empty  # the memory after an answer, if that is finite
+        self._answer = self._backend.act if not self.manifest.state_dim else self._step
 
     def reset(self, seed: int | None = None) -> None:
-        """Restarts the noise at `seed`; None goes on with fresh noise.
+        """Begins an episode, with an empty memory.
+
+        Restarts the noise at `seed`; None goes on with fresh noise.
 
         Raises:
             PolicyError: The seed is not a whole number in [0, 2^63).
@@ -58,9 +64,12 @@ class LocalPolicy:
             self._noise.reset(seed)
         except ValueError as error:
             raise PolicyError(Status.MALFORMED, str(error)) from error
+        self._memory = self._empty
 
     def act(self, obs: np.ndarray, deadline_s: float | None = None) -> np.ndarray:
         """Returns the action chunk (horizon, act_dim) float32.
+
+        The memory advances unless the call raises.
 
         Args:
             obs: (obs_dim,).
@@ -78,15 +87,21 @@ class LocalPolicy:
         if not all_finite(obs):
             raise PolicyError(Status.NOT_FINITE, f"obs holds NaN or infinity: {obs.tolist()}")
         try:
-            action = self._backend.act(obs[None], self._noise.draw(self._latent))[0]
+            action = self._answer(obs[None], self._noise.draw(self._latent))[0]
         except BackendError as error:
             raise PolicyError(Status.INTERNAL, str(error)) from error
         if not all_finite(action):
             message = "the policy answered NaN or infinity to a finite obs"
             raise PolicyError(Status.INTERNAL, message)
+        self._memory = self._next
         elapsed_us = (time.monotonic_ns() - start_ns) / 1000
         self.last_times = {"inference_us": elapsed_us, "roundtrip_us": elapsed_us}
         return action
+
+    def _step(self, obs: np.ndarray, noise: np.ndarray) -> np.ndarray:
+        """Returns the actions (1, horizon, act_dim) of a policy with memory, NaN as its state."""
+        action, self._next = self._backend.step(obs, noise, self._memory)
+        return action if all_finite(self._next) else np.full_like(action, np.nan)
 
     def close(self) -> None:
         """Does nothing. `PolicyClient` has it too."""

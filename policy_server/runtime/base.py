@@ -8,6 +8,7 @@ A backend is one class or function, registered or given as `package.module:attri
         def __init__(self, bundle: Bundle, options: BackendOptions): ...
         def act(self, obs, noise): ...
 
+A backend for policies with memory (manifest.state_dim > 0) also has `step`, see RecurrentPolicy.
 Every backend is held to the same checks: shapes, precision, provider and the golden vectors.
 """
 
@@ -26,7 +27,7 @@ from policy_server.contract.choices import Precision, Provider
 from policy_server.contract.doors.registries import Registry, UnknownName
 from policy_server.contract.errors import BackendError, first_line
 from policy_server.contract.field import difference, tolerances
-from policy_server.contract.policy import BatchPolicy
+from policy_server.contract.policy import BatchPolicy, RecurrentPolicy
 
 # Allowed difference from the golden actions, as a share of each action's range. Export allows a
 # policy half of it at most, because another machine rounds otherwise.
@@ -45,14 +46,19 @@ class Backend(BatchPolicy, Protocol):
 
 
 class Buffers(Protocol):
-    """Input and output arrays that stay where they are, so that a query allocates nothing."""
+    """Input and output arrays that stay where they are, so that a query allocates nothing.
+
+    `state` and `next_state` are read only for a policy with memory.
+    """
 
     obs: np.ndarray
     noise: np.ndarray
     action: np.ndarray
+    state: np.ndarray
+    next_state: np.ndarray
 
     def run(self) -> None:
-        """Computes `action` from `obs` and `noise`.
+        """Computes `action` and `next_state` from `obs`, `noise` and `state`.
 
         Raises:
             BackendError: The runtime failed.
@@ -164,6 +170,9 @@ class CheckedBackend:
         backend: Computes the graph.
         bundle: The bundle that the graph is from.
         precision: Version of the graph.
+
+    Raises:
+        BackendError: The policy has memory, and the backend cannot keep it.
     """
 
     def __init__(self, backend: Backend, bundle: Bundle, precision: Precision):
@@ -176,7 +185,15 @@ class CheckedBackend:
         self._buffered = backend if isinstance(backend, Buffered) else None
         self._obs_dim = self.manifest.obs_dim
         self._latent_dim = self.manifest.latent_dim
+        self._state_dim = self.manifest.state_dim
         self._answer = (self.manifest.horizon, self.manifest.act_dim)
+        self._recurrent = backend if isinstance(backend, RecurrentPolicy) else None
+        if self._state_dim and self._recurrent is None:
+            raise BackendError(
+                f"{type(backend).__name__} has no method step, and the policy has memory "
+                f"(state_dim {self._state_dim}); choose another --backend, or see "
+                "docs/your_backend.md"
+            )
 
     def act(self, obs: np.ndarray, noise: np.ndarray) -> np.ndarray:
         """Returns new actions (n, horizon, act_dim) float32 in physical units.
@@ -186,7 +203,8 @@ class CheckedBackend:
             noise: (n, latent_dim), standard normal.
 
         Raises:
-            BackendError: A shape differs from the manifest, or the backend failed.
+            BackendError: A shape differs from the manifest, the backend failed, or the policy has
+                memory, which only `step` passes on.
         """
         n = len(obs)
         if obs.shape != (n, self._obs_dim) or noise.shape != (n, self._latent_dim):
@@ -194,18 +212,51 @@ class CheckedBackend:
                 f"obs {obs.shape}, noise {noise.shape}: "
                 f"expected ({n}, {self._obs_dim}) and ({n}, {self._latent_dim})"
             )
+        if self._state_dim:
+            raise BackendError(
+                f"the policy has memory (state_dim {self._state_dim}): "
+                "use step(obs, noise, state), with a state of zeros to begin an episode"
+            )
         try:
             action = self._act(obs, noise)
         except BackendError:
             raise
         except Exception as error:  # every runtime has errors of its own
             raise inference_error(self.provider, error) from error
-        if action.shape != (n, *self._answer) or action.dtype != np.float32:
-            raise BackendError(
-                f"the graph answered {action.dtype} {action.shape}, "
-                f"expected float32 {(n, *self._answer)}; export it again"
-            )
+        _check_answer(action, (n, *self._answer))
         return action
+
+    def step(
+        self, obs: np.ndarray, noise: np.ndarray, state: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Returns new actions (n, horizon, act_dim) and the states after them (n, state_dim).
+
+        A policy without memory has states of length 0.
+
+        Args:
+            obs: (n, obs_dim).
+            noise: (n, latent_dim), standard normal.
+            state: (n, state_dim). Zeros begin an episode.
+
+        Raises:
+            BackendError: A shape differs from the manifest, or the backend failed.
+        """
+        n = len(obs)
+        wanted = ((n, self._obs_dim), (n, self._latent_dim), (n, self._state_dim))
+        given = (obs.shape, noise.shape, state.shape)
+        if given != wanted:
+            raise BackendError(f"obs, noise, state {given}: expected {wanted}")
+        if self._recurrent is None or not self._state_dim:
+            return self.act(obs, noise), state
+        try:
+            action, next_state = self._recurrent.step(obs, noise, state)
+        except BackendError:
+            raise
+        except Exception as error:  # every runtime has errors of its own
+            raise inference_error(self.provider, error) from error
+        _check_answer(action, (n, *self._answer))
+        _check_answer(next_state, (n, self._state_dim))
+        return action, next_state
 
     def buffers(self, n: int) -> Buffers:
         """Returns buffers of at least `n` rows: the backend's own, if it has some of that size."""
@@ -217,7 +268,7 @@ class CheckedBackend:
 
         Computes all golden vectors in one call, and the first of them again in each batch size. A
         backend may have other kernels for these, and on a GPU a captured graph, so this warms them
-        up too.
+        up too. A policy with memory also replays each golden episode from an empty memory.
 
         Args:
             atol: Allowed difference of every action. None: FP32_SHARE of each action's range, and
@@ -234,7 +285,8 @@ class CheckedBackend:
             for start in range(0, min(n, max(size, N_STATIC)), size)
         ]
         # np.max keeps a NaN, Python's max would pass over it
-        errors = np.max([self._errors(part) for part in (slice(n), *parts)], axis=0)
+        found = [self._errors(part) for part in (slice(n), *parts)]
+        errors = np.max([*found, *self._episode_errors()], axis=0)
         if not (errors <= allowed).all():
             raise BackendError(
                 f"self-test failed on {self.provider}: of {n} golden vectors differs "
@@ -259,13 +311,55 @@ class CheckedBackend:
 
     def _errors(self, part: slice) -> np.ndarray:
         """Returns each action's difference on golden vectors computed in one call, (act_dim,)."""
-        action = self.act(self.golden["obs"][part], self.golden["noise"][part])
-        return np.abs(action - self.golden["action"][part]).max((0, 1))
+        golden = {name: array[part] for name, array in self.golden.items()}
+        state = golden.get("state", np.zeros((len(golden["obs"]), 0), np.float32))
+        action, next_state = self.step(golden["obs"], golden["noise"], state)
+        if self._state_dim:
+            self._check_states(next_state, golden["next_state"])
+        return np.abs(action - golden["action"]).max((0, 1))
+
+    def _check_states(self, got: np.ndarray, expected: np.ndarray) -> None:
+        """Raises BackendError where a state (n, state_dim) differs.
+
+        A difference counts in shares of the number's largest golden value, at least 1.
+        """
+        largest = np.maximum(1, np.abs(self.golden["next_state"]).max(0))
+        share = float((np.abs(got - expected) / largest).max())
+        if not share <= FP32_SHARE:
+            raise BackendError(
+                f"self-test failed on {self.provider}: a state differs by {share:.3g} of its "
+                f"largest golden value, allowed is {FP32_SHARE:g}; the runtime computes another "
+                "policy than the one exported"
+            )
+
+    def _episode_errors(self) -> list[np.ndarray]:
+        """Returns each action's difference (act_dim,) on every row of the golden episodes.
+
+        Each episode goes on from its own states, from an empty memory on.
+        """
+        golden = self.golden
+        errors = []
+        state = np.zeros((1, self._state_dim), np.float32)
+        for i in range(len(golden["obs"]) if self._state_dim else 0):
+            if not golden["state"][i].any():
+                state = np.zeros_like(state)
+            action, state = self.step(golden["obs"][i : i + 1], golden["noise"][i : i + 1], state)
+            errors.append(np.abs(action[0] - golden["action"][i]).max(0))
+        return errors
+
+
+def _check_answer(array: np.ndarray, shape: tuple[int, ...]) -> None:
+    """Raises BackendError unless a graph's answer is float32 of this shape."""
+    if array.shape != shape or array.dtype != np.float32:
+        raise BackendError(
+            f"the graph answered {array.dtype} {array.shape}, expected float32 {shape}; "
+            "export it again"
+        )
 
 
 def _number(values: dict[str, Any], key: str) -> float:
     """Returns a number of the manifest; 0 where there is none."""
-    value = values.get(key)
+    value = values.get(key, 0.0)
     return float(value) if is_number(value) else 0.0
 
 
@@ -282,11 +376,13 @@ class PlainBuffers:
         self.obs = np.zeros((n, manifest.obs_dim), np.float32)
         self.noise = np.zeros((n, manifest.latent_dim), np.float32)
         self.action = np.zeros((n, manifest.horizon, manifest.act_dim), np.float32)
-        self._act = backend.act
+        self.state = np.zeros((n, manifest.state_dim), np.float32)
+        self.next_state = np.zeros_like(self.state)
+        self._step = backend.step
 
     def run(self) -> None:
-        """Computes `action` from `obs` and `noise`."""
-        self.action[...] = self._act(self.obs, self.noise)
+        """Computes `action` and `next_state` from `obs`, `noise` and `state`."""
+        self.action[...], self.next_state[...] = self._step(self.obs, self.noise, self.state)
 
 
 def inference_error(provider: str, error: Exception) -> BackendError:

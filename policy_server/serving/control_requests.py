@@ -104,6 +104,7 @@ class ControlRequests:
 
     def _hello(self, session: Session) -> JsonObject:
         policy = self._state.policy
+        session.memory.clear()
         return {
             "wire_version": wire.VERSION,
             "bundle_hash": policy.bundle.hash,
@@ -120,6 +121,7 @@ class ControlRequests:
             session.noise.reset(seed)
         except ValueError as error:
             raise WireError(Status.MALFORMED, str(error)) from error
+        session.memory.clear()
         self._state.supersede(session)  # It is an observation of the episode before.
         return {"seed": seed}
 

@@ -27,6 +27,7 @@ class ServedPolicy:
         id: First 8 bytes of the bundle's hash, as on the wire.
         valid_us: How long a chunk is meant to be executed [us].
         batch: Most observations in one call.
+        has_memory: Whether it takes a state and gives it back.
 
     Args:
         path: Folder of the bundle.
@@ -57,12 +58,18 @@ class ServedPolicy:
         self.id = bytes.fromhex(self.bundle.hash)[:8]
         self.valid_us = round(self.manifest.n_action_steps * self.manifest.control_period_s * 1e6)
         self.batch = max(batch_sizes(self.bundle))
+        self.has_memory = self.manifest.state_dim > 0
         self._buffers = [self.backend.buffers(n) for n in range(self.batch + 1)]
 
     def inputs(self, n: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns the arrays obs and noise whose first `n` rows the next `act(n)` reads."""
         buffers = self._buffers[n]
         return buffers.obs, buffers.noise
+
+    def states(self, n: int) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the states before and after `act(n)`, in the first `n` rows of two arrays."""
+        buffers = self._buffers[n]
+        return buffers.state, buffers.next_state
 
     def act(self, n: int) -> np.ndarray:
         """Returns the actions (n, horizon, act_dim) of `inputs(n)`. The next call changes them.

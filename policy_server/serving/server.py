@@ -24,6 +24,7 @@ from policy_server.contract.wire import Header, Kind, Status, WireError
 from policy_server.observe.logs import Occasional, log
 from policy_server.observe.monitor import Monitor
 from policy_server.serving.control_requests import ControlRequests
+from policy_server.serving.scheduler import Waiting
 from policy_server.serving.served_policy import ServedPolicy
 from policy_server.serving.sessions import Request, Session
 from policy_server.serving.state import ServerState
@@ -255,6 +256,8 @@ class PolicyServer:
         for row, (session, request) in enumerate(batch):
             obs[row] = request.obs
             session.noise.draw(noise[row])
+        if policy.has_memory:
+            self._recall(batch)
         try:
             actions = policy.act(len(batch))
         except Exception as error:  # The runtime failed. The other robots must be served on.
@@ -264,12 +267,35 @@ class PolicyServer:
         state.counters.batches[len(batch)] += 1
         end_ns = time.monotonic_ns()
         finite = wire.all_finite(actions)
-        for (session, request), action in zip(batch, actions, strict=True):
-            if finite or wire.all_finite(action):
+        for row, ((session, request), action) in enumerate(zip(batch, actions, strict=True)):
+            usable = finite or wire.all_finite(action)
+            if usable and policy.has_memory:
+                usable = self._advance(session, row, len(batch))
+            if usable:
                 self._reply(session, request, action, start_ns, end_ns)
             else:
                 message = "the policy answered NaN or infinity"
                 state.refuse(session.identity, Status.INTERNAL, message, request.sequence)
+
+    def _recall(self, batch: list[Waiting]) -> None:
+        """Fills in the states that the policy computes the batch from."""
+        before, _ = self.state.policy.states(len(batch))
+        for row, (session, _) in enumerate(batch):
+            session.memory.recall(before[row])
+
+    def _advance(self, session: Session, row: int, n: int) -> bool:
+        """Keeps the state after a session's observation. Returns False where it is not finite.
+
+        Args:
+            session: The session.
+            row: Its row in the batch.
+            n: Rows of the batch.
+        """
+        _, after = self.state.policy.states(n)
+        if not wire.all_finite(after[row]):
+            return False
+        session.memory.advance(after[row])
+        return True
 
     def _reply(
         self, session: Session, request: Request, action: np.ndarray, start_ns: int, end_ns: int
@@ -285,6 +311,7 @@ class PolicyServer:
             kind=Kind.ACT_REPLY,
             sequence=request.sequence,
             client_time_ns=request.client_time_ns,
+            budget_us=session.memory.n_seen,
             queue_us=queue_us,
             inference_us=inference_us,
             server_us=server_us,

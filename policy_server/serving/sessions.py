@@ -1,4 +1,4 @@
-"""The clients of a server. A session has its own noise and room for one waiting observation."""
+"""The clients of a server. A session has its own noise, memory and room for one observation."""
 
 from collections import OrderedDict, deque
 from dataclasses import dataclass, field
@@ -32,6 +32,34 @@ class Request(NamedTuple):
     arrival_ns: int
 
 
+class Memory:
+    """What a policy with memory remembers of one session's episode.
+
+    It advances with each observation that was answered, whether or not the answer arrives.
+
+    Attributes:
+        n_seen: Observations since the episode began.
+    """
+
+    def __init__(self) -> None:
+        self.n_seen = 0
+        self._state: np.ndarray | None = None
+
+    def recall(self, out: np.ndarray) -> None:
+        """Fills `out` (state_dim,) with the state, which is zeros at the start of an episode."""
+        out[...] = 0 if self._state is None else self._state
+
+    def advance(self, state: np.ndarray) -> None:
+        """Keeps a copy of the state after an observation."""
+        self._state = state.copy()
+        self.n_seen += 1
+
+    def clear(self) -> None:
+        """Begins an episode."""
+        self._state = None
+        self.n_seen = 0
+
+
 @dataclass(eq=False)
 class Session:
     """One client.
@@ -40,6 +68,7 @@ class Session:
         identity: ZeroMQ's routing id.
         ordinal: Number on this server, from 0.
         noise: Its noise.
+        memory: What the policy remembers of its episode.
         waiting: Its observation that waits.
         last_ns: When it last sent something valid, monotonic [ns].
         n_acts: Answered observations.
@@ -51,6 +80,7 @@ class Session:
     identity: bytes
     ordinal: int
     noise: NoiseStream
+    memory: Memory = field(default_factory=Memory)
     waiting: Request | None = None
     last_ns: int = 0
     n_acts: int = 0
@@ -116,6 +146,11 @@ class Sessions:
     def recent(self, n: int) -> list[Session]:
         """Returns the `n` sessions that were heard of last, newest first."""
         return list(islice(reversed(self._by_identity.values()), n))
+
+    def forget(self) -> None:
+        """Empties the memory of every session: another policy cannot go on with it."""
+        for session in self._by_identity.values():
+            session.memory.clear()
 
     def _make_room(self) -> None:
         if len(self._by_identity) < self._limit:

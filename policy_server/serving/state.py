@@ -64,7 +64,9 @@ class ServerState:
         self.draining = False
 
     def use(self, policy: ServedPolicy) -> None:
-        """Answers with another policy from the next batch on."""
+        """Answers with another policy from the next batch on. It begins with empty memories."""
+        if policy.id != self.policy.id:
+            self.sessions.forget()
         self.policy = policy
         self.scheduler.batch = policy.batch
 

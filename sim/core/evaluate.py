@@ -16,6 +16,8 @@ from sim.core.vec import Step
 ActFn = Callable[[np.ndarray], np.ndarray]
 # Raw obs (n, obs_dim) -> commands (n, horizon, act_dim) in physical units, as a bundle answers.
 AnswerFn = Callable[[np.ndarray], np.ndarray]
+# Rows (n,) bool whose episode begins with the next obs: a policy with memory empties theirs.
+BeginFn = Callable[[np.ndarray], None]
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,12 @@ def evaluate(
 
 
 def evaluate_commands(
-    answer: AnswerFn, task: str, n_episodes: int, seed: int, n_action_steps: int = 1
+    answer: AnswerFn,
+    task: str,
+    n_episodes: int,
+    seed: int,
+    n_action_steps: int = 1,
+    begin: BeginFn = lambda rows: None,
 ) -> Evaluation:
     """Returns success and return of a policy that answers chunks of commands, like a bundle.
 
@@ -76,15 +83,18 @@ def evaluate_commands(
         n_episodes: Number of episodes, all at once.
         seed: Seeds the start states.
         n_action_steps: Control steps for each decision, at most the horizon.
+        begin: Called before an episode begins in some of the rows.
 
     Raises:
         ValueError: There is no such task, or the answers have another shape.
     """
     env = Hold(make_vec(task, n_episodes, seed), n_action_steps)
-    return _episodes(env, lambda obs: env.step_commands(answer(obs)), seed)
+    return _episodes(env, lambda obs: env.step_commands(answer(obs)), seed, begin)
 
 
-def _episodes(env: Hold, decide: Callable[[np.ndarray], Step], seed: int) -> Evaluation:
+def _episodes(
+    env: Hold, decide: Callable[[np.ndarray], Step], seed: int, begin: BeginFn = lambda rows: None
+) -> Evaluation:
     """Returns the evaluation of one episode in each environment, and closes them."""
     n = env.num_envs
     any_time = env.task_spec.success_when == "any"
@@ -93,12 +103,16 @@ def _episodes(env: Hold, decide: Callable[[np.ndarray], Step], seed: int) -> Eva
     total = np.zeros(n)
     try:
         obs, _ = env.reset(seed=seed)
+        begin(np.ones(n, bool))
         while running.any():
             obs, reward, terminated, truncated, infos = decide(obs)
             now = infos["success"]
             success = np.where(running, (success | now) if any_time else now, success)
             total += reward * running * infos["n_control_steps"]
-            running &= ~(terminated | truncated)
+            ended = terminated | truncated
+            running &= ~ended
+            if ended.any():
+                begin(ended)
     finally:
         env.close()
     low, high = wilson(int(success.sum()), n)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,10 @@ import numpy as np
 import onnx
 
 from edp_robot.deploy.wrap.foreign_file import WrapError, first_line, load_file, open_session, opset
+from edp_robot.deploy.wrap.pruning import needed, operators, prune
+from edp_robot.deploy.wrap.roles import Asked, find_roles
+from edp_robot.deploy.wrap.state_ports import StatePort, state_port
 
-OUTPUT_NAMES = ("action", "actions", "mu", "mean")  # an output of such a name is the answer
 RANDOM_OPS = {
     "RandomNormal",
     "RandomNormalLike",
@@ -37,14 +39,15 @@ class Foreign:
     """An ONNX policy as it came, and what was found out about it.
 
     Attributes:
-        model: The graph with its weights inside, pruned to what `output` needs.
+        model: The graph with its weights inside, pruned to what `output` and `states` need.
         session: ONNX Runtime on the whole graph.
         obs: Name of the observation input.
         output: Name of the answer.
         noise: Name of the noise input, or None.
         noise_shape: The noise's dimensions after the batch; () where there is none.
         batch: The batch size that the graph is fixed to, or None where it is free.
-        obs_dim: Length of an observation.
+        obs_shape: The observation's dimensions after the batch; two where it is several steps.
+        states: What it keeps between two calls.
         horizon: Actions of an answer; 1 where answers are (batch, act_dim).
         act_dim: Length of an action.
         metadata: The file's metadata_props.
@@ -58,11 +61,22 @@ class Foreign:
     noise: str | None
     noise_shape: tuple[int, ...]
     batch: int | None
-    obs_dim: int
+    obs_shape: tuple[int, ...]
+    states: tuple[StatePort, ...]
     horizon: int
     act_dim: int
     metadata: dict[str, str]
     sha256: str
+
+    @property
+    def obs_dim(self) -> int:
+        """Numbers in the observation input, all steps of a history together."""
+        return int(np.prod(self.obs_shape))
+
+    @property
+    def state_dim(self) -> int:
+        """Numbers that it keeps between two calls; 0 where it keeps nothing."""
+        return sum(port.size for port in self.states)
 
     @property
     def latent_dim(self) -> int:
@@ -75,125 +89,112 @@ class Foreign:
         return opset(self.model)
 
     def act(self, obs: np.ndarray, noise: np.ndarray) -> np.ndarray:
-        """Returns the original's answers (n, horizon, act_dim).
+        """Returns the original's answers (n, horizon, act_dim), each from an empty memory.
 
-        The obs is (n, obs_dim), the noise (n, latent_dim). A fixed batch is filled up with copies
-        of the last row.
+        The obs is (n, obs_dim), the noise (n, latent_dim).
+        """
+        return self.step(obs, noise, np.zeros((len(obs), self.state_dim), np.float32))[0]
+
+    def step(
+        self, obs: np.ndarray, noise: np.ndarray, state: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the original's answers (n, horizon, act_dim), and the states after them.
+
+        A fixed batch is filled up with copies of the last row.
+
+        Args:
+            obs: (n, obs_dim).
+            noise: (n, latent_dim).
+            state: (n, state_dim).
         """
         n = len(obs)
         size = self.batch or n
         index = np.minimum(np.arange(-(-n // size) * size), n - 1)
+        obs = obs.reshape(n, *self.obs_shape)
         noise = noise.reshape(n, *(self.noise_shape or (0,)))
-        rows = [self._answer(obs[i], noise[i]) for i in np.split(index, len(index) // size)]
-        return np.concatenate(rows)[:n].reshape(n, self.horizon, self.act_dim)
+        chunks = np.split(index, len(index) // size)
+        rows = [self.answer(obs[i], noise[i], state[i]) for i in chunks]
+        answers, states = (np.concatenate(parts)[:n] for parts in zip(*rows, strict=True))
+        return answers.reshape(n, self.horizon, self.act_dim), states
 
-    def _answer(self, obs: np.ndarray, noise: np.ndarray) -> np.ndarray:
+    def answer(
+        self, obs: np.ndarray, noise: np.ndarray, state: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the graph's own answer to one batch, and the states after it (n, state_dim).
+
+        Args:
+            obs: (n, *obs_shape).
+            noise: (n, *noise_shape).
+            state: (n, state_dim).
+
+        Raises:
+            WrapError: ONNX Runtime could not run the graph, or a state changes its shape.
+        """
         feeds = {self.obs: obs, **({self.noise: noise} if self.noise else {})}
-        return _run(self.session, self.output, feeds)
+        ends = np.cumsum([port.size for port in self.states])[:-1]
+        parts = np.split(state, ends, axis=1) if self.states else []
+        for port, part in zip(self.states, parts, strict=True):
+            feeds[port.input] = port.unpacked(part)
+        outputs = [self.output, *(port.output for port in self.states)]
+        answer, *after = _run(self.session, outputs, feeds)
+        packed = [p.packed(new, len(obs)) for p, new in zip(self.states, after, strict=True)]
+        return answer, np.concatenate([np.zeros((len(obs), 0), np.float32), *packed], axis=1)
 
 
-def read_policy(path: str | Path, output: str | None = None, noise: str | None = None) -> Foreign:
+def read_policy(
+    path: str | Path,
+    output: str | None = None,
+    noise: str | None = None,
+    states: Sequence[str] = (),
+) -> Foreign:
     """Returns the policy in an ONNX file.
 
     Args:
         path: The file. Weights in files of their own must lie beside it.
         output: Name of the answer. None: the only output, or one of OUTPUT_NAMES.
         noise: Name of a second input that is noise. None: "noise", if there is such an input.
+        states: Texts IN:OUT, the input and output of a state. Others are found by their names.
 
     Raises:
-        WrapError: The file is no feed-forward policy of one observation vector.
+        WrapError: The file is no policy of one observation vector.
     """
     model, digest = load_file(Path(path))
     session = open_session(model)
-    answer = _pick_output(session.get_outputs(), output)
-    needed = _prune(model, answer)
-    _refuse_chance(model, answer)
-    inputs = {node.name: node for node in session.get_inputs() if node.name in needed}
-    obs = _pick_obs(inputs, noise, answer)
-    noise = next((name for name in inputs if name != obs), None)
-    batch, (obs_dim,) = _dims(inputs[obs], (1,), "the observation")
-    noise_shape = _dims(inputs[noise], (1, 2), "the noise")[1] if noise else ()
-    sizes = {obs: (obs_dim,), **({noise: noise_shape} if noise else {})}
-    horizon, act_dim = _probe(session, answer, sizes, batch)
-    return Foreign(
+    inputs = {node.name: node for node in session.get_inputs()}
+    roles = find_roles(
+        inputs={name: node.shape for name, node in inputs.items()},
+        outputs={node.name: node.shape for node in session.get_outputs()},
+        needs=lambda names: needed(model, names),
+        asked=Asked(output, noise, states),
+    )
+    prune(model, [roles.answer, *roles.states.values()])
+    _refuse_chance(model, roles.answer)
+    batch, obs_shape = _dims(inputs[roles.obs], (1, 2), "the observation")
+    noise_shape = _dims(inputs[roles.noise], (1, 2), "the noise")[1] if roles.noise else ()
+    batch = _batch_with([inputs[name] for name in roles.states], batch)
+    states_found = [state_port(inputs[i], o, batch == 1) for i, o in roles.states.items()]
+    foreign = Foreign(
         model=model,
         session=session,
-        obs=obs,
-        output=answer,
-        noise=noise,
+        obs=roles.obs,
+        output=roles.answer,
+        noise=roles.noise,
         noise_shape=noise_shape,
         batch=batch,
-        obs_dim=obs_dim,
-        horizon=horizon,
-        act_dim=act_dim,
+        obs_shape=obs_shape,
+        states=tuple(states_found),
+        horizon=1,
+        act_dim=1,
         metadata={entry.key: entry.value for entry in model.metadata_props},
         sha256=digest,
     )
-
-
-def _pick_output(outputs: list[Any], asked: str | None) -> str:
-    """Returns the name of the answer among a session's outputs."""
-    shapes = {node.name: node.shape for node in outputs}
-    if asked is not None:
-        if asked not in shapes:
-            raise WrapError(f"no output {asked!r}; the graph has {shapes}")
-        return asked
-    if len(shapes) == 1:
-        return next(iter(shapes))
-    known = [name for wanted in OUTPUT_NAMES for name in shapes if name.lower() == wanted]
-    if not known:
-        raise WrapError(
-            f"outputs {shapes}: none is called {', '.join(OUTPUT_NAMES)}; say with --output NAME "
-            "which one is the action (in Stable-Baselines3's exports the first)"
-        )
-    return known[0]
-
-
-def _prune(model: onnx.ModelProto, output: str) -> set[str]:
-    """Removes what `output` does not need from the graph; returns the names that it needs."""
-    graph = model.graph
-    needed = {output}
-    kept = []
-    for node in reversed(graph.node):
-        if needed & set(node.output):
-            kept.insert(0, node)
-            needed |= set(_reads(node))
-    weights = [tensor for tensor in graph.initializer if tensor.name in needed]
-    replace_all(graph.node, kept)
-    replace_all(graph.initializer, weights)
-    return needed
-
-
-def replace_all(field: Any, values: Iterable[Any]) -> None:
-    """Replaces the content of a repeated protobuf field."""
-    copies = [type(value).FromString(value.SerializeToString()) for value in values]
-    del field[:]
-    field.extend(copies)
-
-
-def _reads(node: onnx.NodeProto) -> Iterator[str]:
-    """Yields the names that a node reads, those inside its subgraphs included."""
-    yield from node.input
-    for inner in _inner_nodes(node):
-        yield from _reads(inner)
-
-
-def _inner_nodes(node: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
-    for attribute in node.attribute:
-        for graph in (attribute.g, *attribute.graphs):
-            yield from graph.node
+    horizon, act_dim = _probe(foreign)
+    return replace(foreign, horizon=horizon, act_dim=act_dim)
 
 
 def _refuse_chance(model: onnx.ModelProto, output: str) -> None:
     """Raises WrapError where the answer depends on random numbers drawn inside the graph."""
-
-    def ops(nodes: Iterable[onnx.NodeProto]) -> Iterator[str]:
-        for node in nodes:
-            yield node.op_type
-            yield from ops(_inner_nodes(node))
-
-    functions = (node for function in model.functions for node in function.node)
-    drawn = sorted(RANDOM_OPS & {*ops(model.graph.node), *ops(functions)})
+    drawn = sorted(RANDOM_OPS & operators(model))
     if drawn:
         raise WrapError(
             f"output {output!r} draws random numbers inside the graph ({', '.join(drawn)}), so a "
@@ -202,26 +203,27 @@ def _refuse_chance(model: onnx.ModelProto, output: str) -> None:
         )
 
 
-def _pick_obs(inputs: dict[str, Any], noise: str | None, output: str) -> str:
-    """Returns the name of the observation among the inputs that the answer needs."""
-    shapes = {name: node.shape for name, node in inputs.items()}
-    if noise is not None and noise not in shapes:
-        raise WrapError(f"no input {noise!r} that {output!r} depends on; there are {shapes}")
-    noise = noise or ("noise" if "noise" in shapes and len(shapes) > 1 else None)
-    others = [name for name in shapes if name != noise]
-    if len(others) == 1:
-        return others[0]
-    if not others:
+def _batch_with(states: Sequence[Any], batch: int | None) -> int | None:
+    """Returns the batch size that a graph with these state inputs is fixed to, or None.
+
+    A state without an open dimension is that of one session, and so fixes the batch to 1.
+
+    Args:
+        states: State inputs of a session.
+        batch: Fixed batch size of the observation, or None.
+
+    Raises:
+        WrapError: The batch is fixed to another size than 1.
+    """
+    if not states:
+        return batch
+    if batch not in (None, 1):
         raise WrapError(
-            f"output {output!r} depends on no observation; its answer is a constant or noise"
+            f"a policy with states and the fixed batch size {batch}: expected 1 or an open one; "
+            "export it again"
         )
-    raise WrapError(
-        f"output {output!r} needs the inputs {shapes}: a bundle has one observation vector and, "
-        "where --noise NAME says so, one noise vector. A recurrent policy (h_in, c_in) keeps a "
-        "state between calls, which no bundle can: train one without memory, or with a history of "
-        "observations. Several observation vectors: concatenate them inside the module that you "
-        "export"
-    )
+    is_open = all(any(not isinstance(dim, int) for dim in node.shape) for node in states)
+    return batch if is_open else 1
 
 
 def _dims(node: Any, ranks: tuple[int, ...], what: str) -> tuple[int | None, tuple[int, ...]]:
@@ -237,31 +239,35 @@ def _dims(node: Any, ranks: tuple[int, ...], what: str) -> tuple[int | None, tup
     return (batch if isinstance(batch, int) else None), sizes
 
 
-def _probe(
-    session: Any, output: str, sizes: dict[str, tuple[int, ...]], batch: int | None
-) -> tuple[int, int]:
-    """Returns (horizon, act_dim), found by running the graph on zeros."""
-    n = batch or 2
-    answer = _run(session, output, {name: np.zeros((n, *dims)) for name, dims in sizes.items()})
+def _probe(foreign: Foreign) -> tuple[int, int]:
+    """Returns (horizon, act_dim), found by running the graph on zeros.
+
+    Raises:
+        WrapError: Answer or states have other shapes than those of a policy.
+    """
+    n = foreign.batch or 2
+    noise = np.zeros((n, *(foreign.noise_shape or (0,))))
+    state = np.zeros((n, foreign.state_dim), np.float32)
+    answer, _ = foreign.answer(np.zeros((n, *foreign.obs_shape)), noise, state)
     shape = answer.shape
     kind = answer.dtype
     if len(shape) not in (2, 3) or shape[0] != n or kind not in (np.float32, np.float64):
         raise WrapError(
-            f"output {output!r} is {kind} {shape} for {n} observations: expected float32 or "
-            f"float64, ({n}, act_dim) or ({n}, horizon, act_dim); discrete actions are not "
+            f"output {foreign.output!r} is {kind} {shape} for {n} observations: expected float32 "
+            f"or float64, ({n}, act_dim) or ({n}, horizon, act_dim); discrete actions are not "
             "supported"
         )
     return (1, shape[1]) if len(shape) == 2 else (shape[1], shape[2])
 
 
-def _run(session: Any, output: str, feeds: dict[str, np.ndarray]) -> np.ndarray:
-    """Returns `output`. Inputs without a feed are zero; the answer does not need them."""
+def _run(session: Any, outputs: list[str], feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
+    """Returns `outputs`. Inputs without a feed are zero; the answer does not need them."""
     full = {}
     for node in session.get_inputs():
         shape = [n if isinstance(n, int) else 1 for n in node.shape]
         value = feeds.get(node.name, np.zeros(shape))
         full[node.name] = np.asarray(value, NUMPY.get(node.type, np.float32))
     try:
-        return session.run([output], full)[0]
+        return session.run(outputs, full)
     except Exception as error:  # ONNX Runtime raises several private types
         raise WrapError(f"ONNX Runtime could not run the graph: {first_line(error)}") from error

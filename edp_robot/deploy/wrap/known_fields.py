@@ -11,6 +11,7 @@ import numpy as np
 
 from edp_robot.deploy.wrap.command_map import MAP_HELP, texts
 from edp_robot.deploy.wrap.foreign_file import WrapError
+from edp_robot.deploy.wrap.history import ORDER_HELP, History, history
 from policy_server.contract.field import Field
 from policy_server.contract.manifest import parse_json
 from sim.core.spec import TaskSpec
@@ -20,6 +21,8 @@ LIMITS = {"low": -math.inf, "high": math.inf, "max_rate": math.inf}
 REQUIRED = ("name", "size", "unit", *LIMITS)  # keys of a field in the order of asking
 VECTORS = ("obs", "action")
 SINGLE = {"name": str, "control_hz": float, "n_action_steps": int, "action_map": str}
+HISTORY = {"history": int, "history_order": str}  # only where the policy sees one
+CHOICES = {"action_map": MAP_HELP, "history_order": ORDER_HELP}
 TYPE_NAMES = {str: "a text", int: "a whole number", float: "a number", list: "a list"}
 
 
@@ -28,7 +31,7 @@ class Draft:
     """A field as far as it is known; None is what is missing.
 
     A limit of one number stands for all `size` of them. `entries` may stay None: then nothing is
-    known of the names of the numbers.
+    known of the names of the numbers. `history` may stay None: then it is the policy's.
     """
 
     name: str | None = None
@@ -39,6 +42,7 @@ class Draft:
     max_rate: tuple[float, ...] | None = None
     entries: tuple[str, ...] | None = None
     sources: tuple[str, ...] = ()
+    history: int | None = None
 
     def missing(self, vector: str) -> list[str]:
         """Returns the required keys that are not known; an obs has no rate."""
@@ -69,12 +73,16 @@ class Draft:
         values = {key: getattr(self, key) for key in _keys(vector)}
         limits = {key: _limit_to_json(values[key]) for key in LIMITS if key in values}
         names = {} if self.size == 1 else {"entries": self.entries and list(self.entries)}
-        return {**values, **limits, **names}
+        steps = {} if self.history is None else {"history": self.history}
+        return {**values, **limits, **names, **steps}
 
 
 @dataclass(frozen=True)
 class Known:
-    """What is known of a policy besides its graph; `sources` has the source of each attribute."""
+    """What is known of a policy besides its graph; `sources` has the source of each attribute.
+
+    `history` is how many observations it sees, `history_order` how they lie in its input.
+    """
 
     obs: tuple[Draft, ...] = ()
     action: tuple[Draft, ...] = ()
@@ -83,6 +91,8 @@ class Known:
     n_action_steps: int | None = None
     name: str | None = None
     sources: dict[str, str] = field(default_factory=dict)
+    history: int | None = None
+    history_order: str | None = None
 
     def drafts(self, vector: str) -> tuple[Draft, ...]:
         """Returns the fields of "obs" or "action"."""
@@ -100,6 +110,8 @@ class Known:
         The vector is "" for what belongs to no field.
         """
         single = [k for k in ("action_map", "control_hz") if getattr(self, k) is None]
+        if max(self._lengths()) > 1 and len(self.obs) > 1 and self.history_order is None:
+            single.append("history_order")
         of_fields = [
             (vector, i, key)
             for vector in VECTORS
@@ -111,7 +123,10 @@ class Known:
     def to_json(self) -> dict[str, Any]:
         """Returns the content of a fields file; null for what is missing."""
         vectors = {v: [draft.to_json(v) for draft in self.drafts(v)] for v in VECTORS}
-        return {**{key: getattr(self, key) for key in SINGLE}, **vectors}
+        single = {key: getattr(self, key) for key in SINGLE}
+        if max(self._lengths()) > 1:
+            single |= {key: getattr(self, key) for key in HISTORY}
+        return {**single, **vectors}
 
     def to_fields(self, vector: str) -> tuple[Field, ...]:
         """Returns the bundle's fields of "obs" or "action"."""
@@ -119,6 +134,15 @@ class Known:
         for draft in self.drafts(vector):
             made.append(draft.to_field(made[-1].stop if made else 0))
         return tuple(made)
+
+    def past(self) -> History | None:
+        """Returns the history of observations that the policy sees, or None."""
+        sizes = [draft.size or 0 for draft in self.obs]
+        return history(sizes, self._lengths(), self.history_order)
+
+    def _lengths(self) -> list[int]:
+        """Returns how many observations the policy sees of each field."""
+        return [draft.history or self.history or 1 for draft in self.obs] or [1]
 
     def fitted(self, vector: str, dim: int, port: str) -> Known:
         """Returns this with the one unknown size of a vector's fields worked out.
@@ -132,17 +156,26 @@ class Known:
             WrapError: The sizes do not add up to `dim`. The message has both.
         """
         drafts = list(self.drafts(vector))
-        total = sum(draft.size or 0 for draft in drafts)
+        lengths = self._lengths() if vector == "obs" else [1] * len(drafts)
+        counts = list(zip(drafts, lengths, strict=True))
+        total = sum((draft.size or 0) * n for draft, n in counts)
         unknown = [i for i, draft in enumerate(drafts) if draft.size is None]
-        if total + len(unknown) > dim or (not unknown and total != dim):
+        at_least = total + sum(lengths[i] for i in unknown)
+        fits = at_least <= dim if unknown else total == dim
+        if len(unknown) == 1:
+            fits = fits and (dim - total) % lengths[unknown[0]] == 0
+        if not fits:
             more = f" and {len(unknown)} fields of unknown size" if unknown else ""
+            seen = f" in a history of {max(lengths)}" if max(lengths) > 1 else ""
             raise WrapError(
-                f"{self.sources.get(vector, 'what is known')} has {total} {vector} entries{more}, "
-                f"but the graph's {port} has {dim}; "
-                "give the task or the fields that the policy was trained with"
+                f"{self.sources.get(vector, 'what is known')} has {total} {vector} entries{more}"
+                f"{seen}, but the graph's {port} has {dim}; "
+                "give the task or the fields that the policy was trained with, and --history N "
+                "where it sees N observations"
             )
         if len(unknown) == 1:
-            drafts[unknown[0]] = replace(drafts[unknown[0]], size=dim - total)
+            size = (dim - total) // lengths[unknown[0]]
+            drafts[unknown[0]] = replace(drafts[unknown[0]], size=size)
         return replace(self, **{vector: tuple(drafts)})
 
 
@@ -173,25 +206,28 @@ def from_file(path: str | Path) -> Known:
         raise WrapError(
             f"{path}: no such fields file; run without --fields, and a template is written"
         )
-    raw = _object(parse_json(path.read_bytes(), str(path)), {*SINGLE, *VECTORS}, path.name)
+    keys = {*SINGLE, *HISTORY, *VECTORS}
+    raw = _object(parse_json(path.read_bytes(), str(path)), keys, path.name)
     for vector in VECTORS:
         items = _typed(raw.get(vector), list, f"{path.name}: {vector}") or []
         where = f"{path.name}: {vector}"
         raw[vector] = tuple(
             _draft(item, vector, f"{where}[{i}]", path.name) for i, item in enumerate(items)
         )
-    for key, expected in SINGLE.items():
+    for key, expected in {**SINGLE, **HISTORY}.items():
         raw[key] = _typed(raw.get(key), expected, f"{path.name}: {key}")
-    if raw["action_map"] not in (None, *MAP_HELP):
-        raise WrapError(
-            f"{path.name}: action_map {raw['action_map']!r}, expected one of {', '.join(MAP_HELP)}"
-        )
+    for key, choices in CHOICES.items():
+        if raw[key] not in (None, *choices):
+            raise WrapError(
+                f"{path.name}: {key} {raw[key]!r}, expected one of {', '.join(choices)}"
+            )
+    _check_history(raw["history"], f"{path.name}: history")
     said = [key for key, value in raw.items() if value not in (None, ())]
     return Known(**raw, sources=dict.fromkeys(said, path.name))
 
 
 def from_metadata(metadata: dict[str, str], obs_dim: int, act_dim: int) -> Known:
-    """Returns what a file's metadata says: names of joints and of observation terms.
+    """Returns what a file's metadata says: names of joints, names and histories of observations.
 
     A list of joints whose length is not `act_dim` names something else, and is not used.
 
@@ -206,20 +242,29 @@ def from_metadata(metadata: dict[str, str], obs_dim: int, act_dim: int) -> Known
     sizes: list[int | None] = [None] * len(terms)
     if len(said) == len(terms):
         sizes = [int(size) if size.isdecimal() else None for size in said]
-    obs = tuple(Draft(t, size, sources=(source,)) for t, size in zip(terms, sizes, strict=True))
+    steps = texts(metadata, "observation_history_lengths")
+    known = len(steps) == len(terms) and all(map(str.isdecimal, steps))
+    lengths = [max(int(n), 1) for n in steps] if known else [None] * len(terms)
+    obs = tuple(
+        Draft(name, size, sources=(source,), history=n)
+        for name, size, n in zip(terms, sizes, lengths, strict=True)
+    )
     obs = obs if len(obs) <= obs_dim else ()
     joints = texts(metadata, "joint_names")
     action = tuple(Draft(f"{joint}.target", 1, sources=(source,)) for joint in joints)
     action = action if len(action) == act_dim else ()
-    found = {"obs": obs, "action": action}
-    return Known(obs, action, sources={key: source for key in VECTORS if found[key]})
+    # The exporters that write lengths flatten one term after the other.
+    order = "term" if any(draft.history for draft in obs) else None
+    found = {"obs": obs, "action": action, "history_order": order}
+    sources = {key: source for key, value in found.items() if value}
+    return Known(obs, action, sources=sources, history_order=order)
 
 
-def blank(obs_dim: int, act_dim: int, horizon: int, name: str) -> Known:
+def blank(obs_dim: int | None, act_dim: int, horizon: int, name: str) -> Known:
     """Returns what every graph says.
 
     Args:
-        obs_dim: Length of an observation.
+        obs_dim: Length of an observation. None: unknown, because the policy sees a history.
         act_dim: Length of an action.
         horizon: Actions of an answer; all of them are executed.
         name: Name of the policy.
@@ -240,7 +285,8 @@ def _keys(vector: str) -> tuple[str, ...]:
 
 def _draft(raw: Any, vector: str, where: str, source: str) -> Draft:
     """Returns one field of a fields file; a size that is not mentioned is 1."""
-    raw = _object(raw, {*_keys(vector), "entries"}, where)
+    steps = {"history"} if vector == "obs" else set()
+    raw = _object(raw, {*_keys(vector), "entries", *steps}, where)
     size = _typed(raw.get("size", 1), int, f"{where}.size")
     if size is not None and size < 1:
         raise WrapError(f"{where}.size is {size}, expected a whole number >= 1")
@@ -255,7 +301,17 @@ def _draft(raw: Any, vector: str, where: str, source: str) -> Draft:
         max_rate=rate,
         entries=tuple(entries) if entries else None,
         sources=(source,),
+        history=_check_history(
+            _typed(raw.get("history"), int, f"{where}.history"), f"{where}.history"
+        ),
     )
+
+
+def _check_history(value: int | None, where: str) -> int | None:
+    """Returns a number of observations, which is null or at least 1."""
+    if value is not None and value < 1:
+        raise WrapError(f"{where} is {value}, expected a whole number >= 1")
+    return value
 
 
 def _object(raw: Any, keys: set[str], where: str) -> dict[str, Any]:

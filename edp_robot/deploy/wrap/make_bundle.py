@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from edp_robot.deploy.export import N_GOLDEN, PARITY_SHARE, agreement, onnx_session, warn_of_unnamed
+from edp_robot.deploy.export import (
+    N_GOLDEN,
+    PARITY_SHARE,
+    ParityError,
+    agreement,
+    onnx_session,
+    warn_of_unnamed,
+)
 from edp_robot.deploy.wrap.command_map import command_map
 from edp_robot.deploy.wrap.foreign_file import WrapError, first_line
 from edp_robot.deploy.wrap.foreign_policy import Foreign
+from edp_robot.deploy.wrap.history import History
 from edp_robot.deploy.wrap.known_fields import Known, blank, from_file, from_metadata, from_task
 from edp_robot.deploy.wrap.surgery import wrapped_graph
 from policy_server.contract.bundle import Bundle, save
@@ -23,7 +32,12 @@ from sim.core.spec import TaskSpec
 UNBOUNDED = 3.0  # golden obs are drawn from [-UNBOUNDED, UNBOUNDED] where they have no limits
 HUGE = 1e6  # a larger limit is none: Gymnasium writes the largest float32 for infinity
 N_PARITY = 1024
+N_STEPS = 16  # rows of an episode, where the policy has memory
+N_EPISODES = 2  # golden ones
 MUCH_CLIPPED = 0.5
+Rows = dict[str, np.ndarray]
+# (obs, noise, state) -> (answer, next state), a row for each episode
+Step = Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
 @dataclass(frozen=True)
@@ -69,10 +83,33 @@ def gather(
             f"{task.sources['control_hz']} acts at {task.control_hz:g} Hz, but {hz:g} Hz was given"
         )
     metadata = from_metadata(foreign.metadata, foreign.obs_dim, foreign.act_dim)
-    graph = blank(foreign.obs_dim, foreign.act_dim, foreign.horizon, name)
-    known = told.over(task).over(file).over(metadata).over(graph)
+    known = told.over(task).over(file).over(metadata)
+    obs_dim = None if known.history else foreign.obs_dim
+    known = known.over(blank(obs_dim, foreign.act_dim, foreign.horizon, name))
+    known = _with_steps(known, foreign)
     known = known.fitted("obs", foreign.obs_dim, f"input {foreign.obs!r}")
     return known.fitted("action", foreign.act_dim, f"output {foreign.output!r}")
+
+
+def _with_steps(known: Known, foreign: Foreign) -> Known:
+    """Returns what is known together with the steps that the observation input has.
+
+    Raises:
+        WrapError: The input has several steps, and nothing says that they are a history of as many.
+    """
+    *n_rows, row = foreign.obs_shape
+    n = n_rows[0] if n_rows else 1
+    if n == 1:
+        return known
+    if known.history != n:
+        raise WrapError(
+            f"input {foreign.obs!r} has {n} rows of {row} numbers, and the history is "
+            f"{known.history or 'unknown'}: give --history {n} if the rows are the last {n} "
+            "observations, the oldest first; pictures and several observations at once are not "
+            "supported"
+        )
+    sources = {**known.sources, "history_order": "the graph's rows"}
+    return replace(known, history_order="step", sources=sources)
 
 
 def wrap(foreign: Foreign, known: Known, out: str | Path, task: str | None = None) -> Wrapped:
@@ -95,13 +132,14 @@ def wrap(foreign: Foreign, known: Known, out: str | Path, task: str | None = Non
     low, high = limits(action)
     spec = task_spec(task) if task else None
     commands = command_map(str(known.action_map), spec, foreign.metadata, low, high)
-    graph = wrapped_graph(foreign, commands)
-    rng = np.random.default_rng(0)
-    states = draw(obs, N_PARITY, rng)
-    noise = rng.standard_normal((N_PARITY, foreign.latent_dim), np.float32)
-    unlimited = commands.unlimited(states, foreign.act(states, noise))
-    expected = {"obs": states, "noise": noise, "action": np.clip(unlimited, low, high)}
-    parity, got = check(graph, foreign, expected, action)
+    past = known.past()
+    graph = wrapped_graph(foreign, commands, past)
+    n_steps = N_STEPS if foreign.states or past else 1
+    expected = drawn(obs, foreign.latent_dim)
+    answers, states = episodes(_original(foreign, past), expected, n_steps, foreign.state_dim)
+    unlimited = commands.unlimited(expected["obs"], answers)
+    expected |= {"action": np.clip(unlimited, low, high), **states}
+    parity, got = check(graph, foreign, expected, action, n_steps)
     manifest = Manifest(
         name=str(known.name),
         task=task or "none",
@@ -113,13 +151,22 @@ def wrap(foreign: Foreign, known: Known, out: str | Path, task: str | None = Non
         n_action_steps=int(known.n_action_steps or foreign.horizon),
         control_period_s=1 / float(known.control_hz or 0),
         latent_dim=foreign.latent_dim,
-        sampler=_sampler(foreign, known),
+        sampler=_sampler(foreign, known, past),
         parity=parity,
+        state_dim=got["state"].shape[1],
+        history=past.n if past else 1,
     )
-    golden = {name: array[:N_GOLDEN] for name, array in {**expected, "action": got}.items()}
+    golden = _golden({**expected, **got}, manifest.state_dim > 0)
     bundle = save(out, manifest, onnx_bytes=graph, golden=golden)
     warn_of_unnamed((*obs, *action))
     return Wrapped(bundle, float(np.mean((unlimited < low) | (unlimited > high))))
+
+
+def _golden(rows: Rows, has_memory: bool) -> Rows:
+    """Returns the first rows as golden vectors; with memory, whole episodes with their states."""
+    names = ("obs", "noise", "action", *(("state", "next_state") if has_memory else ()))
+    n = N_EPISODES * N_STEPS if has_memory else N_GOLDEN
+    return {name: rows[name][:n] for name in names}
 
 
 def draw(obs: tuple[Field, ...], n: int, rng: np.random.Generator) -> np.ndarray:
@@ -141,49 +188,135 @@ def draw(obs: tuple[Field, ...], n: int, rng: np.random.Generator) -> np.ndarray
     return rng.uniform(low, high, (n, len(low))).astype(np.float32)
 
 
-def check(
-    graph: bytes, foreign: Foreign, expected: dict[str, np.ndarray], fields: tuple[Field, ...]
-) -> tuple[dict[str, Any], np.ndarray]:
-    """Returns (parity, commands): the wrapped graph against the original, at once and one by one.
+def drawn(obs: tuple[Field, ...], latent_dim: int) -> Rows:
+    """Returns N_PARITY rows of obs (n, obs_dim) and noise (n, latent_dim)."""
+    rng = np.random.default_rng(0)
+    states = draw(obs, N_PARITY, rng)
+    return {"obs": states, "noise": rng.standard_normal((N_PARITY, latent_dim), np.float32)}
 
-    Parity is what `agreement` returns, with "n", the number of obs.
+
+def episodes(step: Step, rows: Rows, n_steps: int, state_dim: int) -> tuple[np.ndarray, Rows]:
+    """Returns the answers (n, horizon, act_dim) to rows, and the states (n, state_dim).
+
+    The states are `state`, before each row, and `next_state`, after it. Each `n_steps` rows are an
+    episode, which begins with zeros. All episodes go on side by side.
+
+    Args:
+        step: Answers one row of each episode.
+        rows: obs and noise, one episode after the other.
+        n_steps: Rows of an episode; 1 where nothing is remembered.
+        state_dim: Length of the state.
+    """
+    n_rows = len(rows["obs"])
+    n = n_rows // n_steps
+    obs, noise = (rows[k].reshape(n, n_steps, rows[k].shape[1]) for k in ("obs", "noise"))
+    state = np.zeros((n, state_dim), np.float32)
+    answers = []
+    states = [state]
+    for t in range(n_steps):
+        answer, state = step(obs[:, t], noise[:, t], state)
+        answers.append(answer)
+        states.append(state)
+    flat = [np.stack(parts, axis=1) for parts in (answers, states[:-1], states[1:])]
+    answer, before, after = (part.reshape(n_rows, *part.shape[2:]) for part in flat)
+    return answer, {"state": before, "next_state": after}
+
+
+def _original(foreign: Foreign, past: History | None) -> Step:
+    """Returns the step of the original, which keeps the history itself."""
+    seen: list[np.ndarray] = []
+
+    def step(
+        obs: np.ndarray, noise: np.ndarray, state: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        seen.append(obs)
+        return foreign.step(past.seen(seen) if past else obs, noise, state)
+
+    return step
+
+
+def _wrapped(session: Any, size: int | None) -> Step:
+    """Returns the step of a wrapped graph, `size` rows at once or all."""
+    names = [node.name for node in session.get_inputs()]
+    outputs = [node.name for node in session.get_outputs()]
+
+    def step(
+        obs: np.ndarray, noise: np.ndarray, state: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        given = {"obs": obs, "noise": noise, "state": state}
+        got: list[list[np.ndarray]] = []
+        for i in range(0, len(obs), size or len(obs)):
+            feeds = {name: given[name][i : i + (size or len(obs))] for name in names}
+            got.append(session.run(outputs, feeds))
+        named = dict(zip(outputs, map(np.concatenate, zip(*got, strict=True)), strict=True))
+        return named["action"], named.get("next_state", state)
+
+    return step
+
+
+def check(
+    graph: bytes, foreign: Foreign, expected: Rows, fields: tuple[Field, ...], n_steps: int = 1
+) -> tuple[dict[str, Any], Rows]:
+    """Returns (parity, rows): the wrapped graph against the original, at once and one by one.
+
+    Parity is what `agreement` returns, with "n", the number of obs. The rows are action, state and
+    next_state.
 
     Args:
         graph: The wrapped graph.
         foreign: The original.
-        expected: Its obs (n, obs_dim), noise (n, latent_dim) and commands `action`.
+        expected: Its obs (n, obs_dim), noise (n, latent_dim), commands `action` and `next_state`.
         fields: Fields of the command.
+        n_steps: Rows of an episode.
 
     Raises:
         ParityError: A difference is above PARITY_SHARE of the range, or not a number.
         WrapError: ONNX Runtime cannot run the wrapped graph.
     """
-    names = ("obs", "noise") if foreign.noise else ("obs",)
     action = expected["action"]
-    n = len(action)
-
-    def run(session: Any, n_rows: int, size: int) -> np.ndarray:
-        feeds = ({k: expected[k][i : i + size] for k in names} for i in range(0, n_rows, size))
-        return np.concatenate([np.asarray(session.run(["action"], feed)[0]) for feed in feeds])
-
+    few = {name: array[: max(N_GOLDEN, n_steps)] for name, array in expected.items()}
     try:
         session = onnx_session(graph)
-        got = run(session, n, 1 if foreign.batch == 1 else n)
-        single = run(session, N_GOLDEN, 1)
+        state_dim = {node.name: node.shape[1] for node in session.get_inputs()}.get("state", 0)
+        at_once = _wrapped(session, 1 if foreign.batch == 1 else None)
+        got, states = episodes(at_once, expected, n_steps, state_dim)
+        single, _ = episodes(_wrapped(session, 1), few, n_steps, state_dim)
     except Exception as error:  # ONNX Runtime raises several private types
         fixed = f" (its batch size {foreign.batch} is baked in: export with batch 1 or free)"
         raise WrapError(
             f"ONNX Runtime could not run the wrapped graph{fixed if foreign.batch else ''}: "
             f"{first_line(error)}"
         ) from error
-    at_once = np.abs(got - action).max((0, 1))
-    one_by_one = np.abs(single - action[:N_GOLDEN]).max((0, 1))
-    errors = np.maximum(at_once, one_by_one)
-    return {**agreement(fields, errors, action, PARITY_SHARE), "n": n}, got
+    together = np.abs(got - action).max((0, 1))
+    one_by_one = np.abs(single - few["action"]).max((0, 1))
+    errors = np.maximum(together, one_by_one)
+    parity = {**agreement(fields, errors, action, PARITY_SHARE), "n": len(action)}
+    _check_states(states["next_state"], expected)
+    return parity, {"action": got, **states}
 
 
-def _sampler(foreign: Foreign, known: Known) -> dict[str, Any]:
+def _check_states(got: np.ndarray, expected: Rows) -> None:
+    """Raises ParityError unless the foreign states, which come first in the state, are equal.
+
+    A difference counts in shares of the state's largest number, at least 1.
+    """
+    original = expected.get("next_state", np.zeros((len(got), 0)))
+    error = np.abs(got[:, : original.shape[1]] - original)
+    share = float((error / np.maximum(1.0, np.abs(original).max(0))).max(initial=0.0))
+    if not share <= PARITY_SHARE:
+        raise ParityError(
+            f"the states of the wrapped graph and of the original differ by {share:.3g} of their "
+            f"largest number, allowed is {PARITY_SHARE}; nothing was written"
+        )
+
+
+def _sampler(foreign: Foreign, known: Known, past: History | None) -> dict[str, Any]:
     """Returns the manifest's entry on how the graph answers."""
     ports = {"obs": foreign.obs, "noise": foreign.noise, "output": foreign.output}
     entry = {"method": "wrapped", "n_denoise_steps": 1, "opset": foreign.opset}
-    return {**entry, "batch_sizes": [1], **ports, "action_map": known.action_map}
+    said = {**entry, "batch_sizes": [1], **ports, "action_map": known.action_map}
+    if foreign.states:
+        said["states"] = [[port.input, port.output, list(port.shape)] for port in foreign.states]
+    if past is not None:
+        said["history_order"] = known.history_order or "step"
+    return said

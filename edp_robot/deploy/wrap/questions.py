@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 
 from edp_robot.deploy.wrap.command_map import MAP_HELP, MapName
 from edp_robot.deploy.wrap.foreign_file import WrapError
-from edp_robot.deploy.wrap.known_fields import LIMITS, NO_LIMIT, Draft, Known
+from edp_robot.deploy.wrap.history import ORDER_HELP
+from edp_robot.deploy.wrap.known_fields import CHOICES, LIMITS, NO_LIMIT, Draft, Known
 
 ASKED = "asked"
 FOR_ALL = "*"  # an answer that ends in it also goes to all later fields of the vector
@@ -48,6 +49,9 @@ def next_question(known: Known, maps: tuple[MapName, ...]) -> Question | None:
     if key == "action_map":
         choices = "; ".join(f"{name}: {MAP_HELP[name]}" for name in maps)
         return Question("", 0, key, f"what do the answers mean? {choices}", maps[0])
+    if key == "history_order":
+        choices = "; ".join(f"{name}: {text}" for name, text in ORDER_HELP.items())
+        return Question("", 0, key, f"how does the history lie in the input? {choices}", "term")
     if key == "control_hz":
         return Question("", 0, key, "how many times a second does it act [Hz]", f"{DEFAULT_HZ:g}")
     drafts = known.drafts(vector)
@@ -78,7 +82,7 @@ def answered(known: Known, question: Question, text: str) -> Known:
     vector = question.vector
     key = question.key
     if not vector:
-        value = _choice(text) if key == "action_map" else _positive(text)
+        value = _choice(key, text) if key in CHOICES else _positive(text)
         return replace(known, **{key: value}, sources={**known.sources, key: ASKED})
     drafts = known.drafts(vector)
     if key == "fields":
@@ -189,9 +193,9 @@ def _split(text: str, size: int) -> tuple[Draft, ...]:
     return tuple(drafts)
 
 
-def _choice(text: str) -> str:
-    if text not in MAP_HELP:
-        raise WrapError(f"{text!r}: expected one of {', '.join(MAP_HELP)}")
+def _choice(key: str, text: str) -> str:
+    if text not in CHOICES[key]:
+        raise WrapError(f"{text!r}: expected one of {', '.join(CHOICES[key])}")
     return text
 
 

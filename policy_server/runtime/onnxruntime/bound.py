@@ -11,6 +11,7 @@ from policy_server.runtime.base import inference_error
 
 # ONNX Runtime captures a CUDA graph in the first run, from the buffers that are bound then.
 WARMUP = 3
+OUTPUTS = ("action", "next_state")
 
 
 class BoundGraph:
@@ -19,13 +20,15 @@ class BoundGraph:
     Attributes:
         obs: Input buffer (batch, obs_dim).
         noise: Input buffer (batch, latent_dim); without columns if the graph has no such input.
+        state: Input buffer (batch, state_dim); without columns if the graph has no memory.
         action: Output buffer (batch, horizon, act_dim). `run` fills it.
+        next_state: Output buffer (batch, state_dim); without columns if the graph has no memory.
 
     Args:
         runtime: The onnxruntime module.
         session: A session of this batch size. It must not have run: a captured CUDA graph always
             reads from the buffers of its first run.
-        shapes: Shape of each input and of action, batch first, by name.
+        shapes: Shape of each input and output, batch first, by name.
         device: cpu or cuda. cuda: there are buffers on the GPU too, and `run` copies to and from
             them.
         staged: Whether the session has buffers of its own. None: only on the GPU.
@@ -46,7 +49,12 @@ class BoundGraph:
         self.obs = arrays["obs"]
         self.noise = arrays.get("noise", np.zeros((len(self.obs), 0), np.float32))
         self.action = arrays["action"]
+        self.state = arrays.get("state", np.zeros((len(self.obs), 0), np.float32))
+        self.next_state = arrays.get("next_state", np.zeros_like(self.state))
         self._has_noise = "noise" in arrays
+        self._inputs = [name for name in arrays if name not in OUTPUTS]
+        self._outputs = [name for name in arrays if name in OUTPUTS]
+        self._arrays = arrays
         self._batch = len(self.obs)
         self._device = device
         self._staged = device != "cpu" if staged is None else staged
@@ -88,8 +96,27 @@ class BoundGraph:
         self.run()
         return self.action[:n].copy()
 
+    def step(
+        self, obs: np.ndarray, noise: np.ndarray, state: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Returns new actions (n, horizon, act_dim) and states (n, state_dim), as `act` does.
+
+        Args:
+            obs: (n, obs_dim), n at most the batch size.
+            noise: (n, latent_dim); ignored if the graph has no noise input.
+            state: (n, state_dim).
+
+        Raises:
+            BackendError: The runtime failed.
+        """
+        n = len(state)
+        self.state[:n] = state
+        self.state[n:] = 0
+        action = self.act(obs, noise)
+        return action, self.next_state[:n].copy()
+
     def run(self) -> None:
-        """Computes `action` from `obs` and `noise`.
+        """Computes `action` and `next_state` from `obs`, `noise` and `state`.
 
         Raises:
             BackendError: The runtime failed.
@@ -98,11 +125,11 @@ class BoundGraph:
             if not self._staged:
                 self._call(self._binding, self._options)
                 return
-            self._values["obs"].update_inplace(self.obs)
-            if self._has_noise:
-                self._values["noise"].update_inplace(self.noise)
+            for name in self._inputs:
+                self._values[name].update_inplace(self._arrays[name])
             self._call(self._binding, self._options)
-            np.copyto(self.action, self._values["action"].numpy())
+            for name in self._outputs:
+                np.copyto(self._arrays[name], self._values[name].numpy())
         except Exception as error:  # ONNX Runtime raises several private types
             raise inference_error(self._device, error) from error
 
@@ -114,7 +141,7 @@ class BoundGraph:
             if self._staged
             else make.ortvalue_from_numpy(array)
         )
-        if name == "action":
+        if name in OUTPUTS:
             self._binding.bind_ortvalue_output(name, value)
         else:
             self._binding.bind_ortvalue_input(name, value)

@@ -53,16 +53,19 @@ def check_graph(shapes: dict[str, list[Any]], manifest: Manifest) -> None:
     """Raises BackendError if the graph's shapes contradict the manifest. An open one fits all.
 
     Args:
-        shapes: Shape of each input and of action, batch first; an open dimension is a name or None.
+        shapes: Shape of each input and output, batch first; an open dimension is a name or None.
         manifest: The manifest of the graph's bundle.
     """
     expected = {"obs": (manifest.obs_dim,), "action": (manifest.horizon, manifest.act_dim)}
     if manifest.latent_dim:
         expected["noise"] = (manifest.latent_dim,)
+    if manifest.state_dim:
+        expected |= dict.fromkeys(("state", "next_state"), (manifest.state_dim,))
     if set(expected) != set(shapes):
         raise BackendError(
             f"graph has {sorted(shapes)}, "
-            f"manifest (latent_dim {manifest.latent_dim}) needs {sorted(expected)}"
+            f"manifest (latent_dim {manifest.latent_dim}, state_dim {manifest.state_dim}) "
+            f"needs {sorted(expected)}"
         )
     for name, row in expected.items():
         wanted = (1, *row)
@@ -81,9 +84,10 @@ def _median_s(policy: OnnxPolicy, golden: dict[str, np.ndarray]) -> float:
     """Returns the median time of one golden obs [s]."""
     obs = golden["obs"][:1]
     noise = golden["noise"][:1]
+    state = golden["state"][:1] if "state" in golden else np.zeros((1, 0), np.float32)
     times = []
     for _ in range(N_TIMED):
         start = time.perf_counter()
-        policy.act(obs, noise)
+        policy.step(obs, noise, state)
         times.append(time.perf_counter() - start)
     return float(np.median(times[N_WARMUP:]))

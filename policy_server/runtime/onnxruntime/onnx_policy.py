@@ -11,7 +11,7 @@ import numpy as np
 from policy_server.contract.choices import Precision
 from policy_server.contract.errors import BackendError
 from policy_server.runtime.base import inference_error
-from policy_server.runtime.onnxruntime.bound import BoundGraph
+from policy_server.runtime.onnxruntime.bound import OUTPUTS, BoundGraph
 from policy_server.runtime.onnxruntime.providers import (
     check_available,
     import_runtime,
@@ -19,10 +19,13 @@ from policy_server.runtime.onnxruntime.providers import (
 )
 
 Shape = tuple[int, ...]
+INPUTS = ("obs", "noise", "state")
 
 
 class OnnxPolicy:
     """A raw ONNX policy: obs and noise in, action chunk out, float32.
+
+    A policy with memory also takes `state` and gives back `next_state`; `step` computes it.
 
     Only one thread may use it at a time.
 
@@ -32,7 +35,7 @@ class OnnxPolicy:
 
     Attributes:
         provider: Device in use.
-        shapes: Shape of each input and of action as the graph declares it, batch first.
+        shapes: Shape of each input and output as the graph declares it, batch first.
         sizes: Batch sizes that have buffers, in rising order.
 
     Args:
@@ -69,14 +72,15 @@ class OnnxPolicy:
         self.shapes = _ports(self._session)
         self._batch = (self.shapes["obs"] or [None])[0]
         self._dynamic = self._batch != 1 and provider != "tensorrt"
+        self._outputs = [name for name in OUTPUTS if name in self.shapes]
         self.sizes = self._static_sizes(batch_sizes)
         if provider == "tensorrt" and not self.sizes:
             raise BackendError(
                 "provider tensorrt needs static shapes, and the graph leaves them open: "
                 f"{self.shapes}"
             )
-        # by number of rows: the graph with buffers for it, and the shapes of obs and noise
-        self._ready: dict[int, tuple[BoundGraph, Shape, Shape | None]] = {}
+        # by number of rows: the graph with buffers for it, and the shapes of obs, noise and state
+        self._ready: dict[int, tuple[BoundGraph, Shape, Shape | None, Shape | None]] = {}
         rows = self._row_shapes() if self.sizes else {}
         for size in self.sizes:
             static = session(None if self._batch == 1 else (self._batch, size))
@@ -94,14 +98,40 @@ class OnnxPolicy:
         """
         ready = self._ready.get(len(obs))
         if ready is None:
-            return self._many(obs, noise)
-        bound, obs_shape, noise_shape = ready
+            return self._many((obs, noise))[0]
+        bound, obs_shape, noise_shape, _ = ready
         # NumPy would stretch one row, or one number, over the whole buffer.
         if obs.shape != obs_shape or (noise_shape is not None and noise.shape != noise_shape):
             raise BackendError(
                 f"obs {obs.shape}, noise {noise.shape}: expected {obs_shape}, {noise_shape}"
             )
         return bound.act(obs, noise)
+
+    def step(
+        self, obs: np.ndarray, noise: np.ndarray, state: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Returns new actions (n, horizon, act_dim) and the states after them (n, state_dim).
+
+        Args:
+            obs: (n, obs_dim).
+            noise: (n, latent_dim); ignored if the graph has no noise input.
+            state: (n, state_dim); given back as it is if the graph has no memory.
+
+        Raises:
+            BackendError: A shape is wrong, or the runtime refused.
+        """
+        if "state" not in self.shapes:
+            return self.act(obs, noise), state
+        ready = self._ready.get(len(obs))
+        if ready is None:
+            action, next_state = self._many((obs, noise, state))
+            return action, next_state
+        bound, obs_shape, noise_shape, state_shape = ready
+        wanted = (obs_shape, noise_shape or noise.shape, state_shape)
+        given = (obs.shape, noise.shape, state.shape)
+        if given != wanted:
+            raise BackendError(f"obs, noise, state {given}: expected {wanted}")
+        return bound.step(obs, noise, state)
 
     def buffers(self, n: int) -> BoundGraph | None:
         """Returns the graph whose buffers hold `n` rows, or None if there are none of that size."""
@@ -112,7 +142,7 @@ class OnnxPolicy:
 
         There are none if a row is open, or if the batch is open and has no name to fix it by.
         """
-        rows = [dim for name in self.shapes if name != "action" for dim in self.shapes[name][1:]]
+        rows = [dim for name in self._inputs() for dim in self.shapes[name][1:]]
         if not all(isinstance(dim, int) for dim in rows):
             return ()
         if self._batch == 1:
@@ -120,34 +150,48 @@ class OnnxPolicy:
         return tuple(sorted(set(wanted))) if isinstance(self._batch, str) else ()
 
     def _row_shapes(self) -> dict[str, Shape]:
-        """Returns the shapes of one row by name. The answer to zeros gives that of action."""
-        rows = {name: tuple(shape[1:]) for name, shape in self.shapes.items() if name != "action"}
+        """Returns the shapes of one row by name. The answer to zeros gives those of the outputs."""
+        rows = {name: tuple(self.shapes[name][1:]) for name in self._inputs()}
         zeros = {name: np.zeros((1, *row), np.float32) for name, row in rows.items()}
-        return {**rows, "action": self._run(zeros).shape[1:]}
+        answers = zip(self._outputs, self._run(zeros), strict=True)
+        return {**rows, **{name: answer.shape[1:] for name, answer in answers}}
+
+    def _inputs(self) -> list[str]:
+        """Returns the names of the inputs, in the order obs, noise, state."""
+        return [name for name in INPUTS if name in self.shapes]
 
     def _make_ready(self, runtime: Any, session: Any, shapes: dict[str, Shape]) -> None:
         """Binds a session to buffers, for all sizes up to its own that have none yet."""
         device = "cpu" if self.provider == "cpu" else "cuda"
         bound = BoundGraph(runtime, session, shapes, device)
         for n in range(len(self._ready), shapes["obs"][0] + 1):
-            noise_shape = (n, *shapes["noise"][1:]) if "noise" in shapes else None
-            self._ready[n] = (bound, (n, *shapes["obs"][1:]), noise_shape)
+            sized = {name: (n, *shapes[name][1:]) for name in self._inputs()}
+            self._ready[n] = (bound, sized["obs"], sized.get("noise"), sized.get("state"))
 
-    def _many(self, obs: np.ndarray, noise: np.ndarray) -> np.ndarray:
-        """Returns the actions for more rows than buffers hold: in one call, or in chunks."""
-        if self._dynamic or (len(obs) == 1 and not self.sizes):
-            feeds = {"obs": np.ascontiguousarray(obs, dtype=np.float32)}
-            if "noise" in self.shapes:
-                feeds["noise"] = np.ascontiguousarray(noise, dtype=np.float32)
-            return self._run(feeds)
+    def _many(self, given: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Returns the outputs for more rows than buffers hold: in one call, or in chunks.
+
+        Args:
+            given: obs, noise and, for a policy with memory, state.
+        """
+        n = len(given[0])
+        if self._dynamic or (n == 1 and not self.sizes):
+            named: dict[str, np.ndarray] = dict(zip(INPUTS, given, strict=False))
+            rows = {name: named[name] for name in self._inputs()}
+            return self._run({k: np.ascontiguousarray(v, np.float32) for k, v in rows.items()})
         size = self.sizes[-1] if self.sizes else 1
-        parts = [slice(start, start + size) for start in range(0, len(obs), size)]
-        return np.concatenate([self.act(obs[part], noise[part]) for part in parts])
+        parts = [slice(start, start + size) for start in range(0, n, size)]
+        answers = [self._rows([array[part] for array in given]) for part in parts]
+        return [np.concatenate(outputs) for outputs in zip(*answers, strict=True)]
 
-    def _run(self, feeds: dict[str, np.ndarray]) -> np.ndarray:
-        """Returns what the dynamic session answers."""
+    def _rows(self, given: list[np.ndarray]) -> Sequence[np.ndarray]:
+        """Returns the outputs for rows that buffers hold."""
+        return self.step(*given) if len(given) == len(INPUTS) else (self.act(*given),)
+
+    def _run(self, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
+        """Returns what the dynamic session answers: action, and next_state if there is one."""
         try:
-            return self._session.run(("action",), feeds)[0]
+            return self._session.run(self._outputs, feeds)
         except Exception as error:  # ONNX Runtime raises several private types
             raise inference_error(self.provider, error) from error
 
@@ -158,10 +202,16 @@ def _ports(session: Any) -> dict[str, list[Any]]:
     inputs = {node.name: node.shape for node in session.get_inputs()}
     outputs = {node.name: node.shape for node in session.get_outputs()}
     types = {node.type for node in nodes}
-    named = set(inputs) in ({"obs"}, {"obs", "noise"}) and set(outputs) == {"action"}
-    if not named or types != {"tensor(float)"}:
+    remembers = "state" in inputs
+    named = (
+        {"obs"} <= set(inputs) <= set(INPUTS)
+        and set(outputs) == set(OUTPUTS if remembers else ("action",))
+        and types == {"tensor(float)"}
+    )
+    if not named:
         raise BackendError(
             f"graph has inputs {inputs}, outputs {outputs}, types {sorted(types)}; "
-            "expected float32 inputs obs and noise (noise may be missing) and output action"
+            "expected float32 inputs obs and noise (noise may be missing) and output action, "
+            "with memory also input state and output next_state"
         )
     return {**inputs, **outputs}

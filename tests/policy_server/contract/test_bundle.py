@@ -1,11 +1,13 @@
 import contextlib
 import hashlib
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import remembering
 
 from policy_server.contract import bundle as bundles
 from policy_server.contract.bundle import Bundle
@@ -136,7 +138,8 @@ def _set_field(vector, index, **values):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (_set("schema_version", 2), "schema version 2: this code reads 1"),
+        (_set("schema_version", 2), r"missing \['history', 'state_dim'\]"),
+        (_set("schema_version", 3), "schema version 3: this code reads 1 and 2"),
         (_set("schema_version", True), "schema version True"),
         (lambda raw: raw.pop("schema_version"), "schema version None"),
         (lambda raw: raw.pop("horizon"), r"missing \['horizon'\]"),
@@ -240,3 +243,42 @@ def test_a_bundle_takes_more_precisions(tiny, bundle):
     assert more.calibration() == bundle.calibration()
     assert more.manifest.obs == bundle.manifest.obs
     assert more.manifest.parity == {"max_abs_error": 0.0, "int8": {"max_abs_error": 0.1}}
+
+
+def test_a_bundle_with_memory_says_so_where_an_older_reader_looks_first(tmp_path):
+    made = remembering.save_bundle(tmp_path / "b")
+    raw = json.loads((made.path / "manifest.json").read_text())
+    assert (raw["schema_version"], raw["state_dim"], raw["history"]) == (2, 3, 1)
+    assert Manifest.from_dict(raw) == made.manifest
+    assert replace(made.manifest, state_dim=0).schema_version == 1
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"state_dim": 0}, "schema version 2 with state_dim 0"),
+        ({"schema_version": 1}, r"unknown \['history', 'state_dim'\]"),
+        ({"state_dim": -1}, "state_dim -1"),
+        ({"state_dim": 1 << 30}, "state_dim 1073741824: expected at most 262144"),
+        ({"history": 0}, "history 0"),
+        ({"state_dim": 0, "history": 4}, "no state to keep observations in"),
+    ],
+)
+def test_a_memory_out_of_range_is_refused(tmp_path, values, message):
+    made = remembering.save_bundle(tmp_path / "b")
+    with pytest.raises(BundleError, match=message):
+        Manifest.from_dict({**made.manifest.to_dict(), **values})
+
+
+def test_golden_states_must_be_whole_episodes(tmp_path):
+    golden = remembering.golden()
+    broken = {**golden, "state": golden["state"].copy()}
+    broken["state"][3, 1] += 1
+    with pytest.raises(BundleError, match=r"state of row 3 is neither zeros nor the next_state"):
+        remembering.save_bundle(tmp_path / "b", golden=broken)
+    late = {name: array[2:] for name, array in golden.items()}
+    with pytest.raises(BundleError, match="state of row 0"):
+        remembering.save_bundle(tmp_path / "b", golden=late)
+    stateless = {name: golden[name] for name in ("obs", "noise", "action")}
+    with pytest.raises(BundleError, match=r"expected \['action', 'next_state'"):
+        remembering.save_bundle(tmp_path / "b", golden=stateless)

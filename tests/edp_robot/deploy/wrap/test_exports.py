@@ -15,6 +15,7 @@ from edp_robot.deploy.wrap.foreign_file import WrapError
 from edp_robot.deploy.wrap.foreign_policy import read_policy
 from edp_robot.deploy.wrap.known_fields import Known
 from edp_robot.deploy.wrap.make_bundle import gather, wrap
+from policy_server.control.local import LocalPolicy
 from policy_server.runtime.base import load_backend
 from sim.core.registry import task_spec
 
@@ -73,22 +74,31 @@ def test_a_stable_baselines3_policy(tmp_path):
 
 
 class RslRl(nn.Module):
-    """Like rsl_rl's exporters: the normaliser inside; recurrent policies take h_in and c_in."""
+    """Like rsl_rl's exporters: the normaliser inside; recurrent policies take h_in and c_in.
 
-    def __init__(self, recurrent=False):
+    Args:
+        rnn: nn.LSTM, nn.GRU, or None.
+        n_layers: Its layers.
+    """
+
+    def __init__(self, rnn=None, n_layers=1):
         super().__init__()
         torch.manual_seed(1)
         self.register_buffer("mean", torch.tensor([0.1, 0.2, 0.3]))
         self.mlp = nn.Sequential(nn.Linear(3, 8), nn.ELU(), nn.Linear(8, 2))
-        self.rnn = nn.LSTM(3, 3)
-        self.recurrent = recurrent
+        self.rnn = rnn(3, 3, n_layers) if rnn else None
+
+    def states(self, n=1):
+        """Returns an empty memory for `n` rows; the same tensor twice would be one input."""
+        rnn = self.rnn
+        return [torch.zeros(rnn.num_layers, n, 3) for _ in range(1 + isinstance(rnn, nn.LSTM))]
 
     def forward(self, obs, h_in=None, c_in=None):
         x = (obs - self.mean) / 0.5
-        if not self.recurrent:
+        if self.rnn is None:
             return self.mlp(x)
-        x, (h, c) = self.rnn(x.unsqueeze(0), (h_in, c_in))
-        return self.mlp(x.squeeze(0)), h, c
+        x, after = self.rnn(x.unsqueeze(0), h_in if c_in is None else (h_in, c_in))
+        return self.mlp(x.squeeze(0)), *([after] if c_in is None else after)
 
 
 def mjlab_metadata(path):
@@ -122,14 +132,59 @@ def test_an_rsl_rl_policy(rsl_rl_path, tmp_path):
     assert_answers(bundle, RslRl()(OBS))
 
 
-def test_a_recurrent_rsl_rl_policy_is_refused(tmp_path):
-    h = torch.zeros(1, 1, 3)
-    c = torch.zeros(1, 1, 3)  # the same tensor as h would become the same input
-    names = {"input_names": ["obs", "h_in", "c_in"], "output_names": ["actions", "h_out", "c_out"]}
-    path = exported(RslRl(True), (torch.zeros(1, 3), h, c), tmp_path / "p.onnx", **names)
-    message = r"(?s)'h_in': .*'c_in': .*A recurrent policy .* keeps a state"
-    with pytest.raises(WrapError, match=message):
-        read_policy(path)
+def recurrent_path(module, path, batch, **options):
+    """Exports a recurrent policy as rsl_rl does, with a fixed batch of 1 or an open one."""
+    states = module.states(batch)
+    names = ["obs", "h_in", "c_in"][: 1 + len(states)]
+    outputs = ["actions", "h_out", "c_out"][: 1 + len(states)]
+    if batch > 1:
+        axes = {name: {1: "batch"} for name in (*names[1:], *outputs[1:])}
+        options["dynamic_axes"] = {"obs": {0: "batch"}, "actions": {0: "batch"}, **axes}
+    inputs = (torch.zeros(batch, 3), *states)
+    return exported(module, inputs, path, input_names=names, output_names=outputs, **options)
+
+
+@pytest.mark.parametrize(
+    ("rnn", "n_layers", "batch", "dynamo", "state_dim"),
+    [
+        (nn.LSTM, 1, 1, True, 6),
+        (nn.LSTM, 2, 1, False, 12),
+        (nn.LSTM, 2, 2, False, 12),
+        (nn.GRU, 2, 1, False, 6),
+        (nn.GRU, 2, 2, False, 6),
+    ],
+)
+def test_a_recurrent_rsl_rl_policy_answers_as_torch_does(
+    tmp_path, rnn, n_layers, batch, dynamo, state_dim
+):
+    module = RslRl(rnn, n_layers)
+    foreign = read_policy(recurrent_path(module, tmp_path / "p.onnx", batch, dynamo=dynamo))
+    bundle = wrap(foreign, known(limit=9.0), tmp_path / "b").bundle
+    assert (bundle.manifest.state_dim, bundle.manifest.schema_version) == (state_dim, 2)
+    rng = np.random.default_rng(0)
+    with LocalPolicy(bundle.path, "cpu") as policy, torch.no_grad():
+        for _ in range(2):
+            policy.reset()
+            states = module.states()
+            for obs in rng.uniform(-2, 2, (50, 3)).astype(np.float32):
+                expected, *states = module(torch.from_numpy(obs)[None], *states)
+                np.testing.assert_allclose(policy.act(obs), expected, atol=1e-6)
+
+
+def test_rows_of_a_recurrent_policy_do_not_mix(tmp_path):
+    """The layers come first in a state of torch, the batch second."""
+    module = RslRl(nn.LSTM, 2)
+    for batch in (1, 2):
+        path = recurrent_path(module, tmp_path / f"{batch}.onnx", batch, dynamo=False)
+        bundle = wrap(read_policy(path), known(limit=9.0), tmp_path / f"b{batch}").bundle
+        backend = load_backend(bundle, "cpu")
+        rng = np.random.default_rng(0)
+        state = np.zeros((3, 12), np.float32)
+        states = module.states(3)
+        for obs in rng.uniform(-2, 2, (5, 3, 3)).astype(np.float32):
+            got, state = backend.step(obs, np.zeros((3, 0), np.float32), state)
+            expected, *states = module(torch.from_numpy(obs), *states)
+            np.testing.assert_allclose(got[:, 0], expected.detach(), atol=1e-6)
 
 
 def test_an_mjlab_policy_names_its_joints_and_scales_to_targets(rsl_rl_path, tmp_path):

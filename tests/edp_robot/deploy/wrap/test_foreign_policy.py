@@ -46,19 +46,6 @@ def test_outputs_without_a_known_name_are_listed_with_their_shapes(tmp_path):
         read_policy(tmp_path / "p.onnx", output="action")
 
 
-def test_a_recurrent_policy_is_refused_with_the_reason(tmp_path):
-    inputs = [value("obs", FLOAT, 1, 3), value("h_in", FLOAT, 1, 1, 3)]
-    nodes = [
-        helper.make_node("Add", ["obs", "h_in"], ["h_out"]),
-        helper.make_node("MatMul", ["h_out", "W"], ["a"]),
-        helper.make_node("Squeeze", ["a", "axis"], ["actions"]),
-    ]
-    weights = [numpy_helper.from_array(W, "W"), numpy_helper.from_array(np.array([0]), "axis")]
-    outputs = [value("actions", FLOAT, 1, 2), value("h_out", FLOAT, 1, 1, 3)]
-    with pytest.raises(WrapError, match=r"'h_in': .*keeps a state between calls"):
-        written(model(nodes, inputs, outputs, weights), tmp_path / "p.onnx")
-
-
 def test_inputs_that_the_answer_does_not_need_do_not_matter(tmp_path):
     extra = (
         helper.make_node("Identity", ["time_step"], ["t"]),
