@@ -50,7 +50,7 @@ def wrap(
             metadata: default_joint_pos + action_scale * answer. limits: [-1, 1], spread over low to
             high. none: commands.
         name: Name of the policy. Default: the file's.
-        state: IN:OUT of a recurrent policy's state, where names like h_in and h_out do not tell.
+        state: IN:OUT of each recurrent state, where names like h_in and h_out do not tell.
         history: How many observations the policy sees, the newest included.
         history_order: How these lie in its input. term: all steps of a field, then the next field.
     """

@@ -80,7 +80,9 @@ class PolicyClient:
         return {**times, "roundtrip_us": (received_ns - header.client_time_ns) / 1000}
 
     def hello(self, timeout_s: float | None = None) -> dict[str, Any]:
-        """Returns what the server says about itself and its policy. Empties the policy's memory.
+        """Returns what the server says about itself and its policy.
+
+        It empties the policy's memory: in mid-episode, `reset` must follow.
 
         The keys are wire_version, bundle_hash, manifest, provider, self_test_error, seed and
         session (a number).
@@ -93,7 +95,6 @@ class PolicyClient:
             BundleError: The server's manifest has another schema.
         """
         answer = self._control({"op": "hello"}, timeout_s)
-        self._begin_episode()
         self._learn(Manifest.from_dict(answer.get("manifest")))
         return answer
 
@@ -253,7 +254,7 @@ class PolicyClient:
             self._forgot = (
                 f"the policy at {self.endpoint} forgot the episode: its memory held {before} "
                 f"observations, and then {now}; the server was started again, loaded another "
-                "policy or dropped the session. Begin another episode with reset"
+                "policy, dropped the session or was told hello. Begin another episode with reset"
             )
         self._n_seen = now
 

@@ -82,13 +82,13 @@ def named_pairs(inputs: Sequence[str], outputs: Sequence[str]) -> dict[str, str]
         inputs: Names of inputs.
         outputs: Names of outputs.
     """
-    of_input = {name: [out for out in outputs if _stem(out) == _stem(name)] for name in inputs}
     stems = [_stem(name) for name in inputs]
-    return {
-        name: found[0]
-        for name, found in of_input.items()
-        if len(found) == 1 and stems.count(_stem(name)) == 1
-    }
+    pairs = {}
+    for name, stem in zip(inputs, stems, strict=True):
+        found = [output for output in outputs if _stem(output) == stem]
+        if stem and len(found) == 1 and stems.count(stem) == 1:
+            pairs[name] = found[0]
+    return pairs
 
 
 def asked_pairs(
@@ -143,7 +143,7 @@ def state_port(node: Any, output: str, one_at_a_time: bool) -> StatePort:
 
 
 def _stem(name: str) -> str:
-    """Returns a name without the words that tell input and output apart."""
+    """Returns a name without the words that tell input and output apart; "" for "input" alone."""
     spaced = re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()
     words = re.findall(r"[a-z]+[0-9]*|[0-9]+", spaced)
     text = "".join(word for word in words if word not in ENDS)

@@ -67,13 +67,10 @@ def test_so_it_has_on_a_server(counting, played, start_server):
     assert_counts(played)
 
 
-def test_latency_of_a_policy_with_memory_is_measured(counting, tmp_path, start_server):
+def test_latency_of_a_policy_with_memory_is_measured(counting, tmp_path):
     result = tmp_path / "l.json"
     assert edp("bench", "latency", counting, "--n", 20, "--json", result) == 0
     assert json.loads(result.read_text())["inference_us"]["n"] == 20
-    few = ["--n", 40, "--warmup-s", 0, "--processes", 1, "--clients", 2]
-    assert edp("bench", "load", "--server", start_server(counting).endpoint, *few) == 0
-    assert edp("bench", "load", "--bundle", counting, *few) == 0
 
 
 def test_fewer_bits_are_refused_in_one_line(counting, capsys):

@@ -308,6 +308,18 @@ def test_a_robot_begins_with_an_empty_memory_and_stops_where_it_is_lost(two):
     assert set(robot.sent[3:]) == {3}  # the last safe target
 
 
+def test_hello_in_mid_episode_asks_for_a_reset(endpoint):
+    """So that a client that says hello by itself cannot hide a loss."""
+    with PolicyClient(endpoint, 5.0) as client:
+        client.hello()
+        assert_remembers(client, [3.0, 1.0])
+        client.hello()
+        with pytest.raises(MemoryLost, match="told hello"):
+            client.act(np.float32([1.0]))
+        client.reset()
+        assert_remembers(client, [4.0, 1.0])
+
+
 def test_an_answer_that_the_client_gave_up_on_is_in_the_memory(endpoint):
     with PolicyClient(endpoint, 5.0) as client:
         client.reset()

@@ -35,6 +35,7 @@ def test_names_that_fit_twice_tell_nothing():
     assert named_pairs(["h_in"], ["h_out", "h_next"]) == {}
     assert named_pairs(["h_in", "h_prev"], ["h_out"]) == {}
     assert named_pairs(["hidden"], ["76"]) == {}
+    assert named_pairs(["input"], ["output"]) == {}
 
 
 def test_a_row_of_a_state_is_taken_out_and_put_back():
