@@ -32,7 +32,8 @@ def serve(
 
     Example: edp serve runs/demo/bundle --bind tcp://127.0.0.1:5599
 
-    SIGTERM answers the requests that wait, then ends. SIGHUP loads bundle and clients' keys again.
+    SIGTERM answers the requests that wait, then ends. SIGHUP loads bundle and clients' keys again;
+    one that comes while the bundle is being loaded does so afterwards.
 
     Args:
         bundle: Folder of the policy bundle.
@@ -47,20 +48,23 @@ def serve(
         busy_poll_s: Time to poll for the next message before sleeping [s], at most 0.1. It avoids
             the slow wake-up of a core, and needs a core that nothing else uses.
     """
-    from policy_server.observe import logs
-    from policy_server.observe.monitor import Monitor
-    from policy_server.serving.server import PolicyServer
-    from policy_server.transport.keys import ServerKeys
+    from policy_server.contract.signals import noting_hang_up
 
-    sys.setswitchinterval(SWITCH_S)
-    logs.setup(log)
-    options = {"precision": precision, "busy_poll_s": busy_poll_s, "backend": backend}
-    server_keys = None if keys is None else ServerKeys.load(keys)
-    with contextlib.closing(Monitor(metrics)) if metrics else contextlib.nullcontext() as monitor:
-        server = PolicyServer(
-            bundle, bind, provider, seed, keys=server_keys, monitor=monitor, **options
-        )
-        server.run()
+    options = {"seed": seed, "precision": precision, "busy_poll_s": busy_poll_s, "backend": backend}
+    with contextlib.ExitStack() as stack:
+        hung_up = stack.enter_context(noting_hang_up())
+        from policy_server.observe import logs
+        from policy_server.observe.monitor import Monitor
+        from policy_server.serving.server import PolicyServer
+        from policy_server.transport.keys import ServerKeys
+
+        sys.setswitchinterval(SWITCH_S)
+        logs.setup(log)
+        server_keys = None if keys is None else ServerKeys.load(keys)
+        monitor = stack.enter_context(contextlib.closing(Monitor(metrics))) if metrics else None
+        options.update(keys=server_keys, monitor=monitor)
+        server = PolicyServer(bundle, bind, provider, **options)
+        server.run(hung_up.is_set)
     return 0
 
 

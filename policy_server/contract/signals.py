@@ -43,3 +43,15 @@ def stop_on_signals() -> Iterator[threading.Event]:
 
     with handling({signal.SIGINT: request, signal.SIGTERM: request}):
         yield stop
+
+
+@contextlib.contextmanager
+def noting_hang_up() -> Iterator[threading.Event]:
+    """Yields an event that SIGHUP sets, so that it does not end a process that is still starting.
+
+    Systems without SIGHUP never set it.
+    """
+    hung_up = threading.Event()
+    numbers = [signal.SIGHUP] if hasattr(signal, "SIGHUP") else []
+    with handling({number: lambda *_: hung_up.set() for number in numbers}):
+        yield hung_up

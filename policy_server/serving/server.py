@@ -11,6 +11,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -93,23 +94,29 @@ class PolicyServer:
         self._failures = Occasional(_LOG_PERIOD_S)
         self._stop = threading.Event()
 
-    def run(self) -> None:
+    def run(self, reload_first: Callable[[], bool] = lambda: False) -> None:
         """Serves until SIGTERM, SIGINT or `stop`, then answers what waits and closes.
 
         Prints one line when it is ready. SIGHUP loads the bundle again.
+
+        Args:
+            reload_first: Asked once, when SIGHUP is handled here: whether to load the bundle again
+                because the caller had a SIGHUP before.
         """
         if self._monitor is not None:
             self._monitor.attach(self.state)
         gc.collect()
         gc.freeze()  # Later collections need not look at what is here now.
-        try:
-            with handling(self._handlers()):
+        with handling(self._handlers()):  # Until it is closed: a second signal must not cut that.
+            try:
+                if reload_first():
+                    self.requests.ask_reload()
                 self._say_ready()
                 while not self._stop.is_set():
                     self._turn(wait=not self.state.scheduler)
                 self._drain()
-        finally:
-            self.close()
+            finally:
+                self.close()
 
     def stop(self) -> None:
         """Makes `run` end. Any thread may call it."""

@@ -1,7 +1,9 @@
 """Endpoints: parses them, checks where a server may listen, and opens its listening socket."""
 
+import contextlib
 import errno
 import ipaddress
+import os
 import socket
 import stat
 from pathlib import Path
@@ -110,15 +112,15 @@ def _check_ipc(endpoint: str) -> None:
         raise ServerError(
             "endpoint ipc://*: expected a path that clients know, like ipc:///run/policy"
         )
-    if file is None or not file.exists():
+    if file is None or not os.path.lexists(file):
         return
-    if not stat.S_ISSOCK(file.stat().st_mode):
+    if not stat.S_ISSOCK(file.lstat().st_mode):
         raise ServerError(f"ipc path {file} is an existing file, not a socket; choose another path")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        try:
-            probe.connect(str(file))
-        except OSError:
-            return  # A server that was killed left the file.
+        probe.setblocking(False)  # A server that does not accept just now is not dead.
+        code = probe.connect_ex(str(file))
+    if code in (errno.ECONNREFUSED, errno.ENOENT):
+        return  # A server that was killed left the file, or has removed it since.
     raise ServerError(
         f"endpoint {endpoint} is in use by another process; stop it or choose another path"
     )
@@ -138,16 +140,47 @@ def open_listener(endpoint: str) -> socket.socket:
     file = socket_file(endpoint)
     try:
         if file is not None:
-            file.unlink(missing_ok=True)  # `check_bind` has found that no process uses it.
+            _check_ipc(endpoint)  # Once more: another server may have come while this one loaded.
+            file.unlink(missing_ok=True)
         if family != AF_UNIX:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
         listener.listen(_BACKLOG)
+    except ServerError:
+        listener.close()
+        raise
     except OSError as error:
         listener.close()
         raise bind_error(endpoint, error.errno, str(error.strerror or error)) from error
     listener.setblocking(False)
     return listener
+
+
+class SocketFile:
+    """The file of a listening ipc socket.
+
+    Args:
+        endpoint: The endpoint that a listener of this process has just been bound to.
+    """
+
+    def __init__(self, endpoint: str):
+        self._path = socket_file(endpoint)
+        self._made = _file_number(self._path)
+
+    def remove(self) -> None:
+        """Removes the file, unless another server has made its own there since."""
+        if self._path is not None and self._made and _file_number(self._path) == self._made:
+            with contextlib.suppress(OSError):
+                self._path.unlink()
+
+
+def _file_number(path: Path | None) -> tuple[int, int] | None:
+    """Returns what tells this file from a later one of the same name, None without a file."""
+    try:
+        found = None if path is None else path.lstat()
+    except OSError:
+        return None
+    return None if found is None else (found.st_dev, found.st_ino)
 
 
 def bind_error(endpoint: str, code: int | None, reason: str) -> ServerError:

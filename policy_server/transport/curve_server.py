@@ -11,7 +11,7 @@ from zmq.auth.thread import ThreadAuthenticator
 from policy_server.contract import wire
 from policy_server.contract.errors import ServerError
 from policy_server.observe.logs import Occasional, log
-from policy_server.transport.address import bind_error
+from policy_server.transport.address import SocketFile, bind_error, open_listener, socket_file
 from policy_server.transport.keys import KeysError, ServerKeys, read_clients
 
 DOMAIN = "edp"
@@ -38,6 +38,7 @@ class CurveFront:
 
     def __init__(self, endpoint: str, keys: ServerKeys | None):
         self._context = zmq.Context()
+        self._file: SocketFile | None = None
         self._keys = keys
         self._guard = None if keys is None else Guard(self._context, keys)
         try:
@@ -104,11 +105,29 @@ class CurveFront:
         if self._keys is not None:
             apply_server(own, self._keys)
         try:
+            if socket_file(endpoint) is not None:
+                self._listen(own, endpoint)
             own.bind(endpoint)
         except zmq.ZMQError as error:
             own.close()
             raise bind_error(endpoint, error.errno, zmq.strerror(error.errno or 0)) from error
         return own
+
+    def _listen(self, own: zmq.Socket, endpoint: str) -> None:
+        """Makes libzmq use a listener of ours. It would replace, and at its end remove, any file.
+
+        Raises:
+            ServerError: The endpoint is in use, or not allowed.
+        """
+        if self._file is not None:
+            self._file.remove()
+        try:
+            listener = open_listener(endpoint)
+        except ServerError:
+            own.close()
+            raise
+        self._file = SocketFile(endpoint)
+        own.setsockopt(zmq.USE_FD, listener.detach())
 
     def _bind_again(self) -> zmq.Socket:
         """Binds as soon as libzmq's thread has released the address, which takes a moment."""
@@ -122,6 +141,8 @@ class CurveFront:
                 time.sleep(0.01)
 
     def _end(self) -> None:
+        if self._file is not None:
+            self._file.remove()
         if self._guard is not None:
             self._guard.close()
             self._guard = None

@@ -17,8 +17,8 @@ from policy_server.contract import wire
 from policy_server.transport import zmtp
 from policy_server.transport.address import (
     AF_UNIX,
+    SocketFile,
     open_listener,
-    socket_file,
     tcp_endpoint,
     tune_tcp,
 )
@@ -72,7 +72,7 @@ class PlainFront:
 
     def __init__(self, endpoint: str):
         self._listener = open_listener(endpoint)
-        self._file = socket_file(endpoint)
+        self._file = SocketFile(endpoint)
         is_ipc = self._listener.family == AF_UNIX
         self.endpoint = endpoint if is_ipc else tcp_endpoint(self._listener)
         self._epoll = select.epoll()
@@ -131,9 +131,7 @@ class PlainFront:
         if self._listener.fileno() >= 0:
             self._listener.close()
             self._epoll.close()
-            if self._file is not None:
-                with contextlib.suppress(OSError):
-                    self._file.unlink()
+            self._file.remove()
 
     def _linger(self, until_ns: int) -> None:
         """Sends waiting replies to every peer that reads."""

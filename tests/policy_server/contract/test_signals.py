@@ -3,7 +3,7 @@ import threading
 
 import pytest
 
-from policy_server.contract.signals import handling, stop_on_signals
+from policy_server.contract.signals import handling, noting_hang_up, stop_on_signals
 
 
 def test_handlers_hold_inside_the_block_only():
@@ -56,3 +56,12 @@ def test_another_thread_installs_nothing():
     thread.start()
     thread.join()
     assert inside == [(before, False)]
+
+
+def test_a_hang_up_is_noted():
+    before = signal.getsignal(signal.SIGHUP)
+    with noting_hang_up() as hung_up:
+        assert not hung_up.is_set()
+        signal.raise_signal(signal.SIGHUP)
+        assert hung_up.is_set()
+    assert signal.getsignal(signal.SIGHUP) is before
