@@ -11,6 +11,8 @@ import numpy as np
 from edp_robot.cli.arguments import FROM
 from policy_server.contract.files import write_json
 
+MAX_CONNECTIONS = 256
+
 
 def evaluate(
     start: Annotated[Path | None, FROM] = None,
@@ -127,6 +129,11 @@ def _server(endpoint: str, keys, task: str | None, episodes: int, seed: int):
         remembers = manifest.state_dim > 0
 
         def begin(rows: np.ndarray) -> None:
+            if remembers and len(rows) > MAX_CONNECTIONS:
+                raise ValueError(
+                    f"{len(rows)} episodes at once: a policy with memory needs a connection for "
+                    f"each, at most {MAX_CONNECTIONS}; give fewer --episodes, or --bundle"
+                )
             while remembers and len(clients) < len(rows):
                 clients.append(connected())
                 clients[-1].reset(seed + len(clients) - 1)

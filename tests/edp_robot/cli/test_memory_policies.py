@@ -1,12 +1,14 @@
 """Commands on a policy with memory: it commands 0.01 k at decision k of each episode."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
 from support import remembering
 
 from edp_robot import cli
+from edp_robot.cli.evaluate import evaluate as evaluate_command
 from policy_server.control.local import LocalPolicy
 from sim.core import evaluate
 from sim.core.registry import task_spec
@@ -65,6 +67,12 @@ def test_each_episode_of_an_evaluation_has_its_own_memory(counting, played):
 def test_so_it_has_on_a_server(counting, played, start_server):
     assert edp("evaluate", "--server", start_server(counting).endpoint, "--episodes", 2) == 0
     assert_counts(played)
+
+
+def test_more_episodes_than_connections_are_refused(counting, start_server, monkeypatch, capsys):
+    monkeypatch.setattr(sys.modules[evaluate_command.__module__], "MAX_CONNECTIONS", 1)
+    assert edp("evaluate", "--server", start_server(counting).endpoint, "--episodes", 2) == 1
+    assert "at most 1; give fewer --episodes, or --bundle" in capsys.readouterr().err
 
 
 def test_latency_of_a_policy_with_memory_is_measured(counting, tmp_path):
