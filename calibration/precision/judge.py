@@ -30,12 +30,13 @@ class ClosedLoop:
 
     Attributes:
         returns: Mean return of each group, (N_GROUPS,).
-        successes: Share of successful episodes of each group, (N_GROUPS,).
+        successes: Share of successful episodes of each group, (N_GROUPS,). None: the task
+            reports no success.
         n_episodes: Episodes of all groups together.
     """
 
     returns: np.ndarray
-    successes: np.ndarray
+    successes: np.ndarray | None
     n_episodes: int
 
 
@@ -127,9 +128,10 @@ def closed_loop(policy: BatchPolicy, manifest: Manifest, n_episodes: int, seed: 
         answer = answers(policy, manifest.latent_dim, group_seed)
         steps = manifest.n_action_steps
         groups.append(evaluate_commands(answer, manifest.task, size, group_seed, steps))
+    reports = any(group.success is not None for group in groups)
     return ClosedLoop(
         returns=np.array([group.mean_return for group in groups]),
-        successes=np.array([group.success for group in groups]),
+        successes=np.array([group.success or 0.0 for group in groups]) if reports else None,
         n_episodes=size * N_GROUPS,
     )
 
@@ -138,18 +140,18 @@ def compare(base: ClosedLoop, other: ClosedLoop) -> dict[str, Any]:
     """Returns what `other` earns beside `base`: difference of returns, 95 % interval, loss.
 
     return_loss is (base - other) / |base|, where base is the return, or the success where the
-    return is 0; loss_of says which. Both are None where float32 has neither. Groups are paired, so
-    the interval holds only what the policies do differently.
+    return is 0; loss_of says which. Both are None where float32 has neither. success is None where
+    the task reports none. Groups are paired, so the interval holds only what the policies do
+    differently.
     """
     difference = other.returns - base.returns
     mean = float(difference.mean())
     half = T_95 * float(difference.std(ddof=1)) / np.sqrt(N_GROUPS)
     mean_return = float(other.returns.mean())
-    success = float(other.successes.mean())
-    pairs = (
-        ("return", float(base.returns.mean()), mean_return),
-        ("success", float(base.successes.mean()), success),
-    )
+    success = None if other.successes is None else float(other.successes.mean())
+    pairs = [("return", float(base.returns.mean()), mean_return)]
+    if base.successes is not None and success is not None:
+        pairs.append(("success", float(base.successes.mean()), success))
     known = [(what, (before - after) / abs(before)) for what, before, after in pairs if before]
     loss_of, loss = known[0] if known else (None, None)
     return {

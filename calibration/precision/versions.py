@@ -256,7 +256,8 @@ def _row(version: Version) -> tuple[str, ...]:
     if loop := version.loop:
         low, high = loop["return_difference_ci"]
         interval = f"{loop['return_difference']:+.2g} [{low:+.2g}, {high:+.2g}]"
-        earned = (f"{loop['mean_return']:.4g}", interval, f"{loop['success']:.3f}")
+        success = "-" if loop["success"] is None else f"{loop['success']:.3f}"
+        earned = (f"{loop['mean_return']:.4g}", interval, success)
     times = version.latency_us
     speed = (f"{times['p50']:.1f}", f"{times['p99']:.1f}", f"{len(version.graph) / 1000:.0f}")
     golden = f"{max(errors['golden_abs_errors']):.2g}"

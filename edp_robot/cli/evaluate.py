@@ -52,9 +52,7 @@ def evaluate(
         name, result = _bundle(bundle, backend, task, episodes, seed)
     else:
         name, result = _server(str(server), found_keys, task, episodes, seed)
-    interval = f"[{result.success_low:.3f}, {result.success_high:.3f}]"
-    success = f"success {result.success:.3f} {interval}"
-    print(f"{name}: {success}, return {result.mean_return:.2f}, {episodes} episodes")
+    print(f"{name}: {result.said()}, {episodes} episodes")
     write_json(json, {"task": name, **result.to_json()})
     return 0
 

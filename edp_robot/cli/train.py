@@ -55,7 +55,7 @@ def pretrain(
     )
     progress = run(changed(config, settings), str(out), resume, pick(device))
     result = {"env_steps": progress.env_step, "wall_s": progress.wall_s, "n_seeds": n_seeds}
-    for name in ("coverage", "n_episodes", "n_success_episodes", "grad_steps"):
+    for name in ("coverage", "n_episodes", "n_success_episodes", "episode_return", "grad_steps"):
         result |= _last(out, name)
     print(", ".join(f"{key} {value:.4g}" for key, value in result.items()))
     write_json(json, result)
@@ -96,7 +96,7 @@ def finetune(
         start: Run folder of the pre-training.
         from_seed: Which of its seeds, where it trained several at once.
         method: Fine-tuner: edp, edp-guidance (diffusion policy), ddpg (Gaussian policy), or your
-            own as package.module:Class. `edp plugins` lists all with their settings.
+            own as package.module:Class; `edp plugins` lists all with their settings.
         env_steps: Control steps of all environments together. Default: the preset's.
         seed: Seeds all random generators.
         preset: Sizes and rates. Give the one that the pre-training had.
@@ -113,12 +113,12 @@ def finetune(
     from edp_robot.training.finetune import finetune as run
 
     changes = {"method": method, "env_steps": env_steps, "seed": seed, "reuse_replay": reuse_replay}
-    config = presets.finetune(preset, task, start=str(start or ""), start_seed=from_seed, **changes)
-    config = changed(config, settings)
+    made = presets.finetune(preset, task, start=str(start or ""), start_seed=from_seed, **changes)
+    config = changed(made, settings)
     progress = run(config, str(out), resume, eval_every)
-    said = final_policy(config, out, eval_episodes).to_json()
-    print("success {success:.3f} [{success_low:.3f}, {success_high:.3f}]".format(**said))
-    write_json(json, {"env_steps": progress.env_step, "wall_s": progress.wall_s, **said})
+    print((found := final_policy(config, out, eval_episodes)).said())
+    done = {"env_steps": progress.env_step, "wall_s": progress.wall_s}
+    write_json(json, done | found.to_json())
     return 0
 
 

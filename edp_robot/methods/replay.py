@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from edp_robot.diffusion.networks import Normaliser
+from edp_robot.methods.memory import require_memory
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,10 @@ class Batch:
         return total, self.next_obs.gather(-2, last).squeeze(-2), factor
 
 
+class TooFewSteps(ValueError):
+    """A replay holds fewer vector steps than a sample needs; a training waits for more."""
+
+
 class Replay:
     """A ring of `capacity` vector transitions of `n_envs` environments.
 
@@ -62,25 +67,60 @@ class Replay:
         seed: Seeds the sampling.
         n_seeds: Learners that the environments belong to, equal blocks of them in order. 0: one
             learner, and batches without an axis for learners.
+        expected: Vector steps to take memory for at first; it grows up to the capacity where more
+            come. None: the whole capacity.
+
+    Raises:
+        MemoryTooSmall: The machine has no memory for it.
     """
 
     FIELDS = ("obs", "action", "next_obs", "reward", "terminated", "ended")
 
     def __init__(
-        self, capacity: int, n_envs: int, obs_dim: int, act_dim: int, seed: int, n_seeds: int = 0
+        self,
+        capacity: int,
+        n_envs: int,
+        obs_dim: int,
+        act_dim: int,
+        seed: int,
+        n_seeds: int = 0,
+        expected: int | None = None,
     ) -> None:
-        rows = max(capacity // n_envs, 2)
-        self.obs = np.zeros((rows, n_envs, obs_dim), np.float32)
-        self.action = np.zeros((rows, n_envs, act_dim), np.float32)
-        self.next_obs = np.zeros((rows, n_envs, obs_dim), np.float32)
-        self.reward = np.zeros((rows, n_envs), np.float32)
-        self.terminated = np.zeros((rows, n_envs), np.float32)
-        self.ended = np.zeros((rows, n_envs), np.float32)
-        self.rows = rows
+        self.max_rows = max(capacity // n_envs, 2)
         self.n_envs = n_envs
         self.n_added = 0
         self.n_seeds = n_seeds
         self.rng = np.random.default_rng(seed)
+        self.rows = 0
+        self.obs = np.zeros((0, n_envs, obs_dim), np.float32)
+        self.action = np.zeros((0, n_envs, act_dim), np.float32)
+        self.next_obs = np.zeros((0, n_envs, obs_dim), np.float32)
+        self.reward = np.zeros((0, n_envs), np.float32)
+        self.terminated = np.zeros((0, n_envs), np.float32)
+        self.ended = np.zeros((0, n_envs), np.float32)
+        self._make_room(self.max_rows if expected is None else expected)
+
+    def _make_room(self, rows: int) -> None:
+        """Takes memory for `rows` vector steps, at least 2 and at most the capacity.
+
+        What it holds must stand in order, from the first row on.
+        """
+        rows = min(max(rows, 2), self.max_rows)
+        arrays = {name: getattr(self, name) for name in self.FIELDS}
+        numbers = sum(int(np.prod(array.shape[1:])) for array in arrays.values())
+        obs_dim = self.obs.shape[-1]
+        require_memory(
+            4 * rows * numbers,
+            f"a replay of {rows * self.n_envs:,} transitions with observations of {obs_dim:,} "
+            "numbers",
+            "lower loop.replay_capacity (--set loop.replay_capacity=N) or the env_steps, or make "
+            "the observations smaller",
+        )
+        for name, old in arrays.items():
+            new = np.zeros((rows, *old.shape[1:]), np.float32)
+            new[: len(old)] = old
+            setattr(self, name, new)
+        self.rows = rows
 
     @property
     def n_rows(self) -> int:
@@ -110,6 +150,8 @@ class Replay:
             terminated: (n_envs,).
             truncated: (n_envs,).
         """
+        if self.n_added == self.rows < self.max_rows:
+            self._make_room(2 * self.rows)
         i = self.n_added % self.rows
         self.obs[i] = obs
         self.action[i] = action
@@ -118,6 +160,11 @@ class Replay:
         self.terminated[i] = terminated
         self.ended[i] = np.logical_or(terminated, truncated)
         self.n_added += 1
+
+    def cut(self) -> None:
+        """Marks the newest vector step as truncated: no episode of it goes on."""
+        if self.n_added:
+            self.ended[(self.n_added - 1) % self.rows] = 1
 
     def sample(self, batch: int, n_step: int = 1, device: torch.device | str = "cpu") -> Batch:
         """Returns transitions (of each learner) drawn uniformly.
@@ -128,12 +175,12 @@ class Replay:
             device: Where the tensors go.
 
         Raises:
-            ValueError: It holds fewer than n_step vector steps.
+            TooFewSteps: It holds fewer than n_step vector steps.
         """
         if self.n_rows < n_step:
-            raise ValueError(
-                f"replay holds {self.n_rows} vector steps, fewer than n_step={n_step}; "
-                "collect more first"
+            raise TooFewSteps(
+                f"replay holds {self.n_rows} vector steps (at most {self.max_rows}), fewer than "
+                f"n_step={n_step}; collect more first, or give it more capacity"
             )
         row, env = self._draw(batch, self.n_rows - n_step + 1)
         rows = (row[..., None] + np.arange(n_step)) % self.rows
@@ -166,8 +213,33 @@ class Replay:
         return {"arrays": arrays, "n_added": self.n_added, "rng": self.rng.bit_generator.state}
 
     def load(self, saved: dict[str, Any]) -> None:
-        """Restores what `state` returned."""
-        for name, values in saved["arrays"].items():
-            getattr(self, name)[: len(values)] = values.numpy()
-        self.n_added = int(saved["n_added"])
+        """Restores what `state` returned, also of a replay of another capacity.
+
+        It keeps the newest vector steps that it has room for.
+        """
+        arrays = in_order(saved)
+        n_held = len(arrays["obs"])
+        if n_held > self.rows:
+            self._make_room(n_held)
+        kept = min(n_held, self.rows)
+        is_same_ring = n_held == self.rows
+        self.n_added = int(saved["n_added"]) if is_same_ring else kept
+        rows = (self.n_added - kept + np.arange(kept)) % self.rows
+        for name, values in arrays.items():
+            getattr(self, name)[rows] = values[n_held - kept :]
         self.rng.bit_generator.state = saved["rng"]
+
+
+def in_order(saved: dict[str, Any]) -> dict[str, np.ndarray]:
+    """Returns a saved replay's arrays, the oldest vector step first.
+
+    Args:
+        saved: What `Replay.state` returned. The oldest row of a ring that has wrapped is not the
+            first.
+    """
+    n_held = len(saved["arrays"]["obs"])
+    arrays = {name: values.numpy() for name, values in saved["arrays"].items()}
+    oldest = saved["n_added"] % n_held if saved["n_added"] > n_held else 0
+    return (
+        {name: np.roll(values, -oldest, 0) for name, values in arrays.items()} if oldest else arrays
+    )

@@ -30,11 +30,9 @@ def relabelled(saved: dict[str, Any], spec: TaskSpec, seed: int) -> Replay:
         )
     rows, n_envs, obs_dim = saved["arrays"]["obs"].shape
     replay = Replay(rows * n_envs, n_envs, obs_dim, saved["arrays"]["action"].shape[-1], seed)
-    # The oldest row of a ring that has wrapped is not the first.
-    oldest = saved["n_added"] % rows if saved["n_added"] > rows else 0
-    arrays = {name: torch.roll(values, -oldest, 0) for name, values in saved["arrays"].items()}
-    replay.load({"arrays": arrays, "n_added": rows, "rng": replay.rng.bit_generator.state})
-    replay.reward[:] = spec.reward(replay.next_obs.reshape(-1, obs_dim)).reshape(rows, n_envs)
+    replay.load({**saved, "rng": replay.rng.bit_generator.state})
+    reward = spec.reward(replay.next_obs[:rows].reshape(-1, obs_dim))
+    replay.reward[:rows] = reward.reshape(rows, n_envs)
     return replay
 
 
@@ -55,7 +53,7 @@ def set_sampler_state(prior: Replay | None, saved: Mapping[str, Any] | None) -> 
 class MixedReplay:
     """Samples half of each batch from each of two replays.
 
-    All come from the first until the second holds enough.
+    All come from one of them while the other holds too little.
     """
 
     def __init__(self, prior: Replay, online: Replay) -> None:
@@ -69,7 +67,12 @@ class MixedReplay:
             batch: Transitions.
             n_step: Steps of future with each.
             device: Where the tensors go.
+
+        Raises:
+            TooFewSteps: Both hold too little.
         """
+        if self.prior.n_rows < n_step:
+            return self.online.sample(batch, n_step, device)
         if self.online.n_rows < n_step:
             return self.prior.sample(batch, n_step, device)
         half = batch // 2

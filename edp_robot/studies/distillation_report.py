@@ -95,7 +95,8 @@ def _quality(result: TaskResult, policy: str) -> list[str]:
     q = result.quality[policy]
     retained = f"{result.retained(policy):.3f} +- {result.retained_sem(policy):.3f}"
     distance = f"{1e3 * q['energy_distance']:.2f}"
-    return [f"{q['mean_return']:.2f}", f"{q['success']:.3f}", retained, distance]
+    success = "-" if q["success"] is None else f"{q['success']:.3f}"
+    return [f"{q['mean_return']:.2f}", success, retained, distance]
 
 
 def _time(result: TaskResult, policy: str, runtime: str) -> str:

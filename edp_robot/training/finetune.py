@@ -16,7 +16,7 @@ from edp_robot.methods.finetune.fine_tuner import FINE_TUNERS, FineTuner, tuner_
 from edp_robot.methods.finetune.resampling import ResamplingConfig
 from edp_robot.methods.iql import IQLConfig
 from edp_robot.methods.models import NoiseModelConfig
-from edp_robot.methods.replay import Replay
+from edp_robot.methods.replay import Replay, TooFewSteps
 from edp_robot.methods.replay_mix import relabelled
 from edp_robot.training.actor import torch_actor
 from edp_robot.training.checkpoint import load_tree
@@ -98,7 +98,8 @@ def finetune(
         config: Task, method, start and sizes.
         out: Run folder.
         resume: Whether to go on from the folder's checkpoint.
-        eval_every: env_steps between evaluations of 100 episodes, logged as `success`; 0: none.
+        eval_every: env_steps between evaluations of 100 episodes, logged as `mean_return` and,
+            where the task reports it, `success`; 0: none.
 
     Raises:
         ValueError: There is no such task or method.
@@ -125,7 +126,8 @@ def finetune(
     def measure() -> dict[str, float]:
         acting = torch_actor(learner.policy, 1)
         found = evaluate(acting, config.task, 100, 1, config.loop.n_action_steps)
-        return {"success": found.success}
+        success = {} if found.success is None else {"success": found.success}
+        return {**success, "mean_return": found.mean_return}
 
     return loop(measure if eval_every else None, eval_every)
 
@@ -141,7 +143,10 @@ def learn_offline(learner: FineTuner, replay: Replay, config: FinetuneConfig) ->
     rounds = config.offline_rounds if learner.prior is not None else 0
     silent = None if rounds else True
     for _ in trange(rounds, desc="learning offline", unit="round", disable=silent):
-        learner.update(replay, config.loop.updates_per_round, 0.0)
+        try:
+            learner.update(replay, config.loop.updates_per_round, 0.0)
+        except TooFewSteps:  # the worlds will bring more
+            return
 
 
 def final_policy(

@@ -1,7 +1,9 @@
-"""What is counted for each seed while training collects data: coverage and successes."""
+"""What is counted for each seed while training collects data: coverage, successes, returns."""
 
 from __future__ import annotations
 
+from collections import deque
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,11 +12,44 @@ import torch
 from sim.core.coverage import Coverage
 from sim.core.spec import TaskSpec
 
-COUNTED = ("n_episodes", "n_success", "now")
+COUNTED = ("n_episodes", "n_success", "now", "running", "recent", "reports")
+N_RECENT = 100  # episodes that the logged return is the mean of
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What one decision of n environments shows.
+
+    Attributes:
+        obs: Observations (n, obs_dim) before it.
+        path: Observations (n_action_steps, n, obs_dim) of its control steps.
+        reward: Sum of the rewards of its control steps (n,).
+        success: Whether the task succeeded in it (n,). None: the environment reports no success.
+        ended: Whether the episode ended with it (n,).
+    """
+
+    obs: np.ndarray
+    path: np.ndarray
+    reward: np.ndarray
+    success: np.ndarray | None
+    ended: np.ndarray
+
+    def split(self, n: int) -> list[Decision]:
+        """Returns the decisions of `n` equal blocks of environments."""
+        successes = [None] * n if self.success is None else np.split(self.success, n)
+        rows = zip(
+            np.split(self.obs, n),
+            np.split(self.path, n, 1),
+            np.split(self.reward, n),
+            successes,
+            np.split(self.ended, n),
+            strict=True,
+        )
+        return [Decision(*row) for row in rows]
 
 
 class Observer:
-    """Counts episodes, those in which the task succeeded at some time, and coverage.
+    """Counts episodes, their returns, those in which the task succeeded at some time, and coverage.
 
     Args:
         coverage: Counts what was visited. None: the task has no such measure.
@@ -24,45 +59,69 @@ class Observer:
         self.coverage = coverage
         self.n_episodes = 0
         self.n_success = 0
+        self._reports = False
+        self._recent: deque[float] = deque(maxlen=N_RECENT)
         self._now: np.ndarray | None = None
+        self._running: np.ndarray | None = None
 
-    def observe(
-        self, obs: np.ndarray, path: np.ndarray, success: np.ndarray, ended: np.ndarray
-    ) -> None:
-        """Takes one decision of n environments.
-
-        Args:
-            obs: Observations (n, obs_dim) before it.
-            path: Observations (n_action_steps, n, obs_dim) of its control steps.
-            success: Whether the task succeeded in it (n,).
-            ended: Whether the episode ended with it (n,).
-        """
-        self._now = success.copy() if self._now is None else self._now | success
+    def observe(self, seen: Decision) -> None:
+        """Takes one decision of n environments."""
+        ended = seen.ended
+        n = len(ended)
+        now = np.zeros(n, bool) if self._now is None else self._now
+        running = np.zeros(n) if self._running is None else self._running
+        if seen.success is not None:
+            self._reports = True
+            now = now | seen.success
+        running = running + seen.reward
         self.n_episodes += int(ended.sum())
-        self.n_success += int(self._now[ended].sum())
-        self._now[ended] = False
+        self.n_success += int(now[ended].sum())
+        self._recent.extend(running[ended].tolist())
+        self._now = now & ~ended
+        self._running = np.where(ended, 0.0, running)
         if self.coverage is not None:
-            self.coverage.visit(obs, path)
+            self.coverage.visit(seen.obs, seen.path)
+
+    def forget(self) -> None:
+        """Forgets the running episodes, where the environments begin new ones."""
+        self._now = None
+        self._running = None
 
     def metrics(self) -> dict[str, float]:
-        """Returns what was counted."""
+        """Returns what was counted.
+
+        `episode_return` is the mean over the newest episodes. `n_success_episodes` is left out
+        where the environment reports no success.
+        """
         covered = {} if self.coverage is None else {"coverage": self.coverage.share()}
-        counts = {"n_episodes": self.n_episodes, "n_success_episodes": self.n_success}
+        counts: dict[str, float] = {"n_episodes": self.n_episodes}
+        if self._reports:
+            counts["n_success_episodes"] = self.n_success
+        if self._recent:
+            counts["episode_return"] = float(np.mean(self._recent))
         return {**covered, **counts}
 
     def state(self) -> dict[str, Any]:
         """Returns a tree for the checkpoint."""
         now = np.zeros(0, np.uint8) if self._now is None else self._now.astype(np.uint8)
+        running = np.zeros(0) if self._running is None else self._running
         covered = {} if self.coverage is None else self.coverage.state()
         counts = {"n_episodes": self.n_episodes, "n_success": self.n_success}
-        return {**counts, "now": torch.from_numpy(now), **covered}
+        arrays = {"now": now, "running": running, "recent": np.array(self._recent, np.float64)}
+        tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+        return {**counts, "reports": self._reports, **tensors, **covered}
 
     def load(self, saved: dict[str, Any]) -> None:
-        """Restores what `state` returned."""
+        """Restores what `state` returned. Older checkpoints hold no returns."""
         self.n_episodes = saved["n_episodes"]
         self.n_success = saved["n_success"]
+        self._reports = saved.get("reports", self.n_success > 0)
+        nothing = torch.zeros(0)
         now = saved["now"].numpy().astype(bool)
+        running = saved.get("running", nothing).numpy()
         self._now = now if len(now) else None
+        self._running = running.copy() if len(running) else None
+        self._recent = deque(saved.get("recent", nothing).tolist(), maxlen=N_RECENT)
         if self.coverage is not None:
             arrays = {name: v.numpy() for name, v in saved.items() if name not in COUNTED}
             self.coverage.load(arrays)
@@ -78,26 +137,22 @@ class SeedsObserver:
     def __init__(self, observers: list[Observer]) -> None:
         self.observers = observers
 
-    def observe(
-        self, obs: np.ndarray, path: np.ndarray, success: np.ndarray, ended: np.ndarray
-    ) -> None:
-        """Gives each seed its own environments, which are equal blocks in order.
+    def observe(self, seen: Decision) -> None:
+        """Gives each seed its own environments, which are equal blocks in order."""
+        parts = seen.split(len(self.observers))
+        for observer, part in zip(self.observers, parts, strict=True):
+            observer.observe(part)
 
-        Args:
-            obs: See Observer.
-            path: See Observer.
-            success: See Observer.
-            ended: See Observer.
-        """
-        n = len(self.observers)
-        parts = (np.split(obs, n), np.split(path, n, 1), np.split(success, n), np.split(ended, n))
-        for observer, *part in zip(self.observers, *parts, strict=True):
-            observer.observe(*part)
+    def forget(self) -> None:
+        """Forgets the running episodes, where the environments begin new ones."""
+        for observer in self.observers:
+            observer.forget()
 
     def metrics(self) -> dict[str, float]:
-        """Returns the means, then each seed's own."""
+        """Returns the means over the seeds that have a metric, then each seed's own."""
         each = [observer.metrics() for observer in self.observers]
-        mean = {name: float(np.mean([m[name] for m in each])) for name in each[0]}
+        names = list(dict.fromkeys(name for found in each for name in found))
+        mean = {name: float(np.mean([m[name] for m in each if name in m])) for name in names}
         return mean | {f"{name}/{i}": v for i, m in enumerate(each) for name, v in m.items()}
 
     def state(self) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from edp_robot.methods.models import noise_model, normaliser
 from edp_robot.training.actor import torch_actor
 from edp_robot.training.pretrain import PretrainConfig
 from edp_robot.training.runs import RunRecord
+from sim.core.evaluate import copies
 from sim.core.hold import Hold
 from sim.core.registry import make_vec
 from sim.core.spec import TaskSpec
@@ -154,15 +155,19 @@ def visited_states(source: Source, n_envs: int, n_episodes: int, seed: int) -> T
 
     Args:
         source: The run with the teacher.
-        n_envs: Environments at once.
+        n_envs: Environments, as many at once as the task's `max_copies` allows.
         n_episodes: Episodes in each.
         seed: Seeds the worlds and the teacher's noise.
     """
-    env = Hold(make_vec(source.spec.name, n_envs, seed), source.n_action_steps)
+    spec = source.spec
+    n_copies = copies(spec, n_envs)
+    env = Hold(make_vec(spec.name, n_copies, seed), source.n_action_steps)
     act = torch_actor(source.teacher, seed)
     obs, _ = env.reset(seed=seed)
     rows = []
-    for _ in range(n_episodes * source.spec.episode_steps // source.n_action_steps):
+    for _ in range(
+        -(-n_envs // n_copies) * n_episodes * -(-spec.episode_steps // source.n_action_steps)
+    ):
         rows.append(obs)
         obs, *_ = env.step(act(obs))
     env.close()

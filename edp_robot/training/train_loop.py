@@ -12,10 +12,10 @@ import torch
 from gymnasium.vector import VectorEnv
 from tqdm import tqdm
 
-from edp_robot.methods.replay import Replay
+from edp_robot.methods.replay import Replay, TooFewSteps
 from edp_robot.training.checkpoint import load_tree, save_tree
 from edp_robot.training.devices import CPU, random_state, set_random_state
-from edp_robot.training.observe import SeedsObserver
+from edp_robot.training.observe import Decision, SeedsObserver
 from edp_robot.training.runs import Run
 from policy_server.contract.signals import stop_on_signals
 
@@ -24,8 +24,10 @@ from policy_server.contract.signals import stop_on_signals
 class LoopConfig:
     """How long to train, and how often to do what. One env_step is a control step of one world.
 
-    Where several learners are trained at once, all numbers are those of one of them. `n_logs`
-    counts the rows of each metric over the run.
+    Learning begins after `random_env_steps`, once the replay holds the n_step that the learner
+    samples. The replay takes memory for what `env_steps` can fill, at most `replay_capacity`. Where
+    several learners are trained at once, all numbers are those of one of them. `n_logs` counts the
+    rows of each metric over the run.
     """
 
     env_steps: int = 100_000
@@ -131,9 +133,14 @@ class Loop:
         obs_dim = env.single_observation_space.shape[0]  # type: ignore[index]
         act_dim = env.single_action_space.shape[0]  # type: ignore[index]
         capacity = config.replay_capacity * max(1, n_seeds)
-        self.replay = Replay(capacity, env.num_envs, obs_dim, act_dim, seed, n_seeds)
+        n_decisions = -(-config.env_steps // self.per_decision)
+        self.replay = Replay(
+            capacity, env.num_envs, obs_dim, act_dim, seed, n_seeds, expected=n_decisions
+        )
         self.rng = np.random.default_rng(seed)
+        self.seed = seed
         self.progress = Progress()
+        self._before = 0
         self.obs, _ = env.reset(seed=seed)
         self.metrics: dict[str, float] = {}
 
@@ -154,6 +161,18 @@ class Loop:
         if "env" in saved and isinstance(worlds, SavableWorlds):
             worlds.set_state({name: _as_array(value) for name, value in saved["env"].items()})
             self.obs = saved["obs"].numpy()
+        else:
+            self._start_anew()
+
+    def _start_anew(self) -> None:
+        """Begins new episodes in worlds that cannot be restored, none of which ran before.
+
+        The episodes that the checkpoint cut short end in the replay, and observers forget them.
+        """
+        self.replay.cut()
+        self.observer.forget()
+        seeds = np.random.SeedSequence((self.seed, self.progress.decision))
+        self.obs, _ = self.env.reset(seed=int(seeds.generate_state(1)[0]))
 
     def save(self) -> None:
         """Writes the checkpoint: learner, replay, random states, and worlds that can be saved."""
@@ -181,6 +200,7 @@ class Loop:
 
         Raises:
             FloatingPointError: A metric is not finite. The last checkpoint stays as it is.
+            NotFinite: An environment gave a number that is not finite. It stays as well.
             KeyboardInterrupt: A signal stopped the run. Its checkpoint is saved.
         """
         try:
@@ -200,7 +220,7 @@ class Loop:
         with self._bar() as bar, stop_on_signals() as stop:
             while progress.env_step < config.env_steps and not stop.is_set():
                 self.decision()
-                bar.update(self.per_decision)
+                bar.update(progress.env_step - self._before)
                 progress.wall_s = time.monotonic() - started
                 if evaluate and self._is_due(evaluate_every):
                     self.run.log(progress.env_step, evaluate())
@@ -220,7 +240,7 @@ class Loop:
 
     @property
     def per_decision(self) -> int:
-        """Returns the env_steps of one decision."""
+        """Returns the env_steps of one decision that no episode's end cuts short."""
         return self.config.n_envs * self.config.n_action_steps
 
     def _bar(self) -> tqdm:
@@ -234,7 +254,7 @@ class Loop:
 
     def _is_due(self, every: int) -> bool:
         """Returns whether the last decision passed a multiple of `every` env_steps."""
-        return self.progress.env_step % every < self.per_decision
+        return self.progress.env_step // every > self._before // every
 
     def decision(self) -> None:
         """Takes one decision in every environment, and a round of learning when it is due.
@@ -244,14 +264,19 @@ class Loop:
         """
         progress = self.progress
         config = self.config
-        self.collect()
-        progress.env_step += self.per_decision
+        self._before = progress.env_step
+        progress.env_step += self.collect()
         progress.decision += 1
         explores = progress.env_step < config.random_env_steps
         if explores or progress.decision % config.decisions_per_update:
             return
         done = progress.env_step / config.env_steps
-        self.metrics = self.learner.update(self.replay, config.updates_per_round, done)
+        try:
+            self.metrics = self.learner.update(self.replay, config.updates_per_round, done)
+        except TooFewSteps:
+            if self.replay.max_rows == self.replay.n_rows:
+                raise  # more will never come
+            return
         if bad := [name for name, value in self.metrics.items() if not np.isfinite(value)]:
             raise FloatingPointError(
                 f"{', '.join(bad)} not finite after {progress.env_step} env_steps; the last good "
@@ -265,16 +290,24 @@ class Loop:
         self.run.log(self.progress.env_step, shown)
         return shown
 
-    def collect(self) -> None:
-        """Takes one decision in every environment: acts, steps, stores."""
+    def collect(self) -> int:
+        """Takes one decision in every environment: acts, steps, stores.
+
+        Returns the control steps that one learner's environments played.
+        """
         if self.progress.env_step < self.config.random_env_steps:
             action = self.rng.uniform(-1, 1, self.env.action_space.shape).astype(np.float32)
         else:
             action = self.learner.act(self.obs)
         obs, reward, terminated, truncated, infos = self.env.step(action)
         self.replay.add(self.obs, action, reward, infos["final_obs"], terminated, truncated)
-        self.observer.observe(self.obs, infos["path"], infos["success"], terminated | truncated)
+        ended = terminated | truncated
+        success = infos.get("success")
+        seen = Decision(self.obs, infos["path"], infos["reward_sum"], success, ended)
+        self.observer.observe(seen)
         self.obs = obs
+        n_learners = len(self.observer.observers)
+        return round(float(infos["n_control_steps"].sum()) / n_learners)
 
 
 def _as_array(value: Any) -> Any:

@@ -21,7 +21,7 @@ MARGIN = 0.25  # soft joint limits and fast falls go a little beyond the nominal
 class MujocoBatch(SameStepVectorEnv):
     """`n_envs` simulations of one world; see `sim.core.vec`.
 
-    `infos["success"]` (n,) is the task's success at this step.
+    `infos["success"]` (n,) is the task's success at this step, where the task has one.
 
     Args:
         spec: The task's contract.
@@ -78,9 +78,9 @@ class MujocoBatch(SameStepVectorEnv):
         obs = self._observe()
         spec = self.task_spec
         reward = spec.reward(obs) if spec.reward else np.zeros(self.num_envs, np.float32)
-        success = spec.success(obs) if spec.success else np.zeros(self.num_envs, bool)
+        infos = {"success": np.asarray(spec.success(obs))} if spec.success else {}
         ended = spec.terminated(obs) if spec.terminated else np.zeros(self.num_envs, bool)
-        return reward, ended, {"success": success}
+        return reward, ended, infos
 
     def close(self, **kwargs: Any) -> None:
         """Frees the threads."""

@@ -69,7 +69,7 @@ class TaskSpec:
         action: Fields of the command, in order, without gaps.
         action_map: Makes commands of actions in [-1, 1].
         control_period_s: Time between two commands [s].
-        episode_steps: Control steps in an episode.
+        episode_steps: Control steps in an episode, after which it is truncated.
         reward: Reward (n,) of obs (n, obs_dim). None where it does not follow from the obs alone;
             then old data cannot be relabelled.
         success: Success (n,) bool of obs (n, obs_dim). None as for `reward`.
@@ -79,6 +79,8 @@ class TaskSpec:
         domain: Family of the task, like "arm". Presets are chosen by it.
         new_coverage: Returns a counter of what one learner visits. None: the task has no such
             measure.
+        max_copies: Copies that an evaluation makes at most at once. None: they share one world and
+            cost little.
     """
 
     name: str
@@ -94,6 +96,7 @@ class TaskSpec:
     hold: int = 1
     domain: str = ""
     new_coverage: Callable[[], Coverage] | None = None
+    max_copies: int | None = None
 
     @property
     def obs_dim(self) -> int:

@@ -8,6 +8,10 @@ The contract, for `n` simulations, `obs_dim` and `act_dim` numbers each:
 - actions lie in [-1, 1]; what lies outside is clipped;
 - `step_commands(commands (n, act_dim))` does the same with commands in physical units. They are
   limited as the robot's own limiter would: between low and high, no faster than `max_rate`;
+- both take `running` (n,) bool. A copy that does not run stands at the start of its episode: its
+  action is not played, its reward is 0, and nothing of it ends;
+- `infos["success"]` (n,) bool is absent where the task reports no success;
+- an observation, reward or success that is not finite is refused with `sim.core.finite.NotFinite`;
 - `gymnasium.vector.AutoresetMode.SAME_STEP`: where an episode ended, `obs` is already the next
   episode's first observation, and `infos["final_obs"]` (n, obs_dim) float32 is the last one of the
   old episode. The array is dense and always there: where no episode ended it equals `obs`, so
@@ -26,9 +30,16 @@ from gymnasium.spaces import Box
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
+from sim.core.finite import require_finite
 from sim.core.spec import TaskSpec
 
+Seed = int | list[int] | None
 Step = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]
+
+
+def copy_seeds(seed: int, n: int) -> list[int]:
+    """Returns a seed for each of `n` copies. The first ones do not depend on `n`."""
+    return [int(word) for word in np.random.SeedSequence(seed).generate_state(n)]
 
 
 class TaskVectorEnv(VectorEnv):
@@ -42,6 +53,9 @@ class TaskVectorEnv(VectorEnv):
     Attributes:
         task_spec: The task's contract.
         command: (n_envs, act_dim) float64, the last commands.
+        running: (n_envs,) bool, the copies that the step at hand advances.
+        episode_step: (n_envs,) int64, env_steps done in the running episodes.
+        n_steps: env_steps of one copy since the environment was made.
 
     Raises:
         ValueError: `n_envs` is not a positive integer.
@@ -58,29 +72,75 @@ class TaskVectorEnv(VectorEnv):
         self.action_space = batch_space(self.single_action_space, self.num_envs)
         self.metadata = {**self.metadata, "autoreset_mode": AutoresetMode.SAME_STEP}
         self.command = np.zeros((self.num_envs, spec.act_dim))
+        self.running = np.ones(self.num_envs, bool)
+        self.episode_step = np.zeros(self.num_envs, np.int64)
+        self.n_steps = 0
 
-    def step(self, actions: np.ndarray) -> Step:
-        """Advances all simulations by one env_step with actions (n, act_dim) in [-1, 1].
+    def step(self, actions: np.ndarray, running: np.ndarray | None = None) -> Step:
+        """Advances the simulations by one env_step with actions (n, act_dim) in [-1, 1].
+
+        Args:
+            actions: One for each copy.
+            running: (n,) bool; the others stand at the start of their episode. None: all run.
 
         Raises:
             ValueError: `actions` have another shape or are not finite.
+            NotFinite: The environment gave a number that is not finite.
         """
         action = np.minimum(np.maximum(self._checked(actions, "action"), -1.0), 1.0)
         command = self.task_spec.action_map.command(self.command, action)
-        return self._play(self.task_spec.no_faster(self.command, command))
+        return self._step(self.task_spec.no_faster(self.command, command), running)
 
-    def step_commands(self, commands: np.ndarray) -> Step:
-        """Advances all simulations by one env_step with commands (n, act_dim) in physical units.
+    def step_commands(self, commands: np.ndarray, running: np.ndarray | None = None) -> Step:
+        """Advances the simulations by one env_step with commands (n, act_dim) in physical units.
+
+        Args:
+            commands: One for each copy.
+            running: (n,) bool; the others stand at the start of their episode. None: all run.
 
         Raises:
             ValueError: `commands` have another shape or are not finite.
+            NotFinite: The environment gave a number that is not finite.
         """
         wanted = self._checked(commands, "command")
-        return self._play(self.task_spec.limited(self.command, wanted))
+        return self._step(self.task_spec.limited(self.command, wanted), running)
+
+    def _step(self, command: np.ndarray, running: np.ndarray | None) -> Step:
+        """Plays limited commands (n, act_dim) where copies run, and checks what comes back."""
+        self.running = np.ones(self.num_envs, bool) if running is None else np.array(running, bool)
+        self.episode_step += self.running
+        self.n_steps += 1
+        obs, reward, terminated, truncated, infos = self._play(command)
+        self._require_finite(infos["final_obs"], "observation")
+        self._require_finite(reward, "reward")
+        if "success" in infos:
+            self._require_finite(infos["success"], "success")
+            infos["success"] = infos["success"].astype(bool)
+        ended = terminated | truncated
+        if ended.any():
+            self.episode_step[ended] = 0
+            self._require_finite(obs, "observation")
+        return obs, reward, terminated, truncated, infos
 
     def _play(self, command: np.ndarray) -> Step:
-        """Advances all simulations by one env_step. The commands (n, act_dim) are limited."""
+        """Advances the `running` simulations by one env_step. The commands are limited."""
         raise NotImplementedError
+
+    def _first(self, obs: np.ndarray) -> np.ndarray:
+        """Returns the first observations (n, obs_dim) of a `reset`, as float32; checks them."""
+        self.episode_step[:] = 0
+        self._require_finite(obs, "observation")
+        return np.array(obs, np.float32)
+
+    def _require_finite(self, values: np.ndarray, what: str) -> None:
+        """Raises NotFinite, with task, copy and step, unless `values` (n, ...) are finite."""
+        require_finite(values, what, self._place, self.task_spec.obs)
+
+    def _place(self, copy: int) -> str:
+        """Returns in words where a copy stands."""
+        step = int(self.episode_step[copy])
+        at = f"control step {step} of its episode" if step else "the reset of its episode"
+        return f"task {self.task_spec.name!r}, copy {copy}, {at} (step {self.n_steps} in all)"
 
     def _checked(self, values: np.ndarray, what: str) -> np.ndarray:
         """Returns `values` (n, act_dim) as float64. Raises ValueError for other shapes and NaN."""
@@ -113,7 +173,6 @@ class SameStepVectorEnv(TaskVectorEnv):
         obs_space: Space of one observation. None: the limits of the obs fields.
 
     Attributes:
-        episode_step: (n,) int64, env_steps done in the running episodes.
         rng: The only source of randomness; `reset(seed=)` restarts it.
     """
 
@@ -124,7 +183,6 @@ class SameStepVectorEnv(TaskVectorEnv):
             low, high = (limit.astype(np.float32) for limit in spec.obs_limits())
             obs_space = Box(low, high, dtype=np.float32)
         super().__init__(spec, n_envs, obs_space)
-        self.episode_step = np.zeros(self.num_envs, np.int64)
         self.rng = np.random.default_rng(seed)
         self._started = False
 
@@ -144,7 +202,7 @@ class SameStepVectorEnv(TaskVectorEnv):
         raise NotImplementedError
 
     def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+        self, *, seed: Seed = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """Starts a new episode everywhere; returns obs (n, obs_dim) float32 and {}.
 
@@ -154,6 +212,7 @@ class SameStepVectorEnv(TaskVectorEnv):
 
         Raises:
             ValueError: An option was given.
+            NotFinite: An observation is not finite.
         """
         if options:
             raise ValueError(f"{type(self).__name__}.reset knows no options, got {sorted(options)}")
@@ -161,25 +220,35 @@ class SameStepVectorEnv(TaskVectorEnv):
             self.rng = np.random.default_rng(seed)
         self._begin(np.arange(self.num_envs))
         self._started = True
-        return np.array(self._observe(), np.float32), {}
+        return self._first(self._observe()), {}
 
     def _play(self, command: np.ndarray) -> Step:
-        """Advances all simulations. Raises RuntimeError before the first `reset`."""
+        """Advances the simulations. Raises RuntimeError before the first `reset`.
+
+        The batch is stepped whole. A copy that does not run begins its episode once more.
+        """
         if not self._started:
             raise RuntimeError(
                 f"{type(self).__name__}.step was called before reset; call reset() first"
             )
         self.command = command
+        running = self.running
         reward, terminated, infos = self._advance(command)
-        self.episode_step += 1
-        truncated = (self.episode_step >= self.task_spec.episode_steps) & ~terminated
+        terminated = terminated & running
+        is_over = self.episode_step >= self.task_spec.episode_steps
+        truncated = is_over & ~terminated & running
         obs = final_obs = np.array(self._observe(), np.float32)
         ended = terminated | truncated
-        if ended.any():
-            self._begin(np.flatnonzero(ended))
+        begins = ended | ~running
+        if begins.any():
+            self._begin(np.flatnonzero(begins))
             obs = np.array(self._observe(), np.float32)
+            final_obs = np.where(running[:, None], final_obs, obs)
         infos |= {"final_obs": final_obs.copy(), "_final_obs": ended}
-        return obs, np.asarray(reward, np.float64), terminated, truncated, infos
+        if "success" in infos:
+            infos["success"] = np.where(running, infos["success"], False)
+        reward = np.where(running, np.asarray(reward, np.float64), 0.0)
+        return obs, reward, terminated, truncated, infos
 
     def _begin(self, rows: np.ndarray) -> None:
         """Starts new episodes in `rows` and sets their counters to zero."""

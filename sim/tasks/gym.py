@@ -9,7 +9,9 @@ What is changed, for each environment:
 - Of its info only success is kept (`is_success` or `success`): `infos["success"]` (n,) bool, of the
   state that this step led to. It is absent where the environment reports none.
 - Autoreset and `final_obs` are those of `sim.core.vec`. `reset(seed=)` gives each environment its
-  own seed, spawned from the one given.
+  own seed, spawned from the one given, or the seeds of a list.
+- An episode is truncated after `max_episode_steps` of the registration, or after EPISODE_STEPS
+  where it names none. The environment may end it sooner.
 """
 
 from __future__ import annotations
@@ -32,12 +34,13 @@ from policy_server.contract.field import Field
 from sim.core.action_map import ActionMap
 from sim.core.registry import GYM, TASKS
 from sim.core.spec import Part, TaskSpec, tile
-from sim.core.vec import Step, TaskVectorEnv
+from sim.core.vec import Seed, Step, TaskVectorEnv, copy_seeds
 from sim.tasks import spaces
 
 SUCCESS_KEYS = ("is_success", "success")
 VECTORIZATIONS = ("sync", "async")
 EPISODE_STEPS = 1000  # where the environment names no limit
+MAX_COPIES = 32  # each is a world of its own: a kitchen has 55 MiB
 
 
 @TASKS.register(GYM)
@@ -159,6 +162,10 @@ class FlatEnv(gym.Wrapper):
 
     def __init__(self, env: gym.Env) -> None:
         super().__init__(env)
+        registered = env.spec.max_episode_steps if env.spec else None
+        self._episode_steps = registered or EPISODE_STEPS
+        self._n_steps = 0
+        self._last = np.zeros(0, np.float32)
         self._parts = spaces.obs_leaves(env.observation_space)
         self._act_parts = spaces.action_leaves(env.action_space)
         low, high = self._limits(self._parts)
@@ -185,8 +192,9 @@ class FlatEnv(gym.Wrapper):
             action=action,
             action_map=ActionMap.spread(low, high),
             control_period_s=self._period_s(),
-            episode_steps=(env_spec.max_episode_steps if env_spec else None) or EPISODE_STEPS,
+            episode_steps=self._episode_steps,
             domain=GYM,
+            max_copies=MAX_COPIES,
         )
 
     @staticmethod
@@ -210,24 +218,31 @@ class FlatEnv(gym.Wrapper):
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """Returns the first observation (obs_dim,) and {}."""
         obs, _ = self.env.reset(seed=seed, options=options)
-        return spaces.as_vector(self._parts, obs), {}
+        self._n_steps = 0
+        self._last = spaces.as_vector(self._parts, obs)
+        return self._last, {}
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """Applies `action` (act_dim,) in the environment's units.
+        """Applies `action` (act_dim,) in the environment's units. NaN leaves it as it stands.
 
-        The info holds `success` where the environment reports it.
+        The info holds `success`, a float, where the environment reports it.
         """
+        if np.isnan(action).any():
+            return self._last, 0.0, False, False, {}
         own = spaces.as_value(self.env.action_space, self._act_parts, action)
         obs, reward, terminated, truncated, info = self.env.step(own)
-        success = next((bool(info[key]) for key in SUCCESS_KEYS if key in info), None)
-        info = {} if success is None else {"success": success}
-        return (
-            spaces.as_vector(self._parts, obs),
-            float(reward),
-            bool(terminated),
-            bool(truncated),
-            info,
-        )
+        self._n_steps += 1
+        truncated = truncated or self._n_steps >= self._episode_steps
+        self._last = spaces.as_vector(self._parts, obs)
+        said = _success(info)
+        info = {} if said is None else {"success": said}
+        return self._last, float(reward), bool(terminated), bool(truncated), info
+
+
+def _success(info: dict[str, Any]) -> float | None:
+    """Returns the success that an info reports, NaN for NaN; None where it reports none."""
+    found = (info[key] for key in SUCCESS_KEYS if info.get(key) is not None)
+    return next((float(np.min(np.asarray(value, float))) for value in found), None)
 
 
 class GymVecEnv(TaskVectorEnv):
@@ -246,26 +261,27 @@ class GymVecEnv(TaskVectorEnv):
         self._first_seed: int | None = seed
 
     def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+        self, *, seed: Seed = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """Starts a new episode everywhere; returns obs (n, obs_dim) float32 and {}.
 
         Args:
-            seed: Restarts the random streams. None goes on with them.
+            seed: Restarts the random streams; a list has one for each. None goes on with them.
             options: Passed to each environment.
         """
         seed = self._first_seed if seed is None else seed
         self._first_seed = None
-        seeds = None
-        if seed is not None:
-            words = np.random.SeedSequence(seed).generate_state(self.num_envs)
-            seeds = [int(word) for word in words]
+        seeds = seed
+        if seed is not None and not isinstance(seed, list):
+            seeds = copy_seeds(seed, self.num_envs)
         obs, _ = self._envs.reset(seed=seeds, options=options)  # type: ignore[arg-type]
-        return np.array(obs, np.float32), {}
+        return self._first(obs), {}
 
     def _play(self, command: np.ndarray) -> Step:
-        self.command = command
-        obs, reward, terminated, truncated, raw = self._envs.step(command)
+        running = self.running[:, None]
+        self.command = np.where(running, command, self.command)
+        sent = np.where(running, command, np.nan)  # FlatEnv leaves these as they stand
+        obs, reward, terminated, truncated, raw = self._envs.step(sent)
         obs = np.array(obs, np.float32)
         ended = terminated | truncated
         final_obs = obs.copy()
@@ -273,11 +289,11 @@ class GymVecEnv(TaskVectorEnv):
         if ended.any():
             final_obs[ended] = np.stack(raw["final_obs"][ended])
             if "success" in raw["final_info"]:
-                running = False if success is None else success
-                success = np.where(ended, raw["final_info"]["success"], running)
+                others = 0.0 if success is None else success
+                success = np.where(ended, raw["final_info"]["success"], others)
         infos = {"final_obs": final_obs, "_final_obs": ended}
         if success is not None:
-            infos["success"] = np.asarray(success, bool)
+            infos["success"] = success
         return obs, np.asarray(reward, np.float64), terminated, truncated, infos
 
     def close_extras(self, **kwargs: Any) -> None:

@@ -4,7 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from edp_robot.methods.replay import Batch, Replay
+from edp_robot.methods import memory
+from edp_robot.methods.memory import MemoryTooSmall
+from edp_robot.methods.replay import Batch, Replay, TooFewSteps
+from edp_robot.methods.replay_mix import MixedReplay
 
 EPISODE = 5
 
@@ -142,7 +145,9 @@ def test_length_and_capacity():
 def test_too_little_data_is_refused():
     replay = Replay(16, 2, 1, 1, seed=0)
     fill(replay, 2)
-    with pytest.raises(ValueError, match="holds 2 vector steps, fewer than n_step=3"):
+    with pytest.raises(
+        TooFewSteps, match=r"holds 2 vector steps \(at most 8\), fewer than n_step=3"
+    ):
         replay.sample(4, n_step=3)
 
 
@@ -167,3 +172,77 @@ def test_a_saved_replay_is_cut_to_what_it_holds():
     replay = Replay(1000, 2, 1, 1, seed=0)
     fill(replay, 4)
     assert all(len(v) == 4 for v in replay.state()["arrays"].values())
+
+
+def samples(replay):
+    batch = replay.sample(64, n_step=3)
+    return [getattr(batch, field) for field in Batch.__dataclass_fields__]
+
+
+@pytest.mark.parametrize("n_added", [5, 8, 11])
+def test_a_replay_takes_memory_as_it_fills(n_added):
+    """It samples as one that has all its memory from the start, also where the ring wraps."""
+    whole = Replay(16, 2, 1, 1, seed=0)
+    growing = Replay(16, 2, 1, 1, seed=0, expected=3)
+    assert (whole.rows, growing.rows) == (8, 3)
+    for replay in (whole, growing):
+        fill(replay, n_added, end_every=EPISODE)
+    assert growing.rows == min(8, 3 if n_added <= 3 else 6 if n_added <= 6 else 8)
+    assert all(torch.equal(a, b) for a, b in zip(samples(whole), samples(growing), strict=True))
+
+
+@pytest.mark.parametrize("n_added", [5, 8, 11, 19])
+@pytest.mark.parametrize("capacity", [12, 14, 16, 20, 60])
+def test_a_replay_of_another_capacity_is_taken_over(n_added, capacity):
+    """As from a run of other env_steps, or of an older version, which took the whole capacity."""
+    old = Replay(16, 2, 1, 1, seed=0)
+    fill(old, n_added, end_every=EPISODE)
+    new = Replay(capacity, 2, 1, 1, seed=9, expected=4)
+    new.load(old.state())
+    n_kept = min(n_added, 8, capacity // 2)
+    assert new.n_rows == n_kept
+    expected = Replay(2 * n_kept, 2, 1, 1, seed=0)
+    fill(expected, n_kept, start=n_added - n_kept, end_every=EPISODE)
+    for k in range(3):
+        assert all(torch.equal(a, b) for a, b in zip(samples(new), samples(expected), strict=True))
+        if capacity // 2 != n_kept:
+            break  # it holds more than `expected` from here on
+        for replay in (new, expected):
+            fill(replay, 1, start=n_added + k, end_every=EPISODE)
+
+
+def test_a_cut_ends_the_newest_step_and_no_sample_runs_over_it():
+    replay = Replay(16, 2, 1, 1, seed=0)
+    replay.cut()  # it holds nothing: nothing to end
+    fill(replay, 4)
+    replay.cut()
+    fill(replay, 4, start=50)
+    batch = replay.sample(400, n_step=3)
+    step = batch.obs[:, 0] % 100
+    n_valid = torch.where(step < 4, (4 - step).clamp(max=3), torch.tensor(3.0))
+    torch.testing.assert_close(batch.valid.sum(-1), n_valid)
+    assert not batch.terminated.any()  # values go on from the last observation
+
+
+def test_a_mixture_takes_all_from_the_replay_that_holds_enough():
+    short = Replay(16, 2, 1, 1, seed=0)
+    fill(short, 2)
+    long = Replay(16, 2, 1, 1, seed=0)
+    fill(long, 6, start=50)
+    for mixed in (MixedReplay(short, long), MixedReplay(long, short)):
+        assert (mixed.sample(20, n_step=3).obs % 100 >= 50).all()
+    with pytest.raises(TooFewSteps):
+        MixedReplay(short, short).sample(20, n_step=3)
+
+
+def test_a_replay_without_room_is_refused_with_both_sizes(monkeypatch):
+    monkeypatch.setattr(memory, "free_bytes", lambda: 8 << 30)
+    with pytest.raises(MemoryTooSmall, match=r"1,000,000 transitions .* 12,288 numbers takes 91\."):
+        Replay(1_000_000, 16, 12_288, 1, seed=0)
+    expected = Replay(1_000_000, 16, 12_288, 1, seed=0, expected=4)
+    assert expected.obs.nbytes == 4 * 16 * 12_288 * 4
+
+
+def test_the_free_memory_of_this_machine_is_known():
+    free = memory.free_bytes()
+    assert free is None or 1 << 20 < free < 1 << 50

@@ -2,14 +2,15 @@ import numpy as np
 import pytest
 
 from edp_robot.training.checkpoint import flatten, unflatten
-from edp_robot.training.observe import Observer, make_observer
+from edp_robot.training.observe import Decision, Observer, make_observer
 from sim.core.registry import task_spec
 
 
-def watch(observer, success, ended, n=2, obs_dim=2):
-    """Shows one decision of `n` environments that stay at the origin."""
-    place = np.zeros((n, obs_dim))
-    observer.observe(place, place[None], np.array(success), np.array(ended))
+def watch(observer, success, ended, reward=(0.0, 0.0)):
+    """Shows one decision of two environments that stay at the origin."""
+    place = np.zeros((2, 2))
+    said = None if success is None else np.array(success)
+    observer.observe(Decision(place, place[None], np.array(reward), said, np.array(ended)))
 
 
 def test_an_episode_succeeds_once_whenever_it_did():
@@ -18,16 +19,47 @@ def test_an_episode_succeeds_once_whenever_it_did():
     watch(observer, [False, False], [False, True])
     watch(observer, [True, False], [True, False])
     watch(observer, [False, False], [True, True])
-    assert observer.metrics() == {"n_episodes": 4, "n_success_episodes": 1}
+    assert observer.metrics() == {"n_episodes": 4, "n_success_episodes": 1, "episode_return": 0}
+
+
+def test_returns_are_the_sums_of_whole_episodes():
+    observer = Observer(None)
+    watch(observer, None, [False, True], reward=(1.0, 10.0))
+    assert observer.metrics() == {"n_episodes": 1, "episode_return": 10}
+    watch(observer, None, [True, True], reward=(2.0, 20.0))
+    expected = {"n_episodes": 3, "episode_return": (10 + 3 + 20) / 3}
+    assert observer.metrics() == expected  # success is not reported, and not 0
+
+
+def test_what_is_forgotten_counts_in_no_episode():
+    observer = Observer(None)
+    watch(observer, [True, True], [False, False], reward=(5.0, 5.0))
+    observer.forget()
+    watch(observer, [False, False], [True, True], reward=(1.0, 1.0))
+    counts = {"n_episodes": 2, "n_success_episodes": 0, "episode_return": 1}
+    assert observer.metrics() == counts
 
 
 def test_an_observer_goes_on_where_it_was():
     first = Observer(None)
     watch(first, [True, False], [False, False])
     second = Observer(None)
-    second.load(first.state())
-    watch(second, [False, False], [True, True])
-    assert second.metrics() == {"n_episodes": 2, "n_success_episodes": 1}
+    second.load(unflatten(*flatten(first.state())))
+    for observer in (first, second):
+        watch(observer, [False, False], [True, True], reward=(1.0, 2.0))
+    assert second.metrics() == first.metrics()
+    assert second.metrics()["n_success_episodes"] == 1
+
+
+def test_an_older_observer_has_no_returns():
+    first = Observer(None)
+    watch(first, [True, False], [False, True])
+    old = {name: first.state()[name] for name in ("n_episodes", "n_success", "now")}
+    second = Observer(None)
+    second.load(old)
+    watch(second, [False, False], [True, True], reward=(1.0, 2.0))
+    counts = {"n_episodes": 3, "n_success_episodes": 1, "episode_return": 1.5}
+    assert second.metrics() == counts
 
 
 @pytest.mark.parametrize("task", ["arm", "maze-square-a"])
@@ -39,7 +71,7 @@ def test_the_task_measures_its_coverage_for_each_seed(task):
     end = obs.copy()
     end[3] = 0.4  # only an environment of the second seed moves
     path = np.linspace(obs, end, 20)
-    observer.observe(obs, path, never, never)
+    observer.observe(Decision(obs, path, np.zeros(4), None, never))
     metrics = observer.metrics()
     assert metrics["coverage/0"] < metrics["coverage/1"]
     assert metrics["coverage"] == (metrics["coverage/0"] + metrics["coverage/1"]) / 2

@@ -209,10 +209,14 @@ def test_a_decision_ends_where_its_episode_ends_and_the_others_go_on():
     obs, reward, terminated, truncated, infos = env.step(np.zeros((2, 1)))
     assert terminated.tolist() == infos["_final_obs"].tolist() == [True, False]
     assert infos["n_control_steps"].tolist() == [3, 4]
-    assert reward.tolist() == [2.0, 25.0] and not truncated.any()
+    assert reward.tolist() == [1.5, 25.0] and not truncated.any()  # 6 / 4 and 100 / 4
+    assert infos["reward_sum"].tolist() == [6, 100]
     assert infos["final_obs"][:, 0].tolist() == [3, 4]
-    assert obs[:, 0].tolist() == [1, 4]  # the first plays the rest of the hold in its next episode
-    assert infos["path"][:, 0, 0].tolist() == [1, 2, 3, 1]
+    assert obs[:, 0].tolist() == [0, 4]  # the first waits at the start of its next episode
+    assert infos["path"][:, 0, 0].tolist() == [1, 2, 3, 3]
+    obs, *_, infos = env.step(np.zeros((2, 1)))
+    assert infos["path"][:, :, 0].T.tolist() == [[1, 2, 3, 3], [5, 6, 7, 8]]
+    assert env.unwrapped.episode_step.tolist() == [0, 0]
 
 
 def test_a_truncation_within_a_hold_is_not_lost():
@@ -221,14 +225,9 @@ def test_a_truncation_within_a_hold_is_not_lost():
     env.unwrapped.episode_step[1] = 6
     _, reward, _, truncated, infos = env.step(np.zeros((2, 1)))
     assert truncated.tolist() == [False, True] and infos["n_control_steps"].tolist() == [3, 2]
-    assert reward.tolist() == [2.0, 15.0] and infos["success"].tolist() == [True, False]
+    assert infos["reward_sum"].tolist() == [6, 30] and reward.tolist() == [1.5, 7.5]
+    assert infos["success"].tolist() == [True, False]
     assert len(infos["path"]) == 3  # both have ended
-
-
-@pytest.mark.parametrize("n", [0, -2, 3, 16])
-def test_hold_refuses_what_does_not_divide_the_episode(n):
-    with pytest.raises(ValueError, match="does not divide the episode's 8"):
-        Hold(Script("any"), n)
 
 
 def test_the_registry_makes_every_arm_task_and_names_them_all():
