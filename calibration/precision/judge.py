@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from calibration.file import CalibrationError
-from calibration.precision.layers import load_onnx
+from calibration.precision.layers import LAYERS, load_onnx
 from calibration.precision.visited import Rows, answers
 from policy_server.contract.choices import Precision
 from policy_server.contract.manifest import Manifest
@@ -90,15 +90,22 @@ def rounded_errors(graph: bytes, golden: Mapping[str, np.ndarray]) -> np.ndarray
     own.
 
     Raises:
-        CalibrationError: An answer is not finite.
+        CalibrationError: An answer is not finite, or a layer overflows, which a limit would hide.
     """
     onnx = load_onnx()
     model = onnx.load_from_string(graph)
     if any(node.domain not in ("", "ai.onnx") for node in model.graph.node):
         return np.zeros(golden["action"].shape[-1])
     feeds = {value.name: golden[value.name] for value in model.graph.input}
-    action = onnx.reference.ReferenceEvaluator(model).run(None, feeds)[0]
+    values = onnx.reference.ReferenceEvaluator(model).run(None, feeds, intermediate=True)
+    action = values["action"]
     _check_finite("fp16", action)
+    for node in model.graph.node:
+        if node.op_type in LAYERS and not np.isfinite(values[node.output[0]]).all():
+            raise CalibrationError(
+                f"fp16: {node.op_type} {node.name} overflows on the golden observations: its "
+                "numbers are too large for this precision; leave it out with --precisions"
+            )
     return np.abs(action - golden["action"]).max((0, 1))
 
 

@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import torch
 from torch import nn
 
+from edp_robot.deploy.guard import guarded
 from edp_robot.deploy.policies import BestOfK, Deployed
 from edp_robot.training.distill import load_student
 from edp_robot.training.runs import RunRecord
@@ -128,7 +130,7 @@ def to_onnx(policy: nn.Module, spec: TaskSpec, horizon: int) -> bytes:
         )
     buffer = io.BytesIO()
     program.save(buffer)  # type: ignore[union-attr]
-    return buffer.getvalue()
+    return guarded(onnx.load_from_string(buffer.getvalue())).SerializeToString()
 
 
 def latent_dim(policy: nn.Module) -> int:
@@ -198,6 +200,7 @@ def parity(
 
     def errors(session: Any, rows: slice) -> np.ndarray:
         got = session.run(None, {name: value[rows] for name, value in feeds.items()})[0]
+        check_finite(graph, feeds, got)
         return np.abs(got - expected["action"][rows]).max((0, 1))
 
     n = len(expected["obs"])
@@ -209,6 +212,37 @@ def parity(
     agreed = agreement(fields, np.max([*found.values()], axis=0), expected["action"], share)
     static = {size: float(error.max()) for size, error in found.items() if size}
     return {**agreed, "n": n, "static": static}
+
+
+def check_finite(graph: bytes, feeds: dict[str, np.ndarray], action: np.ndarray) -> None:
+    """Checks that a graph answers numbers.
+
+    Args:
+        graph: The graph.
+        feeds: Its inputs by name, of these rows and perhaps more.
+        action: What it answered (n, horizon, act_dim).
+
+    Raises:
+        ParityError: A number is NaN or infinite. The message says where in the graph it came from.
+    """
+    bad = np.flatnonzero(~np.isfinite(action).all((1, 2)))
+    if not len(bad):
+        return
+    model = onnx.load_from_string(graph)
+    outputs = [(node, name) for node in model.graph.node for name in node.output if name]
+    known = {value.name for value in model.graph.output}
+    model.graph.output.extend(onnx.ValueInfoProto(name=n) for _, n in outputs if n not in known)
+    row = {value.name: feeds[value.name][bad[:1]] for value in model.graph.input}
+    found = onnx_session(model.SerializeToString()).run([name for _, name in outputs], row)
+    first = (
+        f", first in {node.op_type} ({name.removeprefix('policy/')})"
+        for (node, name), value in zip(outputs, found, strict=True)
+        if value.dtype.kind == "f" and not np.isfinite(value).all()
+    )
+    raise ParityError(
+        f"the graph computes NaN or infinity from {len(bad)} of {len(action)} finite observations"
+        f"{next(first, '')}; nothing was written. Does a normaliser divide by 0?"
+    )
 
 
 def agreement(

@@ -14,6 +14,7 @@ from edp_robot.deploy.export import (
     PARITY_SHARE,
     ParityError,
     agreement,
+    check_finite,
     onnx_session,
     warn_of_unnamed,
 )
@@ -287,6 +288,7 @@ def check(
             f"ONNX Runtime could not run the wrapped graph{fixed if foreign.batch else ''}: "
             f"{first_line(error)}"
         ) from error
+    check_finite(graph, {**expected, **states}, got)
     together = np.abs(got - action).max((0, 1))
     one_by_one = np.abs(single - few["action"]).max((0, 1))
     errors = np.maximum(together, one_by_one)

@@ -9,6 +9,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from edp_robot.deploy.export import BATCH_DIM
+from edp_robot.deploy.guard import guarded
 from edp_robot.deploy.wrap.command_map import CommandMap
 from edp_robot.deploy.wrap.foreign_policy import Foreign
 from edp_robot.deploy.wrap.history import History
@@ -68,7 +69,7 @@ def wrapped_graph(foreign: Foreign, commands: CommandMap, past: History | None =
     replace_all(graph.input, inputs)
     replace_all(graph.output, outputs)
     del graph.value_info[:]  # they may hold the batch size of the export
-    return model.SerializeToString()
+    return guarded(model).SerializeToString()
 
 
 class Nodes:

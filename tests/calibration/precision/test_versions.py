@@ -97,6 +97,22 @@ def test_fp16_is_judged_by_rounding_everywhere():
     assert rounded_errors(graph, golden) == pytest.approx([expected], rel=0.05)
 
 
+def test_a_layer_that_overflows_in_fp16_is_refused_behind_a_limit_too():
+    """1e3 times 100 is infinite in float16. Min and Max make a command of it, as in old bundles."""
+    nodes = [
+        ("Gemm", "obs w", "h"),
+        ("Gemm", "h w", "far"),
+        ("Max", "far low", "above"),
+        ("Min", "above high", "command"),
+    ]
+    constants = {"w": [[1e3]], "low": -1.0, "high": 1.0}
+    graph = to_fp16(make_graph(nodes, constants, (1, 1, 1)))
+    obs = np.full((2, 1), 0.1, np.float32)
+    golden = {"obs": obs, "noise": obs, "action": np.ones((2, 1, 1), np.float32)}
+    with pytest.raises(CalibrationError, match=r"fp16: Gemm \S+ overflows on the golden"):
+        rounded_errors(graph, golden)
+
+
 def test_episodes_are_the_same_for_every_version(modes_bundle):
     manifest = load_backend(modes_bundle(modes_graph()), "cpu").manifest
 
