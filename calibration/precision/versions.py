@@ -84,11 +84,11 @@ class Version:
 
 
 def check_memory(manifest: Manifest) -> None:
-    """Raises CalibrationError for a policy with memory, whose rounding errors would add up."""
+    """Raises CalibrationError for a policy with memory: nothing here feeds its state back."""
     if manifest.state_dim:
         raise CalibrationError(
-            f"{manifest.name} has memory (state_dim {manifest.state_dim}): its versions in fewer "
-            "bits are not supported, since errors of its state add up; serve it in fp32"
+            f"{manifest.name} has memory (state_dim {manifest.state_dim}): versions in fewer "
+            "bits of such a policy are not supported; serve it in fp32"
         )
 
 
