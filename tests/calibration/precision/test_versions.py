@@ -1,5 +1,7 @@
 """The report on versions in fewer bits, and what is kept."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from support.graphs import make_graph, modes_graph
@@ -13,9 +15,13 @@ from calibration.precision.judge import (
     compare,
     rounded_errors,
 )
-from calibration.precision.versions import Version, check_request, verdict
-from calibration.precision.visited import Rows
+from calibration.precision.versions import Version, check_request, table, verdict
+from calibration.precision.visited import Rows, Visited
 from policy_server.runtime.base import load_backend
+
+VISITED = Visited(
+    Rows(np.zeros((1, 1)), np.zeros((1, 1))), Rows(np.zeros((1, 1)), np.zeros(1)), "s"
+)
 
 
 def run(returns, successes=(0.5,) * 20):
@@ -43,6 +49,17 @@ def test_the_interval_is_that_of_paired_groups():
 def test_loss_is_a_share_of_return_or_else_of_success(base, other, loss):
     found = compare(base, other)["return_loss"]
     assert found == (loss if loss is None else pytest.approx(loss))
+
+
+def test_a_task_without_success_has_none():
+    silent = ClosedLoop(np.full(20, 10.0), None, 200)
+    found = compare(silent, silent)
+    assert found["success"] is None and (found["return_loss"], found["loss_of"]) == (0, "return")
+    assert "success" not in str(compare(replace(silent, returns=np.zeros(20)), silent)["loss_of"])
+    empty = {"max_abs_error": 0.0, "mean_abs_error": 0.0, "max_share": None}
+    errors = {**empty, "golden_abs_errors": [0.0]}
+    line = table("p", VISITED, [Version("int8", b"", errors, found, {"p50": 1, "p99": 1}, {})])[-1]
+    assert line.split()[-4:] == ["-", "1.0", "1.0", "0"]
 
 
 def version(loss, name="int8"):

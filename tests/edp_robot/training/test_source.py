@@ -5,9 +5,10 @@ import torch
 from support.tiny import tiny_pretrain
 from support.trained import checkpoint
 
+import edp_robot.training.source as source_module
 from edp_robot.training.pretrain import pretrain
-from edp_robot.training.source import load_critic, load_pretrained, load_source
-from sim.core.registry import task_spec
+from edp_robot.training.source import load_critic, load_pretrained, load_source, visited_states
+from sim.core.registry import make_vec, task_spec
 
 
 def explored(folder, **changes):
@@ -35,6 +36,21 @@ def test_the_policy_of_every_intrinsic_reward_is_a_teacher(tmp_path, method):
         action = source.teacher(torch.zeros(3, 22), torch.randn(3, 6))
     assert action.shape == (3, 6)
     assert (source.spec.name, source.n_action_steps) == ("arm", 10)
+
+
+def test_the_visited_states_come_from_a_bounded_number_of_copies(pretrained, monkeypatch):
+    """5 environments asked, 2 allowed at once: 3 rounds of 40 decisions of 2."""
+    source = load_source(pretrained, 1)
+    source = replace(source, spec=replace(source.spec, max_copies=2))
+    made = []
+
+    def watched(task, n_envs, seed):
+        made.append(n_envs)
+        return make_vec(task, n_envs, seed)
+
+    monkeypatch.setattr(source_module, "make_vec", watched)
+    states = visited_states(source, 5, 1, 0)
+    assert made == [2] and len(states) == 3 * 40 * 2 + len(source.replay_obs)
 
 
 def test_a_run_without_diffusion_policy_says_so(tmp_path):
