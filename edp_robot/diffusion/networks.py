@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -267,16 +268,80 @@ class TwinCritic(nn.Module):
 
 
 class Normaliser(nn.Module):
-    """(x - centre) / scale, clipped to +-`clip`: what every network sees of an observation."""
+    """(x - centre) / scale within +-`clip`: what every network sees of an observation.
 
+    Entries are scaled by limits, or by statistics of data where `by_data` is true
+    (methods/obs_statistics.py decides). Past +-`clip`, limits cut. Statistics are cut softly, since
+    nothing says how far an observation may lie outside of what was seen: from +-(clip - 1) on,
+    z becomes clip - 1 + b / (1 + b) with b = |z| - (clip - 1). So order is kept, and the bound too.
+
+    A stack of learners may have statistics of its own each: then all tensors are (*stack, obs_dim),
+    and x has the stack's axes in front.
+
+    Args:
+        centre: What becomes 0 (obs_dim,).
+        scale: What becomes 1 (obs_dim,).
+        clip: Bound of the result.
+
+    Attributes:
+        by_data: Entries whose centre and scale come from data, bool. A state holds it if there are
+            any.
+        frozen: Whether it stays as it is, whatever data come.
+    """
+
+    FAR = 1e4  # a bound before the soft cut, so that no overflow becomes inf / inf
     centre: Tensor
     scale: Tensor
+    by_data: Tensor
 
     def __init__(self, centre: Tensor, scale: Tensor, clip: float = 5.0) -> None:
         super().__init__()
         self.register_buffer("centre", centre.float())
         self.register_buffer("scale", scale.float())
+        self.register_buffer("by_data", torch.zeros(centre.shape, dtype=torch.bool))
         self.clip = clip
+        self.frozen = False
+        self.uses_data = False  # a constant of the exported graph, unlike a look into `by_data`
 
     def forward(self, x: Tensor) -> Tensor:  # noqa: D102
-        return ((x - self.centre) / self.scale).clamp(-self.clip, self.clip)
+        centre, scale, by_data = self._beside(x)
+        z = (x - centre) / scale
+        if not self.uses_data:
+            return z.clamp(-self.clip, self.clip)
+        knee = self.clip - 1
+        inside = z.clamp(-knee, knee)
+        beyond = z.clamp(-self.FAR, self.FAR) - inside
+        soft = beyond / (1 + beyond.abs())
+        return inside + torch.where(by_data, soft, beyond.clamp(-1, 1))
+
+    def _beside(self, x: Tensor) -> list[Tensor]:
+        """Returns centre, scale and by_data in shapes that broadcast to x."""
+        own = [self.centre, self.scale, self.by_data]
+        stack = self.centre.shape[:-1]
+        ones = [1] * (x.dim() - self.centre.dim())
+        return [tensor.view(*stack, *ones, -1) for tensor in own] if stack else own
+
+    def set_statistics(self, centre: Tensor, scale: Tensor, by_data: Tensor) -> None:
+        """Replaces all three, each (*stack, obs_dim).
+
+        Args:
+            centre: What becomes 0.
+            scale: What becomes 1.
+            by_data: Which entries of both come from data.
+        """
+        self.centre = centre.to(self.centre)
+        self.scale = scale.to(self.scale)
+        self.by_data = by_data.to(self.by_data)
+        self.uses_data = bool(by_data.any())
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if not self.uses_data:
+            del destination[f"{prefix}by_data"]
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
+        shape = state_dict.get(f"{prefix}centre", self.centre).shape
+        state_dict.setdefault(f"{prefix}by_data", torch.zeros(shape, dtype=torch.bool))
+        self.set_statistics(*(t.new_zeros(shape) for t in (self.centre, self.scale, self.by_data)))
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+        self.uses_data = bool(self.by_data.any())

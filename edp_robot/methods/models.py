@@ -31,18 +31,29 @@ class NoiseModelConfig:
     time_dim: int = 128
 
 
+NO_LIMIT = 1e30  # limits from here on, like float32's largest number, stand for none
 SMALL = NoiseModelConfig(
     width=64, inner=128, n_blocks=2, dropout=0.0, learning_rate=3e-4, activation="silu"
 )
 
 
 def normaliser(spec: TaskSpec) -> Normaliser:
-    """Returns the map of the spec's limits to [-1, 1]; elements without limits pass unchanged."""
+    """Returns the map of the spec's limits to [-1, 1]; elements without limits pass unchanged.
+
+    Training starts with it, and `obs_statistics` replaces the limits that are not real.
+    """
     low, high = spec.obs_limits()
-    known = np.isfinite(low) & np.isfinite(high)
-    centre = np.where(known, (np.where(known, low, 0) + np.where(known, high, 0)) / 2, 0.0)
-    scale = np.where(known, (np.where(known, high, 2) - np.where(known, low, 0)) / 2, 1.0)
-    return Normaliser(torch.tensor(centre), torch.tensor(np.maximum(scale, 1e-6)))
+    known = has_limits(spec)
+    low = np.where(known, low, -1.0)
+    high = np.where(known, high, 1.0)
+    scale = np.maximum((high - low) / 2, 1e-6)
+    return Normaliser(torch.tensor((low + high) / 2), torch.tensor(scale))
+
+
+def has_limits(spec: TaskSpec) -> np.ndarray:
+    """Returns which elements of the obs have two limits below NO_LIMIT (obs_dim,)."""
+    low, high = np.abs(spec.obs_limits())
+    return (low < NO_LIMIT) & (high < NO_LIMIT)
 
 
 def noise_model(dim: int, cond_dim: int, config: NoiseModelConfig, stack: Stack = ()) -> NoiseModel:

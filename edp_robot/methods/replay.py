@@ -205,6 +205,22 @@ class Replay:
         env = self.rng.integers(per_seed, size=shape)
         return row, env + per_seed * np.arange(self.n_seeds)[:, None] if self.n_seeds else env
 
+    def observations(self, n: int) -> np.ndarray:
+        """Returns `n` raw observations (of each learner) at most, ([n_seeds,] n, obs_dim).
+
+        Where it holds more, they are drawn by a generator of their own: `sample` goes on as if
+        nothing had happened, and the same content gives the same rows.
+        """
+        n_learners = max(1, self.n_seeds)
+        per_seed = self.n_envs // n_learners
+        held = self.n_rows * per_seed
+        chosen = np.arange(held)
+        if held > n:
+            chosen = np.random.default_rng(self.n_added).integers(held, size=n)
+        first_env = per_seed * np.arange(n_learners)[:, None]
+        rows = self.obs[chosen // per_seed, chosen % per_seed + first_env]
+        return rows if self.n_seeds else rows[0]
+
     def state(self) -> dict[str, Any]:
         """Returns the arrays, cut to what it holds, and the sampler's random state."""
         arrays = {

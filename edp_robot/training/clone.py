@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from edp_robot.diffusion.losses import denoising_loss
 from edp_robot.methods.ddpg import polyak_update
 from edp_robot.methods.models import NoiseModelConfig, noise_model, normaliser
+from edp_robot.methods.obs_statistics import fit
 from edp_robot.training.chunks import set_cosine_rate, train_in_chunks
 from edp_robot.training.runs import RUN_CONFIGS, Run, RunConfig
 from sim.core.registry import task_spec
@@ -103,7 +104,9 @@ class Cloner:
         self.action = action
         model = noise_model(spec.act_dim, spec.obs_dim, config.action_model)
         self.networks = nn.ModuleDict({"learner": model, "action_model": copy.deepcopy(model)})
-        self.networks["normaliser"] = normaliser(spec)
+        norm = normaliser(spec)
+        fit(norm, spec, obs.numpy())
+        self.networks["normaliser"] = norm
         self.optimizer = torch.optim.Adam(
             model.parameters(), lr=config.action_model.learning_rate, fused=True
         )

@@ -84,6 +84,7 @@ def make_learner(spec: TaskSpec, config: FinetuneConfig) -> FineTuner:
     if config.start:
         start = load_pretrained(config.start, config.start_seed)
         learner.start_from(start.part)
+        learner.keep_normaliser(start.part("normaliser"))
         if config.reuse_replay:
             learner.prior = relabelled(start.replay, spec, config.seed)
     return learner

@@ -21,6 +21,7 @@ from edp_robot.methods.explore.intrinsic_reward import (
 )
 from edp_robot.methods.explore.score_config import ScoreRewardConfig
 from edp_robot.methods.models import NoiseModelConfig, noise_model, normaliser
+from edp_robot.methods.obs_statistics import follow
 from edp_robot.methods.replay import Batch, Replay
 from edp_robot.training.devices import CPU
 from edp_robot.training.observe import make_observer
@@ -88,6 +89,7 @@ class Pretrainer(nn.Module, Learner):
 
     def __init__(self, spec: TaskSpec, config: PretrainConfig) -> None:
         super().__init__()
+        self.spec = spec
         self.config = config
         self.n_updates = 0
         stack = (config.n_seeds,)
@@ -107,9 +109,12 @@ class Pretrainer(nn.Module, Learner):
     @torch.no_grad()
     def act(self, obs: np.ndarray) -> np.ndarray:
         """Returns exploring actions of the Gaussian policies (n_seeds * n_envs, act_dim)."""
-        normal = self.normaliser(torch.from_numpy(obs).to(self.device))
-        by_seed = normal.unflatten(0, (self.config.n_seeds, -1))
-        return self.ddpg.explore(by_seed).flatten(0, 1).cpu().numpy()
+        by_seed = torch.from_numpy(obs).to(self.device).unflatten(0, (self.config.n_seeds, -1))
+        return self.ddpg.explore(self.normaliser(by_seed)).flatten(0, 1).cpu().numpy()
+
+    def follow(self, replay: Replay) -> None:
+        """Lets the normaliser follow the replay."""
+        follow(self.normaliser, self.spec, replay)
 
     @override
     def update(self, replay: Replay, n_updates: int, done: float) -> dict[str, float]:
@@ -157,11 +162,13 @@ class Pretrainer(nn.Module, Learner):
         """Returns networks and optimizers as a tree."""
         optimizers = {name: o.state_dict() for name, o in self.optimizers().items()}
         counted = {"noise": self.ddpg.noise, "n_updates": self.n_updates}
+        counted["follows"] = not self.normaliser.frozen
         return {"model": self.state_dict(), **counted, **optimizers}
 
     def load(self, saved: dict[str, Any]) -> None:
         """Restores what `state` returned."""
         self.load_state_dict(saved["model"])
+        self.normaliser.frozen = not saved.get("follows")
         self.ddpg.noise = saved["noise"].to(self.device)
         self.n_updates = saved["n_updates"]
         for name, optimizer in self.optimizers().items():

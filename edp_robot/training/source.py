@@ -78,6 +78,7 @@ def load_pretrained(run: str | Path, index: int = 0) -> Stored:
     model = saved["learner"].get("model", {})  # uniform actions train none
     stacked = {k: v for k, v in model.items() if k.startswith(STACKED)}
     own = {k: v for k, v in model.items() if k.startswith("normaliser.")}
+    own = {k: v[index] if v.dim() > 1 else v for k, v in own.items()}  # limits are all learners'
     weights = own | (unstacked(stacked, index) if stacked else {})
     arrays = saved["replay"]["arrays"]
     width = arrays["obs"].shape[1] // n_seeds

@@ -85,6 +85,15 @@ class SavableWorlds(Protocol):
         ...
 
 
+@runtime_checkable
+class Follower(Protocol):
+    """A learner that scales observations by what was seen. It is shown every vector step."""
+
+    def follow(self, replay: Replay) -> None:
+        """Takes note of what the replay holds."""
+        ...
+
+
 @dataclass
 class Progress:
     """Where a run stands. Every checkpoint holds it."""
@@ -266,6 +275,8 @@ class Loop:
         config = self.config
         self._before = progress.env_step
         progress.env_step += self.collect()
+        if isinstance(self.learner, Follower):
+            self.learner.follow(self.replay)
         progress.decision += 1
         explores = progress.env_step < config.random_env_steps
         if explores or progress.decision % config.decisions_per_update:

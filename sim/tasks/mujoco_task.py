@@ -92,7 +92,8 @@ class MujocoTask:
     def obs_parts(self) -> tuple[Part, ...]:
         """Returns one `Part` for each field of the obs, in the order of `observe`.
 
-        Limits matter: observations are scaled by them before a network sees them.
+        Limits matter: observations are scaled by them before a network sees them, where the data
+        fill them.
         """
         raise NotImplementedError(f"{type(self).__name__} lacks obs_parts(): name the obs fields")
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from edp_robot.methods.doors import NoConfig, part_class
 from edp_robot.methods.models import normaliser
+from edp_robot.methods.obs_statistics import follow
 from edp_robot.methods.replay import Batch, Replay
 from edp_robot.methods.replay_mix import MixedReplay, sampler_state, set_sampler_state
 from policy_server.contract.doors.registries import Registry
@@ -68,6 +69,15 @@ class FineTuner(nn.Module):
         """
         raise NotImplementedError
 
+    def keep_normaliser(self, weights: dict[str, Tensor]) -> None:
+        """Takes over the normaliser of a pre-training for good; `start_from`'s networks know it."""
+        self.normaliser.load_state_dict(weights)
+        self.normaliser.frozen = True
+
+    def follow(self, replay: Replay) -> None:
+        """Lets the normaliser follow the replay, unless it is a pre-training's."""
+        follow(self.normaliser, self.spec, replay)
+
     def act(self, obs: np.ndarray) -> np.ndarray:
         """Returns exploring actions (n, act_dim) in [-1, 1] for raw observations (n, obs_dim)."""
         raise NotImplementedError
@@ -104,11 +114,13 @@ class FineTuner(nn.Module):
     def state(self) -> dict[str, Any]:
         """Returns networks, optimizers and the prior's random state as a tree."""
         optimizers = {name: o.state_dict() for name, o in self.optimizers().items()}
-        return {"model": self.state_dict(), "prior": sampler_state(self.prior), **optimizers}
+        counted = {"prior": sampler_state(self.prior), "follows": not self.normaliser.frozen}
+        return {"model": self.state_dict(), **counted, **optimizers}
 
     def load(self, saved: dict[str, Any]) -> None:
         """Restores what `state` returned."""
         self.load_state_dict(saved["model"])
+        self.normaliser.frozen = not saved.get("follows")
         set_sampler_state(self.prior, saved["prior"])
         for name, optimizer in self.optimizers().items():
             optimizer.load_state_dict(saved[name])
