@@ -8,6 +8,7 @@ import numpy as np
 from policy_server.contract import wire
 from policy_server.contract.errors import MemoryLost, PolicyError, PolicyTimeout
 from policy_server.contract.manifest import Manifest
+from policy_server.contract.policy import obs_array
 from policy_server.contract.wire import Header, Kind, Status, WireError
 from policy_server.transport.keys import ClientKeys
 from policy_server.transport.link import connect, unconnected_hint
@@ -175,6 +176,7 @@ class PolicyClient:
 
         Raises:
             PolicyTimeout: No connection to the server came within `deadline_s`.
+            PolicyError: BAD_LENGTH or MALFORMED obs. Nothing was sent.
         """
         wait_s = self._timeout_s if deadline_s is None else deadline_s
         start_ns = time.monotonic_ns()
@@ -224,7 +226,8 @@ class PolicyClient:
         if self._manifest is None:
             self.hello(wait_s)
         budget_us = max(int(wait_s * 1e6), 1)  # 0 would mean without limit
-        return self._send(Kind.ACT, wire.float_bytes(obs), start_ns, deadline_ns, budget_us)
+        payload = wire.float_bytes(obs_array(obs, self.manifest.obs_dim))
+        return self._send(Kind.ACT, payload, start_ns, deadline_ns, budget_us)
 
     def _action(self, header: Header, payload: memoryview) -> np.ndarray:
         """Returns the chunk of a reply."""

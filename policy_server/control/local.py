@@ -8,6 +8,7 @@ import numpy as np
 from policy_server.contract.choices import Provider
 from policy_server.contract.errors import BackendError, PolicyError
 from policy_server.contract.noise import NoiseStream
+from policy_server.contract.policy import obs_array
 from policy_server.contract.wire import Status, all_finite
 from policy_server.runtime.base import load_backend
 
@@ -76,14 +77,11 @@ class LocalPolicy:
             deadline_s: Ignored. A computation in this process cannot be stopped.
 
         Raises:
-            PolicyError: BAD_LENGTH or NOT_FINITE obs; INTERNAL where the policy fails or answers
-                NaN.
+            PolicyError: BAD_LENGTH, NOT_FINITE or MALFORMED obs; INTERNAL where the policy fails or
+                answers NaN.
         """
         start_ns = time.monotonic_ns()
-        obs = np.asarray(obs, dtype=np.float32)
-        if obs.shape != (self.manifest.obs_dim,):
-            expected = f"expected ({self.manifest.obs_dim},)"
-            raise PolicyError(Status.BAD_LENGTH, f"obs {obs.shape}, {expected}")
+        obs = obs_array(obs, self.manifest.obs_dim)
         if not all_finite(obs):
             raise PolicyError(Status.NOT_FINITE, f"obs holds NaN or infinity: {obs.tolist()}")
         try:

@@ -14,7 +14,8 @@ from edp_robot.deploy.wrap.known_fields import Draft, Known
 from edp_robot.deploy.wrap.make_bundle import draw, wrap
 from edp_robot.deploy.wrap.surgery import wrapped_graph
 from policy_server.contract.field import Field
-from policy_server.runtime.base import FP32_SHARE, load_backend
+from policy_server.runtime.base import load_backend
+from policy_server.runtime.tolerance import FP32_SHARE
 
 
 def test_a_bundle_holds_what_was_said_and_answers_what_the_original_does(tmp_path):
