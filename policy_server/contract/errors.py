@@ -35,6 +35,13 @@ class MemoryLost(PolicyError):
     """The policy forgot the episode before it ended. `reset` begins another one."""
 
 
+class PolicyChanged(PolicyError):
+    """The endpoint has another policy now, whose interface differs. The message says what does.
+
+    Make another client for it.
+    """
+
+
 def first_line(error: Exception) -> str:
     """Returns the first line of an error's message, or its type if it has none."""
     return (str(error).splitlines() or [type(error).__name__])[0][:400]

@@ -128,8 +128,9 @@ class Field:
         except (TypeError, ValueError, OverflowError) as error:
             raise BundleError(f"field {self.name}: {key} {given!r}: expected numbers") from error
         require(
-            len(values) == len(self),
-            f"field {self.name}: {key} has {len(values)} entries, expected {len(self)}",
+            len(values) == self.stop - self.start,
+            f"field {self.name}: {key} has {len(values)} entries, "
+            f"expected {self.stop - self.start}",
         )
         require(not any(map(math.isnan, values)), f"field {self.name}: {key} holds NaN")
         return values
