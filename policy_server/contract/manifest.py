@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from policy_server.contract.checks import is_int, is_number, require
-from policy_server.contract.errors import BundleError
+from policy_server.contract.errors import BundleError, printable
 from policy_server.contract.field import Field, limits
 
 SCHEMA_VERSION = 1
@@ -104,6 +104,11 @@ class Manifest:
     def schema_version(self) -> int:
         """Version of the layout: MEMORY_VERSION for a policy with memory, else SCHEMA_VERSION."""
         return MEMORY_VERSION if self.state_dim else SCHEMA_VERSION
+
+    @property
+    def shown_name(self) -> str:
+        """The name as a terminal may show it; see `printable`."""
+        return printable(self.name)
 
     @property
     def obs_dim(self) -> int:
