@@ -35,7 +35,8 @@ def pretrain(
             states whose random features are hard to predict, particle states far from others.
             random acts uniformly. `edp plugins` lists all of them with their settings. Your own:
             package.module:Class.
-        env_steps: Control steps of all environments of one seed. Default: the preset's.
+        env_steps: Control steps of all environments of one seed. Default: the preset's; with
+            --resume the run's own. A finished run goes on if they are more.
         seed: Seeds all random generators.
         n_seeds: Independent learners trained at once, as stacked networks.
         preset: Sizes and rates.
@@ -46,20 +47,31 @@ def pretrain(
         json: File to write the result to.
     """
     from edp_robot.config import presets
-    from edp_robot.config.settings import changed
     from edp_robot.training.devices import pick
     from edp_robot.training.pretrain import pretrain as run
 
     config = presets.pretrain(
         preset, task, method=method, env_steps=env_steps, seed=seed, n_seeds=n_seeds
     )
-    progress = run(changed(config, settings), str(out), resume, pick(device))
+    config = _resumed(config, settings, out, resume and env_steps is None)
+    progress = run(config, str(out), resume, pick(device))
     result = {"env_steps": progress.env_step, "wall_s": progress.wall_s, "n_seeds": n_seeds}
     for name in ("coverage", "n_episodes", "n_success_episodes", "episode_return", "grad_steps"):
         result |= _last(out, name)
     print(", ".join(f"{key} {value:.4g}" for key, value in result.items()))
     write_json(json, result)
     return 0
+
+
+def _resumed(config: Any, settings: tuple[str, ...], out: Path, keeps_length: bool) -> Any:
+    """Returns the config with the settings, and with the length of the run in `out` if asked to.
+
+    A resumed run keeps its length where no option and no setting gives another one.
+    """
+    from edp_robot.config.settings import changed
+    from edp_robot.training.runs import with_held_length
+
+    return changed(with_held_length(config, out) if keeps_length else config, settings)
 
 
 def _last(run: Path, metric: str) -> dict[str, float]:
@@ -97,7 +109,8 @@ def finetune(
         from_seed: Which of its seeds, where it trained several at once.
         method: Fine-tuner: edp, edp-guidance (diffusion policy), ddpg (Gaussian policy), or your
             own as package.module:Class; `edp plugins` lists all with their settings.
-        env_steps: Control steps of all environments together. Default: the preset's.
+        env_steps: Control steps of all environments together. Default: the preset's; with
+            --resume the run's own. A finished run goes on if they are more.
         seed: Seeds all random generators.
         preset: Sizes and rates. Give the one that the pre-training had.
         reuse_replay: Learn from the pre-training's data too. Default: the preset's choice.
@@ -108,13 +121,12 @@ def finetune(
         json: File to write the result to.
     """
     from edp_robot.config import presets
-    from edp_robot.config.settings import changed
     from edp_robot.training.finetune import final_policy
     from edp_robot.training.finetune import finetune as run
 
     changes = {"method": method, "env_steps": env_steps, "seed": seed, "reuse_replay": reuse_replay}
     made = presets.finetune(preset, task, start=str(start or ""), start_seed=from_seed, **changes)
-    config = changed(made, settings)
+    config = _resumed(made, settings, out, resume and env_steps is None)
     progress = run(config, str(out), resume, eval_every)
     print((found := final_policy(config, out, eval_episodes)).said())
     done = {"env_steps": progress.env_step, "wall_s": progress.wall_s}
@@ -148,12 +160,11 @@ def clone(
         json: File to write the result to.
     """
     from edp_robot.config import presets
-    from edp_robot.config.settings import changed
     from edp_robot.training.clone import clone as run
 
     began = time.monotonic()
     config = presets.clone(preset, task, data=str(data or ""), seed=seed)
-    run(changed(config, settings), str(out), resume)
+    run(_resumed(config, settings, out, resume), str(out), resume)
     result = _last(out, "denoising_loss")
     print(f"denoising loss {result['denoising_loss']:.3g}")
     write_json(json, {**result, "wall_s": time.monotonic() - began})
@@ -194,13 +205,12 @@ def distill(
         json: File to write the result to.
     """
     from edp_robot.config import presets
-    from edp_robot.config.settings import changed
     from edp_robot.training.distill import distill as run
 
     began = time.monotonic()
     sizes = {"width": width, "n_layers": n_layers}
     config = presets.distill(preset, str(start), steps=steps, method=method, seed=seed, **sizes)
-    run(changed(config, settings), str(out), resume)
+    run(_resumed(config, settings, out, resume), str(out), resume)
     result = _last(out, "loss")
     what = "distance of actions" if method == "paired" else "mean square along the teacher's steps"
     print(f"{method} loss {result['loss']:.2g} ({what} in [-1, 1])")

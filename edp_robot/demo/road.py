@@ -17,6 +17,7 @@ from typing import Any
 from edp_robot.cli import main
 from edp_robot.cli.arguments import Preset
 from edp_robot.demo.leash import leashed
+from edp_robot.methods.ranges import Ranged, Seed
 from policy_server.contract.commit import source_commit
 from policy_server.contract.files import write_json
 
@@ -33,7 +34,7 @@ EDP = [sys.executable, "-m", "edp_robot.cli"]
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(Ranged):
     """What the demo runs.
 
     Attributes:
@@ -47,18 +48,19 @@ class Options:
 
     out: Path = Path("runs/demo")
     preset: Preset = "demo"
-    seed: int = 0
+    seed: Seed = 0
     control_seconds: float = 40.0
     episodes: int = 300
     resume: bool = False
 
     def __post_init__(self) -> None:
-        """Refuses the paper's sizes."""
+        """Refuses the paper's sizes, and numbers that cannot be."""
         if self.preset == "paper":
             raise ValueError(
                 "the paper's sizes need a GPU and days; run the stages one by one with "
                 "--preset paper"
             )
+        super().__post_init__()
 
 
 def prepare(out: Path, resume: bool) -> None:

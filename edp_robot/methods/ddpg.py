@@ -5,16 +5,18 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 
 from edp_robot.diffusion.networks import Fourier, Stack, TwinCritic, mlp
+from edp_robot.methods.ranges import Natural, NotNegative, Range, Ranged, Rate
 from edp_robot.methods.replay import Batch
 
 
 @dataclass(frozen=True)
-class DDPGConfig:
+class DDPGConfig(Ranged):
     """Hyperparameters of the Gaussian policy and its critic (method section 2).
 
     `action_noise` smooths targets. `explore_noise` is the noise of the first and the last
@@ -28,25 +30,25 @@ class DDPGConfig:
     width: int = 256
     n_layers: int = 2
     layer_norm: bool = True
-    learning_rate: float = 3e-4
-    polyak: float = 0.01
-    discount: float = 0.99
+    learning_rate: NotNegative = 3e-4
+    polyak: Rate = 0.01
+    discount: Annotated[float, Range(0, 1, below=True)] = 0.99
     n_step: int = 1
-    action_noise: float = 0.2
+    action_noise: NotNegative = 0.2
     explore_noise: tuple[float, float] = (0.2, 0.2)
-    noise_correlation: float = 0.0
-    target_noise_clip: float = 0.3
-    pre_tanh_penalty: float = 0.0
-    n_features: int = 0
+    noise_correlation: Annotated[float, Range(-1, 1)] = 0.0
+    target_noise_clip: NotNegative = 0.3
+    pre_tanh_penalty: NotNegative = 0.0
+    n_features: Natural = 0
     feature_scale: float = 1.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.discount < 1:
-            raise ValueError(f"discount={self.discount}: give a number in [0, 1)")
-        if min(self.explore_noise) <= 0:
+        if len(self.explore_noise) != 2 or not min(self.explore_noise) > 0:
             raise ValueError(
-                f"explore_noise={self.explore_noise}: both must be above 0 (they are spaced in log)"
+                f"explore_noise={self.explore_noise}: give two numbers, both must be above 0 (they "
+                "are spaced in log)"
             )
+        super().__post_init__()
 
 
 @torch.no_grad()

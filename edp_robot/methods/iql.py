@@ -11,24 +11,26 @@ from torch import Tensor, nn
 from edp_robot.diffusion.losses import expectile_loss
 from edp_robot.diffusion.networks import TwinCritic, mlp
 from edp_robot.methods.ddpg import polyak_update
+from edp_robot.methods.ranges import NotNegative, Ranged, Rate, Share
 from edp_robot.methods.replay import Batch
 
 
 @dataclass(frozen=True)
-class IQLConfig:
+class IQLConfig(Ranged):
     """Critic hyperparameters (method section 3)."""
 
     width: int = 256
     layer_norm: bool = True
-    learning_rate: float = 3e-4
-    polyak: float = 0.005
-    discount: float = 0.99
+    learning_rate: NotNegative = 3e-4
+    polyak: Rate = 0.005
+    discount: Share = 0.99
     n_step: int = 3
     expectile: float = 0.7
 
     def __post_init__(self) -> None:
         if not 0.5 <= self.expectile < 1:
             raise ValueError(f"expectile={self.expectile}: give a number in [0.5, 1)")
+        super().__post_init__()
 
 
 class IQL(nn.Module):

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
 
 from edp_robot.diffusion.networks import NoiseModel, Normaliser, Stack
+from edp_robot.methods.ranges import Natural, NotNegative, Range, Ranged
 from sim.core.spec import TaskSpec
 
 
 @dataclass(frozen=True)
-class NoiseModelConfig:
+class NoiseModelConfig(Ranged):
     """Sizes of a noise model and its learning rate (method section 2).
 
     `n_features` counts the Fourier features of the noised vector. Their frequencies go up to
@@ -23,10 +24,10 @@ class NoiseModelConfig:
     width: int = 256
     inner: int = 1024
     n_blocks: int = 3
-    dropout: float = 0.1
-    learning_rate: float = 1e-4
+    dropout: Annotated[float, Range(0, 1, below=True)] = 0.1
+    learning_rate: NotNegative = 1e-4
     activation: Literal["mish", "silu"] = "mish"
-    n_features: int = 0
+    n_features: Natural = 0
     feature_scale: float = 1.0
     time_dim: int = 128
 

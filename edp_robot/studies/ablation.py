@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from edp_robot.methods.ranges import Ranged, Seed
 from edp_robot.studies.exploration_report import about, run_rows
 from edp_robot.studies.exploration_runs import Pretraining, Result
 from edp_robot.studies.study_options import MAZE_PREFIX, check_mazes, check_names, command_line
@@ -64,7 +65,7 @@ One thing is changed at a time."""
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(Ranged):
     """What is run, and where the runs and the table lie.
 
     Attributes:
@@ -82,7 +83,7 @@ class Options:
     variants: tuple[str, ...] = tuple(VARIANTS)
     n_seeds: int = 3
     env_steps: int = 100_000
-    seed: int = 0
+    seed: Seed = 0
     runs: Path = Path("runs/ablation")
     out: Path = Path("results/exploration")
     processes: int = 1
@@ -93,6 +94,7 @@ class Options:
         check_names("variant", self.variants, VARIANTS)
         if self.n_seeds < 2:
             raise ValueError(f"n_seeds={self.n_seeds}: give 2 or more, an interval needs them")
+        super().__post_init__()
 
     def jobs(self) -> list[Pretraining]:
         """Returns the runs, the default's first."""

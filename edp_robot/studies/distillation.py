@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from edp_robot.methods.ranges import Ranged, Seed
 from edp_robot.studies import distillation_report as report
 from edp_robot.studies.distillation_measures import ActsFn, Quality, latencies
 from edp_robot.studies.distillation_runs import (
@@ -22,14 +23,14 @@ from edp_robot.studies.distillation_runs import (
 )
 from edp_robot.studies.jobs import make_missing
 from edp_robot.studies.processes import threads_each
-from edp_robot.studies.study_options import check_counts, check_names, command_line
+from edp_robot.studies.study_options import check_names, command_line
 from edp_robot.training.source import Source
 from policy_server.contract.commit import source_commit
 from policy_server.contract.files import write_json
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(Ranged):
     """What is run, and where the runs and the table lie.
 
     Attributes:
@@ -45,7 +46,7 @@ class Options:
     tasks: tuple[str, ...] = tuple(TEACHERS)
     episodes: int = 300
     n_latency: int = 2_000
-    seed: int = 0
+    seed: Seed = 0
     runs: Path = Path("runs/distillation")
     out: Path = Path("results/distillation")
     processes: int = 2
@@ -53,7 +54,7 @@ class Options:
     def __post_init__(self) -> None:
         """Checks the options."""
         check_names("task", self.tasks, TEACHERS)
-        check_counts(self, "episodes", "n_latency", "processes")
+        super().__post_init__()
         if not self.tasks:
             raise ValueError(f"nothing to run: give --tasks of {', '.join(TEACHERS)}")
 

@@ -5,19 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from edp_robot.methods.ranges import Ranged, Seed
 from edp_robot.studies import exploration_report as report
 from edp_robot.studies.exploration_runs import ARM, METHODS, Pretraining, Result
-from edp_robot.studies.study_options import (
-    MAZE_PREFIX,
-    check_counts,
-    check_mazes,
-    check_names,
-    command_line,
-)
+from edp_robot.studies.study_options import MAZE_PREFIX, check_mazes, check_names, command_line
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(Ranged):
     """What is run, and where the runs and the tables lie.
 
     Attributes:
@@ -37,7 +32,7 @@ class Options:
     methods: tuple[str, ...] = tuple(METHODS)
     n_seeds: int = 3
     env_steps: int = 100_000
-    seed: int = 0
+    seed: Seed = 0
     runs: Path = Path("runs/exploration")
     out: Path = Path("results/exploration")
     processes: int = 1
@@ -51,7 +46,7 @@ class Options:
         object.__setattr__(self, "methods", tuple(dict.fromkeys(self.methods)))
         check_mazes(self.mazes)
         check_names("method", self.methods, METHODS)
-        check_counts(self, "n_seeds", "env_steps", "processes", "arm_env_steps")
+        super().__post_init__()
         if not (self.mazes or self.arm) or not self.methods:
             raise ValueError("nothing to run: give --mazes or --arm, and --methods")
 

@@ -33,13 +33,6 @@ def check_mazes(names: Sequence[str]) -> None:
     check_names("maze", names, [task.removeprefix(MAZE_PREFIX) for task in task_names()])
 
 
-def check_counts(options: Any, *names: str) -> None:
-    """Raises ValueError where one of the options `names` is less than 1."""
-    for name in names:
-        if getattr(options, name) < 1:
-            raise ValueError(f"{name}={getattr(options, name)}: must be at least 1")
-
-
 def command_line(study: str, options: Any) -> str:
     """Returns the command that repeats a study, with every option written out.
 

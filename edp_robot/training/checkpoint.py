@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from policy_server.contract.files import temporary_path
+from policy_server.contract.files import replacing
 
 FORMAT = 1
 
@@ -53,11 +55,19 @@ def unflatten(tensors: dict[str, Tensor], shape: Any) -> Any:
 
 
 def save_tree(path: Path, tree: Any) -> None:
-    """Writes a tree of tensors and JSON values as one file, atomically."""
+    """Writes a tree of tensors and JSON values as one file, atomically.
+
+    Raises:
+        DiskFull: There is no space. OSError: The file cannot be written. The old one stays.
+    """
     tensors, shape = flatten(tree)
-    temporary = temporary_path(path)
-    save_file(tensors, temporary, metadata={"format": str(FORMAT), "tree": json.dumps(shape)})
-    temporary.replace(path)
+    metadata = {"format": str(FORMAT), "tree": json.dumps(shape)}
+    with replacing(path) as temporary:
+        try:
+            save_file(tensors, temporary, metadata=metadata)
+        except SafetensorError as error:
+            found = re.search(r"os error (\d+)", str(error))
+            raise OSError(int(found[1]) if found else errno.EIO, f"{path}: {error}") from error
 
 
 def load_tree(path: Path) -> Any:

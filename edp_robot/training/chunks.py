@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from tqdm import trange
 
-from edp_robot.training.checkpoint import load_tree, save_tree
+from edp_robot.training.checkpoint import load_tree
 from edp_robot.training.runs import Run
 
 
@@ -42,12 +42,16 @@ def train_in_chunks(run: Run, trainer: Chunked, n_chunks: int, title: str, resum
         KeyboardInterrupt: SIGINT came. The last checkpoint stays.
     """
     first = restore(run, trainer) if resume else 0
+    if first >= n_chunks:
+        run.say_done(first)
+    else:
+        run.go_on()
     try:
         for i in trange(first, n_chunks, desc=title, unit="chunk", disable=None):
             run.log(i, trainer.chunk())
             if i % 10 == 9 or i == n_chunks - 1:
                 held = {"torch_rng": torch.get_rng_state(), "n_chunks": i + 1}
-                save_tree(run.checkpoint_path, {**trainer.state(), **held})
+                run.save({**trainer.state(), **held})
     except KeyboardInterrupt:
         saved = run.checkpoint_path
         print(f"\ninterrupted: the last checkpoint is {saved}; --resume goes on from there")
@@ -59,6 +63,7 @@ def train_in_chunks(run: Run, trainer: Chunked, n_chunks: int, title: str, resum
 def restore(run: Run, trainer: Chunked) -> int:
     """Restores the run folder's checkpoint; returns the chunks done."""
     if not run.checkpoint_path.exists():
+        run.truncate(-1)
         return 0
     saved = load_tree(run.checkpoint_path)
     trainer.load(saved)

@@ -14,6 +14,7 @@ from edp_robot.diffusion.losses import denoising_loss
 from edp_robot.methods.ddpg import polyak_update
 from edp_robot.methods.models import NoiseModelConfig, noise_model, normaliser
 from edp_robot.methods.obs_statistics import fit
+from edp_robot.methods.ranges import Rate, Seed
 from edp_robot.training.chunks import set_cosine_rate, train_in_chunks
 from edp_robot.training.runs import RUN_CONFIGS, Run, RunConfig
 from sim.core.registry import task_spec
@@ -35,15 +36,16 @@ class CloneConfig(RunConfig):
     TITLE = "cloning"
     COMMAND = "edp clone"
     POLICY = "action_model"
+    LENGTH = "n_chunks"
     task: str = "modes"
     data: str = ""
-    seed: int = 0
+    seed: Seed = 0
     n_action_steps: int = 1
     n_pairs: int = 20_000
     n_chunks: int = 60
     grad_steps_per_chunk: int = 100
     batch: int = 512
-    polyak: float = 0.005
+    polyak: Rate = 0.005
     action_model: NoiseModelConfig = field(default_factory=NoiseModelConfig)
 
 
@@ -164,5 +166,5 @@ def clone(config: CloneConfig, out: str, resume: bool = False) -> None:
     torch.manual_seed(config.seed)
     spec = task_spec(config.task)
     cloner = Cloner(spec, config, *demonstrations(config, spec))
-    run = Run(out, config, resume)
-    train_in_chunks(run, cloner, config.n_chunks, title=f"clone {config.task}", resume=resume)
+    with Run(out, config, resume) as run:
+        train_in_chunks(run, cloner, config.n_chunks, title=f"clone {config.task}", resume=resume)

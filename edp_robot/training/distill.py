@@ -32,13 +32,14 @@ def distill(config: DistillConfig, out: str, resume: bool = False) -> Student:
     """
     torch.manual_seed(config.seed)
     source = load_source(config.start, config.teacher_denoise_steps)
-    run = Run(out, config, resume)
-    student = make_student(source, config)
-    states = visited_states(
-        source, n_envs=64, n_episodes=config.rollout_episodes, seed=config.seed + 1
-    )
-    trainer = DISTILLERS[config.method](source, student, states, config)
-    train_in_chunks(run, trainer, config.n_chunks, title=f"distill {config.method}", resume=resume)
+    with Run(out, config, resume) as run:
+        student = make_student(source, config)
+        states = visited_states(
+            source, n_envs=64, n_episodes=config.rollout_episodes, seed=config.seed + 1
+        )
+        trainer = DISTILLERS[config.method](source, student, states, config)
+        title = f"distill {config.method}"
+        train_in_chunks(run, trainer, config.n_chunks, title=title, resume=resume)
     return student.eval()
 
 

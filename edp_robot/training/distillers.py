@@ -14,6 +14,7 @@ from edp_robot.deploy.students import ConsistencyStudent, PairedStudent, Student
 from edp_robot.diffusion.schedule import add_noise, alpha_sigma
 from edp_robot.diffusion.solver import time_grid
 from edp_robot.methods.ddpg import polyak_update
+from edp_robot.methods.ranges import NotNegative, Rate, Seed
 from edp_robot.training.chunks import set_cosine_rate
 from edp_robot.training.runs import RUN_CONFIGS, RunConfig
 from edp_robot.training.source import Source
@@ -32,29 +33,31 @@ class DistillConfig(RunConfig):
 
     TITLE = "distillation"
     COMMAND = "edp distill"
+    LENGTH = "n_chunks"
     start: str = ""
     steps: Literal[1, 2, 4] = 1
     method: Literal["paired", "consistency"] = "paired"
-    seed: int = 0
+    seed: Seed = 0
     teacher_denoise_steps: int = 15
     width: int = 256
     n_layers: int = 3
     activation: Literal["mish", "silu", "relu"] = "relu"
-    learning_rate: float = 1e-3
+    learning_rate: NotNegative = 1e-3
     batch: int = 256
     pairs_per_chunk: int = 16_384
     passes_per_chunk: int = 2
     n_chunks: int = 60
     rollout_episodes: int = 4
-    polish_tau: float | None = None
+    polish_tau: Rate | None = None
     n_times: int = 10
-    polyak: float = 0.05
+    polyak: Rate = 0.05
 
     def __post_init__(self) -> None:
         if self.steps not in (1, 2, 4):
             raise ValueError(f"steps={self.steps}: students of 1, 2 or 4 network calls exist")
         if self.method not in ("paired", "consistency"):
             raise ValueError(f"method={self.method!r}: there are paired and consistency")
+        super().__post_init__()
 
     @property
     def teacher(self) -> str:

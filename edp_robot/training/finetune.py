@@ -16,6 +16,7 @@ from edp_robot.methods.finetune.fine_tuner import FINE_TUNERS, FineTuner, tuner_
 from edp_robot.methods.finetune.resampling import ResamplingConfig
 from edp_robot.methods.iql import IQLConfig
 from edp_robot.methods.models import NoiseModelConfig
+from edp_robot.methods.ranges import Natural, Seed
 from edp_robot.methods.replay import Replay, TooFewSteps
 from edp_robot.methods.replay_mix import relabelled
 from edp_robot.training.actor import torch_actor
@@ -43,13 +44,14 @@ class FinetuneConfig(RunConfig):
     TITLE = "fine-tuning"
     COMMAND = "edp finetune"
     POLICY = "psi_average"
+    LENGTH = "loop.env_steps"
     task: str = "arm-press"
     method: str = "edp"
-    seed: int = 0
+    seed: Seed = 0
     start: str = ""
-    start_seed: int = 0
+    start_seed: Natural = 0
     reuse_replay: bool = True
-    offline_rounds: int = 0
+    offline_rounds: Natural = 0
     loop: LoopConfig = field(default_factory=LoopConfig)
     tuner: Any = field(default_factory=ResamplingConfig)
 
@@ -110,19 +112,6 @@ def finetune(
     torch.manual_seed(config.seed)
     env = Hold(make_vec(config.task, config.loop.n_envs, config.seed), config.loop.n_action_steps)
     learner = make_learner(env.task_spec, config)
-    loop = Loop(
-        config.loop,
-        env,
-        learner,
-        Run(out, config, resume),
-        seed=config.seed,
-        observer=make_observer(env.task_spec),
-        title=f"finetune {config.method}{'' if config.start else ' from scratch'}",
-    )
-    if resume:
-        loop.resume()
-    if not loop.progress.decision:
-        learn_offline(learner, loop.replay, config)
 
     def measure() -> dict[str, float]:
         acting = torch_actor(learner.policy, 1)
@@ -130,7 +119,21 @@ def finetune(
         success = {} if found.success is None else {"success": found.success}
         return {**success, "mean_return": found.mean_return}
 
-    return loop(measure if eval_every else None, eval_every)
+    with Run(out, config, resume) as run:
+        loop = Loop(
+            config.loop,
+            env,
+            learner,
+            run,
+            seed=config.seed,
+            observer=make_observer(env.task_spec),
+            title=f"finetune {config.method}{'' if config.start else ' from scratch'}",
+        )
+        if resume:
+            loop.resume()
+        if not loop.progress.decision:
+            learn_offline(learner, loop.replay, config)
+        return loop(measure if eval_every else None, eval_every)
 
 
 def learn_offline(learner: FineTuner, replay: Replay, config: FinetuneConfig) -> None:

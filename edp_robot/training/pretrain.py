@@ -22,6 +22,7 @@ from edp_robot.methods.explore.intrinsic_reward import (
 from edp_robot.methods.explore.score_config import ScoreRewardConfig
 from edp_robot.methods.models import NoiseModelConfig, noise_model, normaliser
 from edp_robot.methods.obs_statistics import follow
+from edp_robot.methods.ranges import Seed
 from edp_robot.methods.replay import Batch, Replay
 from edp_robot.training.devices import CPU
 from edp_robot.training.observe import make_observer
@@ -45,9 +46,10 @@ class PretrainConfig(RunConfig):
     TITLE = "pre-training"
     COMMAND = "edp pretrain"
     POLICY = "action_model"
+    LENGTH = "loop.env_steps"
     task: str = "arm"
     method: str = "edp"
-    seed: int = 0
+    seed: Seed = 0
     n_seeds: int = 1
     loop: LoopConfig = field(default_factory=LoopConfig)
     ddpg: DDPGConfig = field(default_factory=DDPGConfig)
@@ -56,11 +58,6 @@ class PretrainConfig(RunConfig):
     centre_reward: bool = False
     action_model_every: int = 1
     batch: int = 256
-
-    def __post_init__(self) -> None:
-        for name in ("n_seeds", "action_model_every", "batch"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: must be at least 1")
 
     @classmethod
     def part_classes(cls, values: Mapping[str, Any]) -> dict[str, type]:
@@ -227,17 +224,18 @@ def pretrain(
     learner = RandomActor(spec.act_dim, config.seed)
     if reward_class(config.method).learns:
         learner = Pretrainer(spec, config).to(device)
-    loop = Loop(
-        config.loop,
-        env,
-        learner,
-        Run(out, config, resume),
-        seed=config.seed,
-        observer=make_observer(spec, n_seeds),
-        title=f"pretrain {config.method}",
-        n_seeds=n_seeds,
-        device=device,
-    )
-    if resume:
-        loop.resume()
-    return loop()
+    with Run(out, config, resume) as run:
+        loop = Loop(
+            config.loop,
+            env,
+            learner,
+            run,
+            seed=config.seed,
+            observer=make_observer(spec, n_seeds),
+            title=f"pretrain {config.method}",
+            n_seeds=n_seeds,
+            device=device,
+        )
+        if resume:
+            loop.resume()
+        return loop()

@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,19 +16,25 @@ import numpy as np
 
 from edp_robot.methods.iql import IQLConfig
 from edp_robot.methods.models import NoiseModelConfig
-from edp_robot.training.checkpoint import load_tree
+from edp_robot.methods.ranges import Ranged
+from edp_robot.training.checkpoint import load_tree, save_tree
+from edp_robot.training.lock import locked
 from edp_robot.training.old_runs import translated
+from edp_robot.training.resume import at, changed_at, differences
 from policy_server.contract.commit import source_commit
 from policy_server.contract.doors.registries import Registry
-from policy_server.contract.files import write_atomic
+from policy_server.contract.files import full_disk, sweep, write_atomic
 from sim.core.registry import task_spec
 from sim.core.spec import TaskSpec
 
 CHECKPOINT = "checkpoint.safetensors"
+CONFIG = "config.json"
+KEYS = ("kind", "config", "hash")
+MOST = 6  # differences that a message names
 HEAD = ["env_step", "name", "value"]
 
 
-class RunConfig:
+class RunConfig(Ranged):
     """What the config dataclass of every stage tells about its run.
 
     A stage registers its dataclass in RUN_CONFIGS by the name that config.json holds as `kind`.
@@ -35,6 +42,7 @@ class RunConfig:
 
     TITLE: ClassVar[str] = "run"
     COMMAND: ClassVar[str] = "edp"
+    LENGTH: ClassVar[str] = ""  # the field that a resumed run may change; empty: none
     POLICY: ClassVar[str] = ""  # the diffusion policy's name in the checkpoint; empty: none
     task: str
     loop: Any
@@ -88,16 +96,21 @@ class RunRecord(Generic[C]):
 
         Raises:
             FileNotFoundError: `path` is no run folder.
-            ValueError: It holds another kind of run than `expected`, or an unknown method.
+            ValueError: It holds another kind of run than `expected`, or an unknown method, or its
+                config.json is damaged.
         """
-        held = read_config(path)
+        held = read_config(path, KEYS)
         kind = RUN_CONFIGS.get(held["kind"], may_import=False)
         if not issubclass(kind, expected):
             raise ValueError(
                 f"{path} holds a {kind.TITLE}, not a {expected.TITLE}; "
                 f"give a run of `{expected.COMMAND}`"
             )
-        config = from_dict(kind, translated(held["kind"], held["config"]))
+        try:
+            config = from_dict(kind, translated(held["kind"], held["config"]))
+        except (TypeError, KeyError, AttributeError) as error:
+            why = f"its values are none of a {kind.TITLE} ({type(error).__name__}: {error})"
+            raise ValueError(_damaged(Path(path) / CONFIG, why)) from error
         return cls(Path(path), config, held["hash"], held.get("commit", "unknown"))
 
     @cached_property
@@ -114,16 +127,51 @@ class RunRecord(Generic[C]):
         return load_tree(self.path / CHECKPOINT)
 
 
-def read_config(path: str | Path) -> dict[str, Any]:
+def read_config(path: str | Path, keys: Collection[str] = ()) -> dict[str, Any]:
     """Returns config.json of a run folder as it stands there.
 
     Raises:
         FileNotFoundError: `path` is no run folder.
+        ValueError: config.json is empty or cut, or lacks one of the `keys`.
     """
-    file = Path(path) / "config.json"
+    file = Path(path) / CONFIG
     if not file.exists():
-        raise FileNotFoundError(f"{path} is no run folder: it has no config.json")
-    return json.loads(file.read_text())
+        raise FileNotFoundError(f"{path} is no run folder: it has no {CONFIG}")
+    text = file.read_text(errors="replace")
+    try:
+        held = json.loads(text)
+    except ValueError as error:
+        raise ValueError(_damaged(file, str(error) if text.strip() else "it is empty")) from error
+    held = held if isinstance(held, dict) else {}
+    if lacks := [key for key in keys if key not in held]:
+        raise ValueError(_damaged(file, f"it lacks {', '.join(lacks)}"))
+    if "config" in keys and not isinstance(held["config"], dict):
+        raise ValueError(_damaged(file, "its values are no object"))
+    return held
+
+
+def _damaged(file: Path, why: str) -> str:
+    """Returns what to do about a config.json that is no config."""
+    return (
+        f"{file} is damaged: {why}; put a copy of it back, or start again in another folder (a run "
+        "of the same options writes the same file)"
+    )
+
+
+def with_held_length(config: C, path: str | Path) -> C:
+    """Returns the config with the length (`LENGTH`) of the run in a folder, where there is one.
+
+    Raises:
+        ValueError: Its config.json is damaged.
+    """
+    if not (Path(path) / CONFIG).exists():
+        return config
+    try:
+        return changed_at(
+            config, config.LENGTH, at(read_config(path, KEYS)["config"], config.LENGTH)
+        )
+    except KeyError:
+        return config  # another kind of run, which Run refuses
 
 
 def config_dict(config: Any) -> dict[str, Any]:
@@ -169,78 +217,151 @@ def config_hash(config: Any) -> str:
 class Run:
     """Writes a run folder: `config.json`, `metrics.csv`, TensorBoard events, a checkpoint.
 
+    One process writes at a time: it holds a lock of the system on `.lock`, which ends with the
+    process. Use it as a context, or `close` it.
+
     Args:
         path: The folder. It is made if it is missing.
         config: A dataclass. It is written before anything else.
-        resume: Whether the folder may hold a run already, of the same config.
+        resume: Whether the folder may hold a run already, of the same config but for its length.
 
     Raises:
         FileExistsError: The folder holds a run and `resume` is False.
-        ValueError: The run in the folder has another config.
+        BlockingIOError: Another process writes to the folder.
+        ValueError: The run in the folder has another config, or its config.json is damaged.
+        DiskFull: There is no space.
     """
 
     def __init__(self, path: str | Path, config: Any, resume: bool = False) -> None:
         self.path = Path(path)
+        self.length = config.LENGTH if isinstance(config, RunConfig) else ""
         self._writer = None
-        kind = type(config).__name__
-        values = config_dict(config)
-        if (self.path / "config.json").exists():
-            self._check(kind, values, resume)
-        held = {
-            "kind": kind,
-            "config": values,
+        self._purge_step: int | None = None
+        self._config = {
+            "kind": type(config).__name__,
+            "config": config_dict(config),
             "hash": config_hash(config),
             "commit": source_commit(),
         }
-        write_atomic(self.path / "config.json", json.dumps(held, indent=1))
+        self._refuse(resume)
+        with self._space():
+            self._lock = locked(self.path)
+        try:
+            self._refuse(resume)
+            sweep(self.path)
+            if (self.path / CONFIG).exists():
+                self._check(config)
+            else:
+                self.go_on()
+        except BaseException:
+            self.close()
+            raise
 
-    def _check(self, kind: str, values: dict[str, Any], resume: bool) -> None:
-        """Raises unless the run in the folder may go on with the config `values`."""
-        if not resume:
+    def __enter__(self) -> Run:
+        """Returns the run."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Closes the run."""
+        self.close()
+
+    def _refuse(self, resume: bool) -> None:
+        """Raises FileExistsError where the folder holds a run that may not go on."""
+        if not resume and (self.path / CONFIG).exists():
             raise FileExistsError(
                 f"{self.path} holds a run already; add --resume, or choose another --out"
             )
-        held = read_config(self.path)
+
+    def _check(self, config: Any) -> None:
+        """Raises ValueError unless the run in the folder may go on with the config."""
+        held = read_config(self.path, KEYS)
         old = translated(held["kind"], held["config"])
-        changed = [name for name, value in values.items() if old.get(name) != value]
-        if held["kind"] != kind or changed:
+        other = differences(config, old, self._config["config"])
+        if held["kind"] != self._config["kind"]:
+            other = [f"kind={held['kind']} there, {self._config['kind']} asked"]
+        other = [one for one in other if not one.startswith(f"{self.length}=")]
+        if other:
+            more = f"; and {len(other) - MOST} more" if len(other) > MOST else ""
             raise ValueError(
-                f"{self.path} was started with another config (differs in {changed}); cannot resume"
+                f"{self.path} was started with another config: {'; '.join(other[:MOST])}{more}. "
+                "Resume it with what it was started with, or choose another --out"
             )
+
+    def go_on(self) -> None:
+        """Writes the config, for a run that has something left to do."""
+        with self._space():
+            write_atomic(self.path / CONFIG, json.dumps(self._config, indent=1, allow_nan=False))
 
     @property
     def checkpoint_path(self) -> Path:
         """Returns where the newest checkpoint lies."""
         return self.path / CHECKPOINT
 
-    def log(self, env_step: int, metrics: dict[str, float]) -> None:
-        """Appends rows (env_step, name, value) to metrics.csv and to TensorBoard's events."""
-        path = self.path / "metrics.csv"
-        fresh = not path.exists()
-        with path.open("a", newline="") as file:
-            writer = csv.writer(file)
-            if fresh:
-                writer.writerow(HEAD)
-            writer.writerows([env_step, name, repr(float(v))] for name, v in metrics.items())
-        if self._writer is None:
-            from torch.utils.tensorboard import SummaryWriter
+    def save(self, tree: Any) -> None:
+        """Writes the checkpoint, a tree of tensors and JSON values.
 
-            self._writer = SummaryWriter(str(self.path))
-        for name, value in metrics.items():
-            self._writer.add_scalar(name, value, env_step)
+        Raises:
+            DiskFull: There is no space. The last checkpoint stays.
+        """
+        with self._space():
+            save_tree(self.checkpoint_path, tree)
+
+    def log(self, env_step: int, metrics: dict[str, float]) -> None:
+        """Appends rows (env_step, name, value) to metrics.csv and to TensorBoard's events.
+
+        Raises:
+            DiskFull: There is no space.
+        """
+        path = self.path / "metrics.csv"
+        with self._space():
+            fresh = not path.exists()
+            with path.open("a", newline="") as file:
+                writer = csv.writer(file)
+                if fresh:
+                    writer.writerow(HEAD)
+                writer.writerows([env_step, name, repr(float(v))] for name, v in metrics.items())
+            if self._writer is None:
+                from torch.utils.tensorboard import SummaryWriter
+
+                self._writer = SummaryWriter(str(self.path), purge_step=self._purge_step)
+            for name, value in metrics.items():
+                self._writer.add_scalar(name, value, env_step)
 
     def truncate(self, env_step: int) -> None:
         """Drops metrics later than `env_step`, which a resumed run writes again."""
         path = self.path / "metrics.csv"
+        self._purge_step = env_step + 1
         if path.exists():
             kept = [HEAD, *(row for row in _rows(path) if int(row[0]) <= env_step)]
-            write_atomic(path, "".join(",".join(row) + "\n" for row in kept))
+            with self._space():
+                write_atomic(path, "".join(",".join(row) + "\n" for row in kept))
+
+    def say_done(self, n_done: int) -> None:
+        """Says that nothing is left to do of the `n_done` env_steps (or chunks) that there are."""
+        name = self.length.rpartition(".")[2] or "steps"
+        print(f"{self.path} is done: it has {n_done} {name}; to go on, ask for more of them")
 
     def close(self) -> None:
-        """Flushes TensorBoard's events."""
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
+        """Flushes TensorBoard's events and lets others write to the folder.
+
+        Raises:
+            DiskFull: There is no space for the events.
+        """
+        writer = self._writer
+        self._writer = None
+        try:
+            if writer is not None:
+                with self._space():
+                    writer.close()
+        finally:
+            self._lock.release()
+
+    def _space(self) -> AbstractContextManager[None]:
+        """Returns a context that says what to do where the disk is full."""
+        return full_disk(
+            f"{self.path} takes no more; its last checkpoint, if it has one, stays. Free some "
+            "space, then the same command with --resume goes on from there"
+        )
 
 
 def read_metrics(path: str | Path, name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -250,6 +371,7 @@ def read_metrics(path: str | Path, name: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _rows(path: Path) -> list[list[str]]:
-    """Returns the whole rows of metrics.csv; a kill may have left a part of one."""
-    rows = csv.reader(path.read_text().splitlines())
+    """Returns the whole rows of metrics.csv; a kill or a full disk may have left a part of one."""
+    whole, _, _ = path.read_text().rpartition("\n")
+    rows = csv.reader(whole.splitlines())
     return [row for row in rows if len(row) == 3 and row[0].isdigit()]

@@ -12,17 +12,17 @@ import torch
 from gymnasium.vector import VectorEnv
 from tqdm import tqdm
 
+from edp_robot.methods.ranges import Natural, NotNegative, Ranged
 from edp_robot.methods.replay import Replay, TooFewSteps
-from edp_robot.training.checkpoint import load_tree, save_tree
+from edp_robot.training.checkpoint import load_tree
 from edp_robot.training.devices import CPU, random_state, set_random_state
 from edp_robot.training.observe import Decision, SeedsObserver
 from edp_robot.training.runs import Run
 from policy_server.contract.signals import stop_on_signals
-from sim.core.finite import NotFinite
 
 
 @dataclass(frozen=True)
-class LoopConfig:
+class LoopConfig(Ranged):
     """How long to train, and how often to do what. One env_step is a control step of one world.
 
     Learning begins after `random_env_steps`, once the replay holds the n_step that the learner
@@ -34,17 +34,12 @@ class LoopConfig:
     env_steps: int = 100_000
     n_envs: int = 32
     n_action_steps: int = 1
-    random_env_steps: int = 4_000
+    random_env_steps: Natural = 4_000
     replay_capacity: int = 1_000_000
     decisions_per_update: int = 1
     updates_per_round: int = 32
     n_logs: int = 50
-    checkpoint_every_s: float = 30.0
-
-    def __post_init__(self) -> None:
-        for name in ("env_steps", "n_envs", "n_action_steps", "decisions_per_update"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: must be at least 1")
+    checkpoint_every_s: NotNegative = 30.0
 
 
 class Learner(Protocol):
@@ -153,6 +148,7 @@ class Loop:
         self._before = 0
         self.obs, _ = env.reset(seed=seed)
         self.metrics: dict[str, float] = {}
+        self._logged_at = 0
 
     def resume(self) -> None:
         """Restores the run folder's checkpoint. Without one, the run and its metrics start anew."""
@@ -198,7 +194,7 @@ class Loop:
         worlds = self.env.unwrapped
         if isinstance(worlds, SavableWorlds):
             tree["env"] = dict(worlds.get_state())
-        save_tree(self.run.checkpoint_path, tree)
+        self.run.save(tree)
 
     def __call__(
         self, evaluate: Callable[[], dict[str, float]] | None = None, evaluate_every: int = 0
@@ -215,12 +211,13 @@ class Loop:
         """
         try:
             if self.progress.env_step < self.config.env_steps:
+                self.run.go_on()
                 self._train(evaluate, evaluate_every)
-        except NotFinite as error:
-            raise NotFinite(f"{error}; {self._what_is_saved()}") from error
+            else:
+                self.run.say_done(self.progress.env_step)
         finally:
-            self.run.close()
             self.env.close()
+            self.run.close()
         return self.progress
 
     def _train(self, evaluate: Callable[[], dict[str, float]] | None, evaluate_every: int) -> None:
@@ -242,7 +239,7 @@ class Loop:
                 if time.monotonic() - saved_at > config.checkpoint_every_s:
                     self.save()
                     saved_at = time.monotonic()
-        if not stop.is_set():
+        if not stop.is_set() and self._logged_at != progress.env_step:
             self.log()
         self.save()
         if stop.is_set():
@@ -293,22 +290,16 @@ class Loop:
             return
         if bad := [name for name, value in self.metrics.items() if not np.isfinite(value)]:
             raise FloatingPointError(
-                f"{', '.join(bad)} not finite after {progress.env_step} env_steps; try a lower "
-                f"learning rate; {self._what_is_saved()}"
+                f"{', '.join(bad)} not finite after {progress.env_step} env_steps; the last good "
+                f"checkpoint is {self.run.checkpoint_path}; try a lower learning rate"
             )
-
-    def _what_is_saved(self) -> str:
-        """Returns in words from where --resume goes on."""
-        path = self.run.checkpoint_path
-        if not path.exists():
-            return "no checkpoint was saved yet"
-        return f"the last good checkpoint is {path}, from which --resume goes on"
 
     def log(self) -> dict[str, float]:
         """Writes and returns the newest metrics."""
         wall = {"wall_s": self.progress.wall_s}
         shown = {**self.observer.metrics(), **self.metrics, **wall}
         self.run.log(self.progress.env_step, shown)
+        self._logged_at = self.progress.env_step
         return shown
 
     def collect(self) -> int:

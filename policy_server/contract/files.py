@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import errno
 import json
 import os
+import platform
+import re
 import tempfile
-from collections.abc import Collection, Mapping
+import time
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 AT_FDCWD = -100  # renameat2(2): paths start at the current folder
 RENAME_EXCHANGE = 2
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+TEMPORARY = re.compile(r"\.(?P<name>.+?)\.(?:(?P<host>[\w-]*)@)?(?P<pid>\d+)(?:\.\w+)?\.tmp")
+OLD_S = 24 * 3600.0  # the process of another machine is thought gone after this time [s]
+STARTED_S = time.time()
+
+
+class DiskFull(OSError):
+    """There is no space for a file. The message says what still stands and what to do."""
 
 
 def write_atomic(path: str | Path, content: bytes | str) -> None:
@@ -20,22 +33,76 @@ def write_atomic(path: str | Path, content: bytes | str) -> None:
     A missing folder is made.
 
     Raises:
+        DiskFull: There is no space. The old content is still there.
         OSError: The folder or the file cannot be written. The old content is still there.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = temporary_path(path)
     data = content.encode() if isinstance(content, str) else content
-    try:
+    with replacing(path) as temporary:
         temporary.write_bytes(data)
-        temporary.replace(path)
+
+
+@contextlib.contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """Yields the temporary file to write, which replaces `path` at the end of the block.
+
+    An error in the block removes it. What killed processes left behind is removed first. A missing
+    folder is made.
+
+    Raises:
+        DiskFull: There is no space. The old content is still there.
+    """
+    path = Path(path)
+    temporary = temporary_path(path)
+    try:
+        with full_disk(f"{path} is as it was before; free some space and repeat the command"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            sweep(path.parent, path.name)
+            yield temporary
+            _flush(temporary)
+            temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def full_disk(advice: str) -> Iterator[None]:
+    """Turns an OSError of a full disk inside the block into DiskFull with the advice.
+
+    Of several blocks around each other the outer one gives the advice.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        said = DiskFull(f"{os.strerror(error.errno)}: {advice}")
+        said.errno = error.errno
+        raise said from error
+
+
 def temporary_path(path: Path) -> Path:
-    """Returns the name that this process writes `path` under before it renames the file."""
-    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    """Returns the name that this process writes `path` under before it renames it."""
+    return path.with_name(f".{path.name}.{_host()}@{os.getpid()}.tmp")
+
+
+def sweep(folder: Path, name: str | None = None) -> None:
+    """Removes the temporary files that killed processes left in a folder.
+
+    Args:
+        folder: The folder.
+        name: Only those of the file of this name, and only where their process is gone. None: all
+            of them; the caller knows that no other process writes here.
+    """
+    found = _temporaries(folder) if name is None else orphans(folder, name)
+    for file in found:
+        if not file.is_dir():
+            file.unlink(missing_ok=True)
+
+
+def orphans(folder: Path, name: str) -> list[Path]:
+    """Returns the temporary files and folders for `name` whose process is gone."""
+    found = _temporaries(folder).items()
+    return [file for file, said in found if said["name"] == name and _is_orphan(file, said)]
 
 
 def json_text(value: Any) -> str:
@@ -73,7 +140,11 @@ def replace_folder(path: Path, contents: Mapping[str, bytes], old: Collection[st
     """
     path = Path(os.path.abspath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    ours = {*contents, *old}
+    for left in orphans(path.parent, path.name):
+        _remove_scratch(left, ours)
+    prefix = f"{temporary_path(path).stem}."
+    scratch = Path(tempfile.mkdtemp(prefix=prefix, suffix=".tmp", dir=path.parent))
     new = scratch / "new"
     try:
         new.mkdir()
@@ -87,8 +158,7 @@ def replace_folder(path: Path, contents: Mapping[str, bytes], old: Collection[st
             for name in contents:
                 (new / name).rename(path / name)
     finally:
-        kept = _remove(new, {*contents, *old})
-        _remove(scratch, ())
+        kept = _remove_scratch(scratch, ours)
     if kept:
         raise OSError(f"{', '.join(kept)} came into {path} meanwhile; they are in {new}")
 
@@ -112,6 +182,13 @@ def _exchange(new: Path, path: Path) -> None:
     aside.rename(new)
 
 
+def _remove_scratch(scratch: Path, names: Collection[str]) -> list[str]:
+    """Deletes the files `names` in a scratch folder; returns the names of what is left in it."""
+    left = [name for inside in ("new", "old") for name in _remove(scratch / inside, names)]
+    _remove(scratch, ())
+    return left
+
+
 def _remove(folder: Path, names: Collection[str]) -> list[str]:
     """Deletes the files `names` of a folder, and the folder if it is empty then.
 
@@ -125,3 +202,47 @@ def _remove(folder: Path, names: Collection[str]) -> list[str]:
     if not left:
         folder.rmdir()
     return left
+
+
+def _temporaries(folder: Path) -> dict[Path, re.Match[str]]:
+    """Returns the temporary files and folders in a folder, with what their names say."""
+    found = {file: TEMPORARY.fullmatch(file.name) for file in folder.glob(".*.tmp")}
+    return {file: said for file, said in found.items() if said is not None}
+
+
+def _is_orphan(file: Path, said: re.Match[str]) -> bool:
+    """Returns whether the process that wrote a temporary file is gone."""
+    try:
+        written_s = file.stat().st_mtime
+    except FileNotFoundError:
+        return False
+    pid = int(said["pid"])
+    if os.name != "posix" or said["host"] not in (None, _host()):
+        return time.time() - written_s > OLD_S
+    if pid == os.getpid():  # an earlier process may have had our number, as in a container
+        return written_s < STARTED_S - 1
+    return not _is_alive(pid)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):  # it is another user's, or no process id here
+        pass
+    return True
+
+
+def _host() -> str:
+    """Returns this machine's name, in letters that a file's name can have."""
+    return re.sub(r"[^\w-]", "-", platform.node())[:64]
+
+
+def _flush(file: Path) -> None:
+    """Asks the system to write a file to the disk, so that a power cut leaves no empty one."""
+    number = os.open(file, os.O_RDWR)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)

@@ -10,11 +10,12 @@ from torch import Tensor
 
 from edp_robot.methods.explore.intrinsic_reward import INTRINSIC_REWARDS, IntrinsicReward
 from edp_robot.methods.explore.ring import Ring
+from edp_robot.methods.ranges import Ranged
 from sim.core.spec import TaskSpec
 
 
 @dataclass(frozen=True)
-class ParticleConfig:
+class ParticleConfig(Ranged):
     """How many states are held, and how many of the nearest count."""
 
     n_neighbours: int = 3
@@ -25,6 +26,7 @@ class ParticleConfig:
         most = self.n_particles - 1
         if not 1 <= n <= most:
             raise ValueError(f"n_neighbours={n}: give a number from 1 to n_particles - 1 = {most}")
+        super().__post_init__()
 
 
 @INTRINSIC_REWARDS.register("particle")

@@ -10,16 +10,17 @@ from torch import Tensor
 
 from edp_robot.diffusion.networks import mlp
 from edp_robot.methods.explore.intrinsic_reward import INTRINSIC_REWARDS, IntrinsicReward
+from edp_robot.methods.ranges import NotNegative, Ranged
 from sim.core.spec import TaskSpec
 
 
 @dataclass(frozen=True)
-class RNDConfig:
+class RNDConfig(Ranged):
     """Sizes of the two networks and the predictor's learning rate."""
 
     width: int = 256
     out_dim: int = 64
-    learning_rate: float = 1e-4
+    learning_rate: NotNegative = 1e-4
 
 
 @INTRINSIC_REWARDS.register("rnd")

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from edp_robot.methods.models import NoiseModelConfig
+from edp_robot.methods.ranges import Ranged, Share
 
 ESTIMATORS = ("iid", "stratified", "antithetic", "shared", "exact")
 SPACINGS = ("time", "log_snr")
@@ -13,7 +14,7 @@ PAIRED = ("antithetic", "shared")
 
 
 @dataclass(frozen=True)
-class ScoreRewardConfig:
+class ScoreRewardConfig(Ranged):
     """Settings of EDP's intrinsic reward (method sections 2 and 7).
 
     The estimator `exact` trains no state model and draws no noise. It uses the best noise model of
@@ -26,8 +27,8 @@ class ScoreRewardConfig:
     """
 
     n_draws: int = 4
-    t_low: float = 0.05
-    t_high: float = 0.6
+    t_low: Share = 0.05
+    t_high: Share = 0.6
     spacing: Literal["time", "log_snr"] = "time"
     estimator: Literal["iid", "stratified", "antithetic", "shared", "exact"] = "shared"
     n_states: int = 1024
@@ -47,6 +48,9 @@ class ScoreRewardConfig:
                 f"n_draws={self.n_draws}: antithetic noise comes in pairs; "
                 "give an even number, 2 or more"
             )
+        if not self.t_low <= self.t_high:
+            raise ValueError(f"t_low={self.t_low}: must be at most t_high={self.t_high}")
+        super().__post_init__()
 
     def _check_exact(self) -> None:
         if not 0 < self.t_low < 1 or self.n_states < 1:

@@ -18,12 +18,13 @@ from edp_robot.methods.ddpg import polyak_update
 from edp_robot.methods.finetune.fine_tuner import FineTuner
 from edp_robot.methods.iql import IQL, IQLConfig
 from edp_robot.methods.models import SMALL, NoiseModelConfig, noise_model
+from edp_robot.methods.ranges import Ranged, Rate, Share
 from edp_robot.methods.replay import Replay
 from sim.core.spec import TaskSpec
 
 
 @dataclass(frozen=True)
-class DiffusionTunerConfig:
+class DiffusionTunerConfig(Ranged):
     """Settings of the critic, the noise model and one round of improvement (method section 3).
 
     A round draws `n_states` states. The policy takes `grad_steps_per_update` grad_steps for each of
@@ -35,10 +36,10 @@ class DiffusionTunerConfig:
     iql: IQLConfig = field(default_factory=IQLConfig)
     batch: int = 256
     acting_denoise_steps: int = 15
-    anneal_from: float = 0.6
+    anneal_from: Share = 0.6
     n_states: int = 1024
     policy_batch: int = 256
-    polyak: float = 0.01
+    polyak: Rate = 0.01
     grad_steps_per_update: float = 1.0
 
 

@@ -13,16 +13,17 @@ from edp_robot.diffusion.networks import FourierTime, mlp
 from edp_robot.diffusion.schedule import add_noise, alpha_sigma, sample_t
 from edp_robot.methods.finetune.fine_tuner import FINE_TUNERS
 from edp_robot.methods.finetune.proposals import ProposalConfig, Proposals, ProposalTuner
+from edp_robot.methods.ranges import NotNegative, Ranged
 from sim.core.spec import TaskSpec
 
 
 @dataclass(frozen=True)
-class GuidanceConfig:
+class GuidanceConfig(Ranged):
     """Sizes of the guidance network (method section 3)."""
 
     width: int = 256
     n_layers: int = 4
-    learning_rate: float = 3e-4
+    learning_rate: NotNegative = 3e-4
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from edp_robot.diffusion.solver import dpm_solver_pp
 from edp_robot.methods.finetune.diffusion_tuner import DiffusionTuner, DiffusionTunerConfig
+from edp_robot.methods.ranges import NotNegative
 from sim.core.spec import TaskSpec
 
 
@@ -25,7 +26,7 @@ class ProposalConfig(DiffusionTunerConfig):
 
     n_proposals: int = 32
     proposal_denoise_steps: int = 15
-    inverse_temp: float = 3.0
+    inverse_temp: NotNegative = 3.0
     relative_temp: bool = False
 
 

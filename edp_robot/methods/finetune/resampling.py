@@ -18,6 +18,7 @@ from torch import Tensor
 from edp_robot.diffusion.losses import denoising_loss
 from edp_robot.methods.finetune.fine_tuner import FINE_TUNERS
 from edp_robot.methods.finetune.proposals import ProposalConfig, ProposalTuner
+from edp_robot.methods.ranges import Natural
 from sim.core.spec import TaskSpec
 
 
@@ -25,9 +26,10 @@ from sim.core.spec import TaskSpec
 class ResamplingConfig(ProposalConfig):
     """`n_uniform` of the `n_proposals` actions are drawn uniformly."""
 
-    n_uniform: int = 0
+    n_uniform: Natural = 0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         most = self.n_proposals - 2
         if not 0 <= self.n_uniform <= most:
             raise ValueError(

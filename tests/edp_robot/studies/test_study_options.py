@@ -4,7 +4,7 @@ import pytest
 
 from edp_robot import cli
 from edp_robot.studies import ablation, exploration, study
-from edp_robot.studies.study_options import check_counts, check_names, command_line
+from edp_robot.studies.study_options import check_names, command_line
 
 
 def ablation_options(folder):
@@ -51,6 +51,6 @@ def test_unknown_names_are_listed_with_those_that_exist():
 
 def test_counts_are_positive(tmp_path):
     options = ablation_options(tmp_path)
-    check_counts(options, "n_seeds", "processes")
-    with pytest.raises(ValueError, match="processes=0: must be at least 1"):
-        check_counts(replace(options, processes=0), "n_seeds", "processes")
+    for name, value in (("processes", 0), ("env_steps", -1), ("n_seeds", 1), ("seed", -1)):
+        with pytest.raises(ValueError, match=f"{name}={value}: (must be at least 1|give )"):
+            replace(options, **{name: value})
