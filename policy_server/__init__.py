@@ -30,6 +30,7 @@ Errors:
     BackendError: Runtime, provider or graph are not what is needed.
     PolicyTimeout: No answer came before the deadline.
     PolicyError: The policy refused an obs, or failed.
+    PolicyChanged: The endpoint has another policy now, with another interface.
     MemoryLost: A policy with memory forgot the episode before its end.
     RobotError: The robot does not fit the policy.
     ServerError: The server cannot listen, or its keys are wrong.
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
         BackendError,
         BundleError,
         MemoryLost,
+        PolicyChanged,
         PolicyError,
         PolicyTimeout,
         ServerError,
@@ -75,6 +77,7 @@ __all__ = [
     "Manifest",
     "MemoryLost",
     "Policy",
+    "PolicyChanged",
     "PolicyClient",
     "PolicyError",
     "PolicyServer",

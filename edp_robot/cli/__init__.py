@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import io
 import sys
 from typing import Any
 
@@ -65,6 +66,7 @@ def main(args: list[str] | None = None) -> int:
     The status is 0 where it succeeded, 1 where it failed, 2 where there is no such command, and 130
     after Ctrl-C.
     """
+    _show_anything()
     args = sys.argv[1:] if args is None else args
     if not args or args[0] in ("-h", "--help", "help"):
         print(usage())
@@ -74,6 +76,13 @@ def main(args: list[str] | None = None) -> int:
         print(f"edp: {_no_command(args)}\n\n{usage()}", file=sys.stderr)
         return 2
     return call(*found)
+
+
+def _show_anything() -> None:
+    """Makes output that the terminal's encoding lacks appear as an escape, not end the command."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def call(name: str, args: list[str]) -> int:
@@ -88,7 +97,10 @@ def call(name: str, args: list[str]) -> int:
         problem = import_problem(error)
     except FAILURES as error:
         problem = str(error)
-    print(f"edp {name}: {problem}", file=sys.stderr, flush=True)
+    from policy_server.contract.errors import printable
+
+    lines = (printable(line, most=4000) for line in problem.splitlines() or [""])
+    print(f"edp {name}: " + "\n".join(lines), file=sys.stderr, flush=True)
     return 1
 
 

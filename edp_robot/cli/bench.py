@@ -12,6 +12,7 @@ from tyro.conf import Positional, arg
 
 from edp_robot.cli.arguments import FROM
 from policy_server.contract.choices import Precision, Provider
+from policy_server.contract.errors import printable
 from policy_server.contract.files import write_json
 
 
@@ -129,7 +130,7 @@ def latency(
         samples_us = bench_backend(policy, golden["obs"][:1], golden["noise"][:1], n)
     result["inference_us"] = summary(samples_us)
     name = policy.manifest.name
-    print(f"{name}, provider {policy.provider}, {n} queries in this process")
+    print(f"{printable(name)}, provider {policy.provider}, {n} queries in this process")
     _show(result)
     _write(json, {**result, "policy": name, "host": here})
     return 0

@@ -84,7 +84,7 @@ def quant(
     simulated = visited.is_simulated(source.manifest)
     rows = visited.collect(policy, source.manifest, simulated, data, seed)
     made = versions.measure(source, simulated, rows, precisions, episodes, seed)
-    print("\n".join(versions.table(source.manifest.name, rows, made)))
+    print("\n".join(versions.table(source.manifest.shown_name, rows, made)))
     print("\n".join(versions.verdict(version, force) for version in made[1:]))
     versions.keep(source, made, force)
     result = versions.summary_of(source.manifest, rows, made, force)

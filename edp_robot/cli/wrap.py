@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from policy_server.contract.errors import printable
 from policy_server.contract.files import write_json
 
 if TYPE_CHECKING:
@@ -204,7 +205,8 @@ def _field_table(known: Known, manifest: Any) -> str:
             limits = (_span(field.low, min), _span(field.high), _span(max_rate))
             size = str(field.stop - field.start)
             sources = ", ".join(draft.sources)
-            rows.append((vector, field.name, size, field.unit, *limits, sources))
+            name = printable(field.name)
+            rows.append((vector, name, size, printable(field.unit), *limits, sources))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
     for row in rows:

@@ -164,12 +164,14 @@ def visited_states(source: Source, n_envs: int, n_episodes: int, seed: int) -> T
     n_copies = copies(spec, n_envs)
     env = Hold(make_vec(spec.name, n_copies, seed), source.n_action_steps)
     act = torch_actor(source.teacher, seed)
-    obs, _ = env.reset(seed=seed)
+    rounds = -(-n_envs // n_copies) * n_episodes
+    n_decisions = rounds * -(-spec.episode_steps // source.n_action_steps)
     rows = []
-    for _ in range(
-        -(-n_envs // n_copies) * n_episodes * -(-spec.episode_steps // source.n_action_steps)
-    ):
-        rows.append(obs)
-        obs, *_ = env.step(act(obs))
-    env.close()
+    try:
+        obs, _ = env.reset(seed=seed)
+        for _ in range(n_decisions):
+            rows.append(obs)
+            obs, *_ = env.step(act(obs))
+    finally:
+        env.close()
     return torch.cat([torch.from_numpy(np.concatenate(rows)), source.replay_obs[-N_REPLAYED:]])

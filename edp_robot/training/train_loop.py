@@ -19,6 +19,7 @@ from edp_robot.training.devices import CPU, random_state, set_random_state
 from edp_robot.training.observe import Decision, SeedsObserver
 from edp_robot.training.runs import Run
 from policy_server.contract.signals import stop_on_signals
+from sim.core.finite import NotFinite
 
 
 @dataclass(frozen=True)
@@ -215,6 +216,8 @@ class Loop:
                 self._train(evaluate, evaluate_every)
             else:
                 self.run.say_done(self.progress.env_step)
+        except NotFinite as error:
+            raise NotFinite(f"{error}; {self._what_is_saved()}") from error
         finally:
             self.env.close()
             self.run.close()
@@ -290,9 +293,16 @@ class Loop:
             return
         if bad := [name for name, value in self.metrics.items() if not np.isfinite(value)]:
             raise FloatingPointError(
-                f"{', '.join(bad)} not finite after {progress.env_step} env_steps; the last good "
-                f"checkpoint is {self.run.checkpoint_path}; try a lower learning rate"
+                f"{', '.join(bad)} not finite after {progress.env_step} env_steps; try a lower "
+                f"learning rate; {self._what_is_saved()}"
             )
+
+    def _what_is_saved(self) -> str:
+        """Returns in words from where --resume goes on."""
+        path = self.run.checkpoint_path
+        if not path.exists():
+            return "no checkpoint was saved yet"
+        return f"the last good checkpoint is {path}, from which --resume goes on"
 
     def log(self) -> dict[str, float]:
         """Writes and returns the newest metrics."""

@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+FOREVER_S = 1e9  # 31 years: as good as without limit, and its nanoseconds fit into 64 bits.
+
 
 class Clock(NamedTuple):
     """A clock that a test can replace.
@@ -39,6 +41,22 @@ def wait_until(deadline_ns: int, spin_ns: int = 200_000, clock: Clock | None = N
             sleep((deadline_ns - now - spin_ns) * 1e-9)
         now = now_ns()
     return now
+
+
+def after(start_ns: int, wait_s: float, name: str) -> int:
+    """Returns the monotonic time `wait_s` after `start_ns` [ns]. An infinite wait is FOREVER_S.
+
+    Args:
+        start_ns: Monotonic time [ns].
+        wait_s: A time from 0 to infinity [s].
+        name: Names the time in the message.
+
+    Raises:
+        ValueError: The time is negative or no number.
+    """
+    if not wait_s >= 0:
+        raise ValueError(f"{name} {wait_s}: expected 0 s or more; inf waits without limit")
+    return start_ns + int(min(wait_s, FOREVER_S) * 1e9)
 
 
 class RealtimeError(RuntimeError):

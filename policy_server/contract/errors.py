@@ -35,6 +35,23 @@ class MemoryLost(PolicyError):
     """The policy forgot the episode before it ended. `reset` begins another one."""
 
 
+class PolicyChanged(PolicyError):
+    """The endpoint has another policy now, whose interface differs. The message says what does.
+
+    Make another client for it.
+    """
+
+
 def first_line(error: Exception) -> str:
     """Returns the first line of an error's message, or its type if it has none."""
     return (str(error).splitlines() or [type(error).__name__])[0][:400]
+
+
+def printable(text: str, most: int = 80) -> str:
+    """Returns a text from a file as a terminal may show it.
+
+    It is on one line and cut to `most` characters. Control characters, which could move the cursor
+    or end the line, and half characters (lone surrogates) become escapes like \\x1b.
+    """
+    whole = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text[: most + 1])
+    return whole if len(whole) <= most else f"{whole[: most - 3]}..."

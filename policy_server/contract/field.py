@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from policy_server.contract.checks import is_int, require
-from policy_server.contract.errors import BundleError
+from policy_server.contract.errors import BundleError, printable
 
 NO_RANGE = 1e6  # a range above this is none: Gymnasium writes the largest float32 for infinity
 LEAST_SHARE = 1e-3  # of its field's largest value: no number without limits counts as smaller
@@ -128,8 +128,9 @@ class Field:
         except (TypeError, ValueError, OverflowError) as error:
             raise BundleError(f"field {self.name}: {key} {given!r}: expected numbers") from error
         require(
-            len(values) == len(self),
-            f"field {self.name}: {key} has {len(values)} entries, expected {len(self)}",
+            len(values) == self.stop - self.start,
+            f"field {self.name}: {key} has {len(values)} entries, "
+            f"expected {self.stop - self.start}",
         )
         require(not any(map(math.isnan, values)), f"field {self.name}: {key} holds NaN")
         return values
@@ -206,7 +207,8 @@ def difference(fields: Sequence[Field], errors: np.ndarray, allowed: np.ndarray)
     names = field.entry_names()
     place = worst - field.start
     name = names[place] if names else f"{field.name}[{place}]"
-    return f"{name} by {errors[worst]:.3g} {field.unit}, allowed is {allowed[worst]:.3g}"
+    amount = f"{errors[worst]:.3g} {printable(field.unit)}"
+    return f"{printable(name)} by {amount}, allowed is {allowed[worst]:.3g}"
 
 
 def _is_text(value: Any) -> bool:

@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 
 from policy_server.contract.checks import is_int, is_number, require
-from policy_server.contract.errors import BundleError
+from policy_server.contract.errors import BundleError, printable
 from policy_server.contract.field import Field, limits
 
 SCHEMA_VERSION = 1
 MEMORY_VERSION = 2  # of a policy with memory, so that a reader without memory refuses it
 MAX_STATE_DIM = 1 << 18  # 1 MiB for each session of a server
+_INTERFACE_NUMBERS = ("horizon", "n_action_steps", "control_period_s")
 _MEMORY_KEYS = {"state_dim", "history"}
 _LEAST = {"horizon": 1, "n_action_steps": 1, "latent_dim": 0, "state_dim": 0, "history": 1}
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -103,6 +104,11 @@ class Manifest:
     def schema_version(self) -> int:
         """Version of the layout: MEMORY_VERSION for a policy with memory, else SCHEMA_VERSION."""
         return MEMORY_VERSION if self.state_dim else SCHEMA_VERSION
+
+    @property
+    def shown_name(self) -> str:
+        """The name as a terminal may show it; see `printable`."""
+        return printable(self.name)
 
     @property
     def obs_dim(self) -> int:
@@ -235,3 +241,46 @@ def _check_tiling(what: str, fields: tuple[Field, ...]) -> None:
     )
     names = [field.name for field in fields]
     require(len(set(names)) == len(names), f"{what} field names repeat: {names}")
+
+
+def differences(new: Manifest, old: Manifest) -> list[str]:
+    """Returns what differs between the interfaces of two policies, nothing where they are equal.
+
+    A robot of the old policy can go on with a new one of the same interface.
+    """
+    mine = new.to_dict()
+    its = old.to_dict()
+    found = []
+    for vector in ("obs", "action"):
+        found += _fields(vector, mine[vector], its[vector])
+    found += [
+        _changed(name, mine[name], its[name])
+        for name in _INTERFACE_NUMBERS
+        if mine[name] != its[name]
+    ]
+    return found
+
+
+def _fields(vector: str, mine: dict[str, Any], its: dict[str, Any]) -> list[str]:
+    """Returns what differs between the fields of one vector."""
+    names = [[field["name"] for field in each["fields"]] for each in (mine, its)]
+    if names[0] != names[1] or mine["dim"] != its["dim"]:
+        sizes = [
+            f"{each['dim']} ({', '.join(own)})"
+            for each, own in zip((mine, its), names, strict=True)
+        ]
+        return [f"{vector} {_short(sizes[0])} instead of {_short(sizes[1])}"]
+    return [
+        _changed(f"{vector} {field['name']}.{key}", field.get(key), before.get(key))
+        for field, before in zip(mine["fields"], its["fields"], strict=True)
+        for key in sorted(field.keys() | before.keys())
+        if field.get(key) != before.get(key)
+    ]
+
+
+def _changed(name: str, now: Any, before: Any) -> str:
+    return f"{name} {_short(repr(now))} instead of {_short(repr(before))}"
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 100 else f"{text[:97]}..."

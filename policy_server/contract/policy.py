@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from policy_server.contract.errors import PolicyError
 from policy_server.contract.manifest import Manifest
+from policy_server.contract.wire import Status
 
 
 class Policy(Protocol):
@@ -68,3 +70,39 @@ class RecurrentPolicy(Protocol):
             state: (n, state_dim) float32. Zeros begin an episode.
         """
         ...
+
+
+def float_array(values: Any) -> np.ndarray:
+    """Returns numbers as a float32 array: an array, a list, or another package's tensor.
+
+    What float32 cannot hold becomes infinite.
+
+    Raises:
+        ValueError: They are no real numbers, or lists of unequal length.
+    """
+    if isinstance(values, np.ndarray) and values.dtype == np.float32:
+        return values
+    try:
+        array = np.asarray(values)
+        if array.dtype.kind in "fiub":
+            with np.errstate(over="ignore"):
+                return array.astype(np.float32)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise ValueError(f"{error}; expected an array of numbers") from error
+    raise ValueError(f"{array.dtype} {array.shape}; expected an array of real numbers")
+
+
+def obs_array(obs: Any, obs_dim: int) -> np.ndarray:
+    """Returns an observation as a float32 array (obs_dim,).
+
+    Raises:
+        PolicyError: BAD_LENGTH where it has another shape, MALFORMED where it is no numbers.
+    """
+    try:
+        array = float_array(obs)
+    except ValueError as error:
+        raise PolicyError(Status.MALFORMED, f"obs: {error}") from error
+    if array.shape != (obs_dim,):
+        message = f"obs {array.shape}, expected ({obs_dim},), one observation"
+        raise PolicyError(Status.BAD_LENGTH, message)
+    return array

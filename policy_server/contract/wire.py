@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from policy_server.contract.clock import FOREVER_S
+
 MAGIC = b"EDP1"
 VERSION = 2
 MAX_FRAME_BYTES = 1 << 20
@@ -121,6 +123,11 @@ def encode(header: Header, payload: bytes) -> bytes:
         clipped = {name: min(max(getattr(header, name), 0), _U32_MAX) for name in _TIMES}
         head = _pack(header._replace(**clipped), len(payload))
     return head + payload
+
+
+def budget_us(wait_s: float) -> int:
+    """Returns the budget of a request [us], 0 (no limit) where the wait is FOREVER_S or longer."""
+    return 0 if wait_s >= FOREVER_S else max(int(wait_s * 1e6), 1)
 
 
 def _pack(header: Header, n_bytes: int) -> bytes:

@@ -8,12 +8,23 @@ import numpy as np
 from policy_server.contract.choices import Provider
 from policy_server.contract.errors import BackendError, PolicyError
 from policy_server.contract.noise import NoiseStream
+from policy_server.contract.policy import obs_array
 from policy_server.contract.wire import Status, all_finite
+from policy_server.control.sole_use import SharedUse, SoleUse
 from policy_server.runtime.base import load_backend
 
 
+def _refuse_child() -> None:
+    """Raises SharedUse: a runtime's threads and device do not live on in a forked process."""
+    raise SharedUse(
+        "a LocalPolicy cannot be used in a process that was forked off: make one in each process"
+    )
+
+
 class LocalPolicy:
-    """A policy without a server.
+    """A policy without a server. One thread at a time may use it, in the process that made it.
+
+    Elsewhere it raises SharedUse.
 
     It gives the same actions, bit for bit, as a server with this seed gives its first session.
 
@@ -46,6 +57,7 @@ class LocalPolicy:
         self.provider = self._backend.provider
         self.last_times: dict[str, float] = {}
         self._noise = NoiseStream(seed)
+        self._use = SoleUse("this LocalPolicy", _refuse_child)
         self._latent = np.zeros((1, self.manifest.latent_dim), np.float32)
         self._empty = np.zeros((1, self.manifest.state_dim), np.float32)
         self._memory = self._empty
@@ -60,11 +72,12 @@ class LocalPolicy:
         Raises:
             PolicyError: The seed is not a whole number in [0, 2^63).
         """
-        try:
-            self._noise.reset(seed)
-        except ValueError as error:
-            raise PolicyError(Status.MALFORMED, str(error)) from error
-        self._memory = self._empty
+        with self._use:
+            try:
+                self._noise.reset(seed)
+            except ValueError as error:
+                raise PolicyError(Status.MALFORMED, str(error)) from error
+            self._memory = self._empty
 
     def act(self, obs: np.ndarray, deadline_s: float | None = None) -> np.ndarray:
         """Returns the action chunk (horizon, act_dim) float32.
@@ -76,14 +89,15 @@ class LocalPolicy:
             deadline_s: Ignored. A computation in this process cannot be stopped.
 
         Raises:
-            PolicyError: BAD_LENGTH or NOT_FINITE obs; INTERNAL where the policy fails or answers
-                NaN.
+            PolicyError: BAD_LENGTH, NOT_FINITE or MALFORMED obs; INTERNAL where the policy fails or
+                answers NaN.
         """
+        with self._use:
+            return self._act(obs)
+
+    def _act(self, obs: np.ndarray) -> np.ndarray:
         start_ns = time.monotonic_ns()
-        obs = np.asarray(obs, dtype=np.float32)
-        if obs.shape != (self.manifest.obs_dim,):
-            expected = f"expected ({self.manifest.obs_dim},)"
-            raise PolicyError(Status.BAD_LENGTH, f"obs {obs.shape}, {expected}")
+        obs = obs_array(obs, self.manifest.obs_dim)
         if not all_finite(obs):
             raise PolicyError(Status.NOT_FINITE, f"obs holds NaN or infinity: {obs.tolist()}")
         try:

@@ -22,17 +22,13 @@ from typing import Any, Protocol, get_args, runtime_checkable
 import numpy as np
 
 from policy_server.contract.bundle import Bundle
-from policy_server.contract.checks import is_number
 from policy_server.contract.choices import Precision, Provider
 from policy_server.contract.doors.registries import Registry, UnknownName
 from policy_server.contract.errors import BackendError, first_line
-from policy_server.contract.field import difference, tolerances
-from policy_server.contract.policy import BatchPolicy, RecurrentPolicy
+from policy_server.contract.field import difference
+from policy_server.contract.policy import BatchPolicy, RecurrentPolicy, float_array
+from policy_server.runtime.tolerance import FP32_SHARE, allowed_errors
 
-# Allowed difference from the golden actions, as a share of each action's range. Export allows a
-# policy half of it at most, because another machine rounds otherwise.
-FP32_SHARE = 5e-5
-MADE = 1.5  # times the difference that a version in fewer bits had when it was made
 N_STATIC = 2  # golden vectors that each batch size computes again, at least
 
 
@@ -206,7 +202,9 @@ class CheckedBackend:
             BackendError: A shape differs from the manifest, the backend failed, or the policy has
                 memory, which only `step` passes on.
         """
-        n = len(obs)
+        obs = _numbers(obs)
+        noise = _numbers(noise)
+        n = obs.shape[0] if obs.ndim else 1
         if obs.shape != (n, self._obs_dim) or noise.shape != (n, self._latent_dim):
             raise BackendError(
                 f"obs {obs.shape}, noise {noise.shape}: "
@@ -241,7 +239,10 @@ class CheckedBackend:
         Raises:
             BackendError: A shape differs from the manifest, or the backend failed.
         """
-        n = len(obs)
+        obs = _numbers(obs)
+        noise = _numbers(noise)
+        state = _numbers(state)
+        n = obs.shape[0] if obs.ndim else 1
         wanted = ((n, self._obs_dim), (n, self._latent_dim), (n, self._state_dim))
         given = (obs.shape, noise.shape, state.shape)
         if given != wanted:
@@ -271,13 +272,14 @@ class CheckedBackend:
         up too. A policy with memory also replays each golden episode from an empty memory.
 
         Args:
-            atol: Allowed difference of every action. None: FP32_SHARE of each action's range, and
-                for another precision MADE times the difference that it had when it was made on top.
+            atol: Allowed difference of every action. None: see `allowed_errors`.
 
         Raises:
             BackendError: A difference is larger or not a number, so this machine must not serve.
         """
-        allowed = self._allowed() if atol is None else np.full(self._answer[1], atol)
+        allowed = allowed_errors(self.manifest, self.precision, self.golden)
+        if atol is not None:
+            allowed = np.full_like(allowed, atol)
         n = len(self.golden["obs"])
         parts = [
             slice(start, start + size)
@@ -289,25 +291,11 @@ class CheckedBackend:
         errors = np.max([*found, *self._episode_errors()], axis=0)
         if not (errors <= allowed).all():
             raise BackendError(
-                f"self-test failed on {self.provider}: of {n} golden vectors differs "
+                f"self-test failed on {self.provider}: over {n} golden vectors the actions differ, "
                 f"{difference(self.manifest.action, errors, allowed)}; the runtime computes "
                 "another policy than the one exported"
             )
         return float(errors.max())
-
-    def _allowed(self) -> np.ndarray:
-        """Returns the allowed difference of each action (act_dim,)."""
-        parity = self.manifest.parity
-        fields = self.manifest.action
-        share = FP32_SHARE + _number(parity, "rounding")
-        allowed = tolerances(fields, self.golden["action"], share)
-        made = parity.get(self.precision) if self.precision != "fp32" else None
-        if not isinstance(made, dict):
-            return allowed
-        errors = made.get("golden_abs_errors")  # older bundles have only the largest of them
-        if isinstance(errors, list) and len(errors) == len(allowed) and all(map(is_number, errors)):
-            return allowed + MADE * np.array(errors)
-        return allowed + MADE * _number(made, "golden_max_abs_error")
 
     def _errors(self, part: slice) -> np.ndarray:
         """Returns each action's difference on golden vectors computed in one call, (act_dim,)."""
@@ -348,6 +336,14 @@ class CheckedBackend:
         return errors
 
 
+def _numbers(values: Any) -> np.ndarray:
+    """Returns `float_array` of an input. Raises BackendError where that refuses it."""
+    try:
+        return float_array(values)
+    except ValueError as error:
+        raise BackendError(f"an input: {error}") from error
+
+
 def _check_answer(array: np.ndarray, shape: tuple[int, ...]) -> None:
     """Raises BackendError unless a graph's answer is float32 of this shape."""
     if array.shape != shape or array.dtype != np.float32:
@@ -355,12 +351,6 @@ def _check_answer(array: np.ndarray, shape: tuple[int, ...]) -> None:
             f"the graph answered {array.dtype} {array.shape}, expected float32 {shape}; "
             "export it again"
         )
-
-
-def _number(values: dict[str, Any], key: str) -> float:
-    """Returns a number of the manifest; 0 where there is none."""
-    value = values.get(key, 0.0)
-    return float(value) if is_number(value) else 0.0
 
 
 class PlainBuffers:

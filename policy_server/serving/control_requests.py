@@ -35,7 +35,7 @@ class ControlRequests:
         self._previous: ServedPolicy | None = None
         self._reload_asked = threading.Event()
         self._answers: dict[str, Answer] = {
-            "hello": lambda session, *_: self._hello(session),
+            "hello": lambda session, _, request: self._hello(session, request),
             "reset": lambda session, _, request: self._reset(session, request),
             "health": lambda *_: self.health(),
             "stats": lambda *_: self._state.to_json(),
@@ -102,9 +102,14 @@ class ControlRequests:
         self._state.counters.statuses["OK"] += 1
         self._state.send(identity, wire.encode(reply, wire.json_bytes(answer)))
 
-    def _hello(self, session: Session) -> JsonObject:
+    def _hello(self, session: Session, request: JsonObject) -> JsonObject:
+        """Describes the current policy, or the one that the client had an answer from before."""
         policy = self._state.policy
-        session.memory.clear()
+        previous = self._previous
+        if "policy" not in request:
+            session.memory.clear()
+        elif previous is not None and previous.id.hex() == request["policy"]:
+            policy = previous
         return {
             "wire_version": wire.VERSION,
             "bundle_hash": policy.bundle.hash,

@@ -1,7 +1,6 @@
 """A policy in service: its bundle, its backend and its buffers."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -9,9 +8,8 @@ from policy_server.contract import wire
 from policy_server.contract.bundle import Bundle
 from policy_server.contract.choices import Precision, Provider
 from policy_server.contract.errors import ServerError
+from policy_server.contract.manifest import differences
 from policy_server.runtime.base import batch_sizes, load_backend
-
-_INTERFACE = ("obs", "action", "horizon", "n_action_steps", "control_period_s")
 
 
 class ServedPolicy:
@@ -87,13 +85,7 @@ class ServedPolicy:
         Raises:
             ServerError: Fields, horizon or period differ.
         """
-        mine = self.manifest.to_dict()
-        its = old.manifest.to_dict()
-        given = [
-            f"{name} {_short(mine[name])} instead of {_short(its[name])}"
-            for name in _INTERFACE
-            if mine[name] != its[name]
-        ]
+        given = differences(self.manifest, old.manifest)
         if given:
             raise ServerError(
                 f"the new bundle has another interface than the served one ({'; '.join(given)}): "
@@ -112,8 +104,3 @@ class ServedPolicy:
         for name, n_bytes in sizes.items():
             if n_bytes + wire.HEADER_BYTES > limit:
                 raise ServerError(f"{name} needs {n_bytes} bytes, a message holds at most {limit}")
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 100 else f"{text[:97]}..."

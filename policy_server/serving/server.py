@@ -149,7 +149,7 @@ class PolicyServer:
             provider=policy.provider,
         )
         where = f"on {self.endpoint}, provider {policy.provider}"
-        print(f"serving {name} ({bundle_hash[:12]}) {where}", flush=True)
+        print(f"serving {policy.manifest.shown_name} ({bundle_hash[:12]}) {where}", flush=True)
 
     def _turn(self, wait: bool) -> bool:
         """Takes what has come and computes one batch. Returns whether there was anything to do."""

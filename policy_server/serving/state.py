@@ -124,7 +124,7 @@ class ServerState:
         """Returns what a scrape reads. Only the serving thread may call it."""
         counters = self.counters
         return Snapshot(
-            policy=self.policy.manifest.name,
+            policy=self.policy.manifest.shown_name,
             bundle_hash=self.policy.bundle.hash,
             provider=self.policy.provider,
             version=installed_version("edp-robot") or "unknown",

@@ -7,7 +7,7 @@ import zmq
 from policy_server.contract import wire
 from policy_server.transport.address import host_and_port, unix_path
 from policy_server.transport.keys import ClientKeys
-from policy_server.transport.names import Addresses, tcp_text
+from policy_server.transport.names import MAX_WAIT_S, Addresses, tcp_text
 from policy_server.transport.plain_client import BACK_OFF_S, HANDSHAKE_S
 
 _NAP_NS = 50_000  # libzmq waits in whole milliseconds, so the last one is slept through in naps.
@@ -93,7 +93,8 @@ class CurveLink:
         """Returns whether the socket is ready before the deadline."""
         while True:
             left_ns = deadline_ns - time.monotonic_ns()
-            if self._socket.poll(max(left_ns // 1_000_000, 0), event):
+            left_ms = min(max(left_ns // 1_000_000, 0), int(MAX_WAIT_S * 1000))
+            if self._socket.poll(left_ms, event):
                 return True
             if left_ns <= 0:
                 return False

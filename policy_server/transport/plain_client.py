@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from policy_server.contract import wire
 from policy_server.transport import zmtp
 from policy_server.transport.address import AF_UNIX, host_and_port, unix_path
-from policy_server.transport.names import Address, Addresses
+from policy_server.transport.names import MAX_WAIT_S, Address, Addresses
 
 BACK_OFF_S = (0.02, 0.5)  # Before the second attempt to connect, and at most.
 HANDSHAKE_S = 2.0
@@ -98,7 +98,7 @@ class PlainLink:
     def _wait(self, writable: bool, deadline_ns: int) -> bool:
         """Returns whether the socket can be written, or else read, before the deadline."""
         assert self._socket is not None
-        left_s = max((deadline_ns - time.monotonic_ns()) * 1e-9, 0)
+        left_s = min(max((deadline_ns - time.monotonic_ns()) * 1e-9, 0), MAX_WAIT_S)
         if self._socket.fileno() >= _SELECT_FDS and hasattr(select, "poll"):
             poll = select.poll()
             poll.register(self._socket, select.POLLOUT if writable else select.POLLIN)

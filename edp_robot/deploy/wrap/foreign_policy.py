@@ -31,7 +31,8 @@ NUMPY = {
     "tensor(int32)": np.int32,
     "tensor(bool)": np.bool_,
 }
-FLOATS = ("tensor(float)", "tensor(double)")
+FLOATS = ("tensor(float)", "tensor(double)", "tensor(float16)")
+HALF_ROUNDS = 2**-9  # share of a number that float16 rounds away, in one of two ways
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,16 @@ class Foreign:
     def latent_dim(self) -> int:
         """Numbers of noise for one answer; 0 where there is no noise input."""
         return int(np.prod(self.noise_shape)) if self.noise else 0
+
+    @property
+    def rounding(self) -> float:
+        """Share of an answer that the graph's own precision rounds away; 0 for float32 and more."""
+        half = onnx.TensorProto.FLOAT16
+        graph = self.model.graph
+        casts = (a.i for node in graph.node for a in node.attribute if a.name == "to")
+        ports = (v.type.tensor_type.elem_type for v in (*graph.input, *graph.output))
+        weights = (tensor.data_type for tensor in graph.initializer)
+        return HALF_ROUNDS if half in (*casts, *ports, *weights) else 0.0
 
     @property
     def opset(self) -> int:
@@ -232,9 +243,9 @@ def _dims(node: Any, ranks: tuple[int, ...], what: str) -> tuple[int | None, tup
     sizes = tuple(n for n in rest if isinstance(n, int) and n > 0)
     if node.type not in FLOATS or len(rest) not in ranks or len(sizes) != len(rest):
         raise WrapError(
-            f"input {node.name!r} is {node.type} {node.shape}: expected {what} as float32 or "
-            "float64, (batch, dimensions) with numbers for the dimensions; pictures and several "
-            "observations at once are not supported"
+            f"input {node.name!r} is {node.type} {node.shape}: expected {what} as float32, "
+            "float64 or float16, (batch, dimensions) with numbers for the dimensions; pictures "
+            "and several observations at once are not supported"
         )
     return (batch if isinstance(batch, int) else None), sizes
 
@@ -251,11 +262,15 @@ def _probe(foreign: Foreign) -> tuple[int, int]:
     answer, _ = foreign.answer(np.zeros((n, *foreign.obs_shape)), noise, state)
     shape = answer.shape
     kind = answer.dtype
-    if len(shape) not in (2, 3) or shape[0] != n or kind not in (np.float32, np.float64):
+    if (
+        len(shape) not in (2, 3)
+        or shape[0] != n
+        or kind not in (np.float32, np.float64, np.float16)
+    ):
         raise WrapError(
-            f"output {foreign.output!r} is {kind} {shape} for {n} observations: expected float32 "
-            f"or float64, ({n}, act_dim) or ({n}, horizon, act_dim); discrete actions are not "
-            "supported"
+            f"output {foreign.output!r} is {kind} {shape} for {n} observations: expected float32, "
+            f"float64 or float16, ({n}, act_dim) or ({n}, horizon, act_dim); discrete actions are "
+            "not supported"
         )
     return (1, shape[1]) if len(shape) == 2 else (shape[1], shape[2])
 

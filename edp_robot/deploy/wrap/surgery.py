@@ -135,7 +135,7 @@ class _Memory:
     def remember(self) -> str:
         """Returns the name of the history's observations (batch, n, obs_dim), flat and in order.
 
-        In an empty memory the new observation stands for all earlier ones.
+        In an empty memory, which is zeros, the new observation stands for all earlier ones.
         """
         past = self._past
         assert past is not None
@@ -145,8 +145,7 @@ class _Memory:
         before = self._part(first, self.state_dim)
         is_new = add("Sub", _floats([1.0]), is_filled)
         again = add("Concat", *["obs"] * (past.n - 1), axis=1)
-        held = add("Mul", is_filled, before)
-        earlier = add("Add", held, add("Mul", is_new, again))
+        earlier = add("Add", before, add("Mul", is_new, again))
         steps = add("Concat", earlier, "obs", axis=1)
         filled = add("Add", is_filled, is_new)
         newest = np.arange(past.obs_dim, past.n * past.obs_dim)

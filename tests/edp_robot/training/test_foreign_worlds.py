@@ -127,8 +127,9 @@ def test_what_is_not_finite_is_never_saved(place, tmp_path):
     rows = replayed(tmp_path)
     assert len(rows["obs"]) == 2  # the two decisions before
     assert all(np.isfinite(values).all() for values in rows.values())
-    with pytest.raises(NotFinite, match="copy 0, control step 7 of its episode"):
+    with pytest.raises(NotFinite, match="copy 0, control step 7 of its episode") as resumed:
         pretrain(config, str(tmp_path), resume=True)  # the checkpoint is good, the world is not
+    assert str(tmp_path / "checkpoint.safetensors") in str(resumed.value)
     assert len(replayed(tmp_path)["obs"]) == 4
 
 

@@ -44,7 +44,7 @@ class Script:
 def scripted(bundle_path):
     """A client that has sent observations 1 to 4, and its link."""
     client = PolicyClient("tcp://127.0.0.1:9")
-    client._learn(Bundle.load(bundle_path).manifest)
+    client._known.manifest = Bundle.load(bundle_path).manifest
     client._link = Script()
     assert [client.send(OBS) for _ in range(4)] == [1, 2, 3, 4]
     return client, client._link

@@ -258,7 +258,7 @@ INF = float("inf")
 def test_the_self_test_allows_a_share_of_each_range(tiny, tmp_path, low, high, same, other):
     _with_limits(tiny, tmp_path / "a", low, high, same)[1].self_test()
     backend = _with_limits(tiny, tmp_path / "b", low, high, other)[1]
-    with pytest.raises(BackendError, match=r"differs motor\[\d\] by \S+ Nm, allowed is"):
+    with pytest.raises(BackendError, match=r"differ, motor\[\d\] by \S+ Nm, allowed is"):
         backend.self_test()
 
 

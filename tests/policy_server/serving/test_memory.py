@@ -334,7 +334,7 @@ def test_a_policy_without_memory_is_as_before(served, bundle_path):
         client.act(np.float32([0.1, 0.2, 0.01]))
         assert client._last is not None
         header, _ = client._last
-        assert (header.n_seen, client._n_seen) == (0, None)
+        assert (header.n_seen, client._memory._n_seen) == (0, None)
     manifest = load_backend(bundle_path, "cpu").manifest
     assert not {"state_dim", "history"} & set(manifest.to_dict())
     assert manifest.to_dict()["schema_version"] == 1

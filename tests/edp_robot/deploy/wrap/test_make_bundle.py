@@ -2,7 +2,10 @@ import hashlib
 import math
 
 import numpy as np
+import onnx
+import onnx.reference
 import pytest
+from onnx import TensorProto
 from support.foreign import known, linear, written
 from support.house import ROOT
 
@@ -13,8 +16,12 @@ from edp_robot.deploy.wrap.foreign_file import WrapError
 from edp_robot.deploy.wrap.known_fields import Draft, Known
 from edp_robot.deploy.wrap.make_bundle import draw, wrap
 from edp_robot.deploy.wrap.surgery import wrapped_graph
+from policy_server.contract.bundle import save
+from policy_server.contract.errors import BackendError
 from policy_server.contract.field import Field
-from policy_server.runtime.base import FP32_SHARE, load_backend
+from policy_server.control.local import LocalPolicy
+from policy_server.runtime.base import load_backend
+from policy_server.runtime.tolerance import FP32_SHARE
 
 
 def test_a_bundle_holds_what_was_said_and_answers_what_the_original_does(tmp_path):
@@ -143,3 +150,53 @@ def test_the_page_says_the_numbers_of_the_code(tmp_path):
     foreign = written(linear(), tmp_path / "p.onnx")
     bundle = wrap(foreign, known(limit=9.0), tmp_path / "b").bundle
     assert len(bundle.golden()["obs"]) == N_GOLDEN
+
+
+@pytest.mark.parametrize("kind", [TensorProto.FLOAT16, TensorProto.DOUBLE])
+def test_a_graph_of_other_floats_is_wrapped_and_served(tmp_path, kind):
+    """0.1 and 0.3 are rounded in float16 as the original rounds them."""
+    weights = np.array([[0.1, 0], [0, 0.3], [1, 1]], np.float32)
+    foreign = written(linear(kind=kind, weights=weights, noise="z"), tmp_path / "p.onnx", noise="z")
+    bundle = wrap(foreign, known(limit=9.0), tmp_path / "b").bundle
+    is_half = kind == TensorProto.FLOAT16
+    assert bundle.manifest.parity.get("rounding", 0.0) == (2**-9 if is_half else 0.0)
+    backend = load_backend(bundle, "cpu")
+    backend.self_test()
+    obs = np.array([[0.7, 0.9, 0.1]], np.float32)
+    noise = np.array([[0.2, -0.4]], np.float32)
+    got = backend.act(obs, noise)
+    numpy_kind = np.float16 if is_half else np.float64
+    expected = obs.astype(numpy_kind) @ weights.astype(numpy_kind) + noise.astype(numpy_kind)
+    np.testing.assert_allclose(got[0], expected, atol=2**-9 if is_half else 1e-6)
+    with LocalPolicy(bundle.path, "cpu") as policy:
+        assert policy.act(obs[0]).shape == (1, 2)
+
+
+def test_a_float16_graph_on_another_processor_is_the_same_policy(tmp_path):
+    """Golden answers off by one rounding of float16 are served; off by 1 % they are not."""
+    weights = np.eye(2, dtype=np.float32)
+    foreign = written(linear(kind=TensorProto.FLOAT16, weights=weights), tmp_path / "p.onnx")
+    bundle = wrap(foreign, known(obs_dim=2, limit=1.0), tmp_path / "b").bundle
+    golden = bundle.golden()
+    for share, fits in ((2**-11, True), (0.01, False)):
+        moved = {**golden, "action": golden["action"] + np.float32(2 * share)}
+        other = save(
+            tmp_path / "o", bundle.manifest, onnx_bytes=bundle.read("policy.onnx"), golden=moved
+        )
+        if fits:
+            load_backend(other, "cpu").self_test()
+        else:
+            with pytest.raises(BackendError, match="self-test failed"):
+                load_backend(other, "cpu").self_test()
+
+
+def test_a_number_that_float16_cannot_hold_is_no_command(tmp_path):
+    foreign = written(
+        linear(kind=TensorProto.FLOAT16, weights=np.eye(2, dtype=np.float32)), tmp_path / "p.onnx"
+    )
+    bundle = wrap(foreign, known(obs_dim=2, limit=1.0), tmp_path / "b").bundle
+    # ONNX Runtime's CPU computes in float32 here, a GPU rounds as this does
+    rounding = onnx.reference.ReferenceEvaluator(onnx.load_from_string(bundle.read("policy.onnx")))
+    with np.errstate(over="ignore", invalid="ignore"):
+        (got,) = rounding.run(None, {"obs": np.array([[1e5, 0.5]], np.float32)})
+    assert np.isnan(got).any()
