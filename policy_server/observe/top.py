@@ -11,6 +11,7 @@ from policy_server.contract.errors import PolicyError, PolicyTimeout
 
 Stats = dict[str, Any]
 MIN_INTERVAL_S = 0.1
+MAX_INTERVAL_S = 86_400.0
 _CLEAR = "\x1b[H\x1b[J"
 _HIDE = "\x1b[?25l"
 _SHOW = "\x1b[?25h"
@@ -143,7 +144,7 @@ def watch(
 
     Args:
         client: A client of the server.
-        interval_s: Time between two polls, at least 0.1 [s].
+        interval_s: Time between two polls, at least 0.1, at most a day [s].
         once: Show one frame, after two polls, and end.
         as_json: Write one object a line instead of a screen: endpoint, stats, rates.
         out: Where to write; None for stdout.
@@ -151,10 +152,13 @@ def watch(
     Raises:
         PolicyTimeout: No answer came, and the output is not a live screen.
         PolicyError: The server refused, likewise.
-        ValueError: The interval is too short.
+        ValueError: The interval is too short, too long, or no number.
     """
-    if interval_s < MIN_INTERVAL_S:
-        raise ValueError(f"interval {interval_s} s, expected at least {MIN_INTERVAL_S} s")
+    if not MIN_INTERVAL_S <= interval_s <= MAX_INTERVAL_S:
+        raise ValueError(
+            f"interval {interval_s} s, expected at least {MIN_INTERVAL_S} s, "
+            f"at most {MAX_INTERVAL_S:g} s"
+        )
     stream: TextIO = out or sys.stdout
     live = stream.isatty() and not once and not as_json
     stream.write(_HIDE if live else "")

@@ -38,6 +38,7 @@ DRAIN_S = 1.0
 LINGER_S = 0.2
 _WAIT_S = 0.1  # Longest sleep before the loop checks whether it shall end.
 _LOG_PERIOD_S = 10.0
+_REQUESTS = {Kind.ACT, Kind.CONTROL}
 _HARMLESS = {Status.UNSUPPORTED, Status.REFUSED, Status.NOT_FINITE}  # No sign of an attack.
 
 
@@ -92,6 +93,7 @@ class PolicyServer:
         self._busy_poll_ns = int(busy_poll_s * 1e9)
         self._heard = False
         self._failures = Occasional(_LOG_PERIOD_S)
+        self._shared = Occasional(_LOG_PERIOD_S)
         self._stop = threading.Event()
 
     def run(self, reload_first: Callable[[], bool] = lambda: False) -> None:
@@ -196,6 +198,8 @@ class PolicyServer:
                 raise WireError(Status.MALFORMED, f"message of {len(frames)} frames, expected one")
             header, payload = wire.decode(frames[0])
             sequence = header.sequence
+            if header.kind in _REQUESTS:
+                self._watch_order(state.sessions.get(identity, arrival_ns), sequence)
             if header.kind == Kind.ACT:
                 obs = wire.floats(payload, (state.policy.manifest.obs_dim,), sequence)
                 request = Request(
@@ -211,6 +215,23 @@ class PolicyServer:
             self._bad(identity, error, sequence or error.sequence)
         except Exception as error:  # A bug here must not stop the robots of the other sessions.
             self._failed(identity, error, sequence)
+
+    def _watch_order(self, session: Session, sequence: int) -> None:
+        """Logs where a session's numbers do not rise: two clients have one routing id."""
+        falls = 0 < sequence <= session.last_sequence
+        n_suppressed = self._shared.due(session.ordinal) if falls else None
+        if n_suppressed is not None:
+            log(
+                "routing_id_shared",
+                level="warning",
+                session=session.ordinal,
+                sequence=sequence,
+                last_sequence=session.last_sequence,
+                n_suppressed=n_suppressed,
+                reason="two clients, or one started again, use one routing id: they share a "
+                "session, and take each other's connection; give each its own",
+            )
+        session.last_sequence = sequence
 
     def _bad(self, identity: bytes, error: WireError, sequence: int) -> None:
         """Answers a message that breaks the rules. Ignores a peer that sends many."""

@@ -70,6 +70,7 @@ class Session:
         noise: Its noise.
         memory: What the policy remembers of its episode.
         waiting: Its observation that waits.
+        last_sequence: Number of its newest message. It rises, unless two clients share the id.
         last_ns: When it last sent something valid, monotonic [ns].
         n_acts: Answered observations.
         n_late: Observations that waited longer than their budget.
@@ -82,6 +83,7 @@ class Session:
     noise: NoiseStream
     memory: Memory = field(default_factory=Memory)
     waiting: Request | None = None
+    last_sequence: int = 0
     last_ns: int = 0
     n_acts: int = 0
     n_late: int = 0

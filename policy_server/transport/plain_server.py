@@ -14,6 +14,7 @@ import time
 from collections import deque
 
 from policy_server.contract import wire
+from policy_server.observe.logs import Occasional, log
 from policy_server.transport import zmtp
 from policy_server.transport.address import (
     AF_UNIX,
@@ -29,6 +30,7 @@ MAX_HALF = 1 << 26  # Bytes of incomplete messages, of all peers together.
 STUCK_S = 10.0  # A connection without a greeting, or with half a message, may last so long.
 _LARGE = 1 << 16  # Bytes of an incomplete message from which MAX_HALF is enforced.
 _SPARE_FDS = 64  # The process's descriptors that connections leave free: a reload opens files.
+_LOG_PERIOD_S = 10.0
 _TURN = 16  # Messages of one peer before the next peer's turn.
 _MAX_PARTS = 3
 _CHUNK = 1 << 14
@@ -82,6 +84,7 @@ class PlainFront:
         self._unread: dict[int, _Peer] = {}  # Peers with messages that wait for their turn.
         self._n_unnamed = 0
         self._swept_ns = 0
+        self._take_overs = Occasional(_LOG_PERIOD_S)
         n_descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         self._max_peers = min(MAX_PEERS, max(n_descriptors - _SPARE_FDS, 1))
 
@@ -186,10 +189,26 @@ class PlainFront:
             self._n_unnamed += 1
             identity = b"\0" + self._n_unnamed.to_bytes(8, "big")
         if identity in self._routes:
-            self._drop(self._routes[identity])
+            self._take_over(self._routes[identity], peer)
         peer.identity = identity
         self._routes[identity] = peer
         self._write(peer, zmtp.ready(b"ROUTER"))
+
+    def _take_over(self, old: _Peer, new: _Peer) -> None:
+        """Ends an older connection with the same routing id, and says so. Ids are no log's."""
+        old_from = _origin(old.socket)
+        new_from = _origin(new.socket)
+        self._drop(old)
+        if (n_suppressed := self._take_overs.due(old_from.rpartition(":")[0])) is not None:
+            log(
+                "connection_taken_over",
+                level="warning",
+                old_from=old_from,
+                new_from=new_from,
+                n_suppressed=n_suppressed,
+                reason="a second connection has the same routing id: a client that lost its "
+                "connection, or two clients with one id",
+            )
 
     def _take(self, peer: _Peer, messages: Messages) -> None:
         """Moves a few of a peer's messages to the list. The rest waits for the peer's next turn."""
@@ -276,3 +295,12 @@ class PlainFront:
         with contextlib.suppress(OSError):
             self._epoll.unregister(peer.fd)
         peer.socket.close()
+
+
+def _origin(own: socket.socket) -> str:
+    """Returns where a connection comes from: HOST:PORT, or ipc."""
+    try:
+        name = own.getpeername()
+    except OSError:
+        return "unknown"
+    return ":".join(map(str, name[:2])) if isinstance(name, tuple) else "ipc"

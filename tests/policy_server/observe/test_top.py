@@ -218,3 +218,9 @@ def test_live_shows_a_server_that_went_away_and_came_back(start_server, bundle_p
         while isinstance(complaint, str) and time.monotonic() < end:
             complaint, rate = next(polls)
         assert complaint["uptime_s"] < 30 and rate is not None
+
+
+@pytest.mark.parametrize("interval_s", [float("nan"), float("inf"), -1.0, 0.0, 1e12])
+def test_intervals_that_are_none_are_refused(interval_s):
+    with pytest.raises(ValueError, match=f"interval {interval_s} s, expected at least 0.1 s"):
+        top.watch(None, interval_s)
