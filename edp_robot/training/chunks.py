@@ -9,6 +9,7 @@ import torch
 from tqdm import trange
 
 from edp_robot.training.checkpoint import load_tree
+from edp_robot.training.devices import CPU, random_state, set_random_state
 from edp_robot.training.runs import Run
 
 
@@ -50,7 +51,7 @@ def train_in_chunks(run: Run, trainer: Chunked, n_chunks: int, title: str, resum
         for i in trange(first, n_chunks, desc=title, unit="chunk", disable=None):
             run.log(i, trainer.chunk())
             if i % 10 == 9 or i == n_chunks - 1:
-                held = {"torch_rng": torch.get_rng_state(), "n_chunks": i + 1}
+                held = {"torch_rng": random_state(CPU), "n_chunks": i + 1}
                 run.save({**trainer.state(), **held})
     except KeyboardInterrupt:
         saved = run.checkpoint_path
@@ -67,7 +68,8 @@ def restore(run: Run, trainer: Chunked) -> int:
         return 0
     saved = load_tree(run.checkpoint_path)
     trainer.load(saved)
-    torch.set_rng_state(saved["torch_rng"].to(torch.uint8))
+    held = saved["torch_rng"]  # an older version saved torch's alone
+    set_random_state({"cpu": held} if isinstance(held, torch.Tensor) else held, CPU)
     run.truncate(saved["n_chunks"] - 1)
     return saved["n_chunks"]
 

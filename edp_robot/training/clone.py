@@ -6,16 +6,17 @@ import copy
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from edp_robot.diffusion.losses import denoising_loss
+from edp_robot.methods import shown_data
 from edp_robot.methods.ddpg import polyak_update
 from edp_robot.methods.models import NoiseModelConfig, noise_model, normaliser
 from edp_robot.methods.obs_statistics import fit
 from edp_robot.methods.ranges import Rate, Seed
 from edp_robot.training.chunks import set_cosine_rate, train_in_chunks
+from edp_robot.training.devices import seed_all
 from edp_robot.training.runs import RUN_CONFIGS, Run, RunConfig
 from sim.core.registry import task_spec
 from sim.core.spec import TaskSpec
@@ -29,8 +30,9 @@ N_REPLAYED = 20_000  # observations that distillation starts from
 class CloneConfig(RunConfig):
     """A diffusion policy of demonstrations, without exploration or reward.
 
-    `data` is an .npz file with raw obs (n, obs_dim) and action (n, act_dim) in [-1, 1]. If it is
-    empty, the task's own expert shows `n_pairs`.
+    `data` is an .npz file with raw obs (n, obs_dim) and action (n, act_dim) in [-1, 1]; what lies
+    outside by at most 1e-5, float32's rounding, is clipped. If it is empty, the task's own expert
+    shows `n_pairs`.
     """
 
     TITLE = "cloning"
@@ -59,7 +61,7 @@ def demonstrations(config: CloneConfig, spec: TaskSpec) -> tuple[Tensor, Tensor]
         FileNotFoundError: There is no such file.
     """
     if config.data:
-        obs, action = _read(config.data)
+        obs, action = shown_data.read(config.data)
     elif config.task in experts.EXPERTS:
         obs, action = experts.demonstrations(config.task, config.n_pairs, config.seed)
     else:
@@ -68,26 +70,8 @@ def demonstrations(config: CloneConfig, spec: TaskSpec) -> tuple[Tensor, Tensor]
             f"task {config.task!r} shows nothing by itself ({known} do); "
             "give --data FILE.npz with obs and action"
         )
-    expected = ((len(obs), spec.obs_dim), (len(obs), spec.act_dim))
-    if (obs.shape, action.shape) != expected or not len(obs):
-        raise ValueError(
-            f"obs {obs.shape}, action {action.shape}: {config.task} wants {expected}, "
-            "and a row or more"
-        )
-    if not np.isfinite(obs).all() or not (np.abs(action) <= 1).all():
-        raise ValueError(
-            "obs must be finite, and actions in [-1, 1]; "
-            "map commands by the task's action map first"
-        )
+    obs, action = shown_data.checked(obs, action, spec)
     return torch.from_numpy(obs), torch.from_numpy(action)
-
-
-def _read(path: str) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the arrays obs and action of an .npz file."""
-    with np.load(path, allow_pickle=False) as file:
-        if missing := {"obs", "action"} - set(file.files):
-            raise ValueError(f"{path} lacks {sorted(missing)}; it holds {sorted(file.files)}")
-        return file["obs"].astype(np.float32), file["action"].astype(np.float32)
 
 
 class Cloner:
@@ -163,7 +147,7 @@ def clone(config: CloneConfig, out: str, resume: bool = False) -> None:
         ValueError: The demonstrations do not fit the task, or there are none.
         KeyboardInterrupt: SIGINT came. The last checkpoint stays.
     """
-    torch.manual_seed(config.seed)
+    seed_all(config.seed)
     spec = task_spec(config.task)
     cloner = Cloner(spec, config, *demonstrations(config, spec))
     with Run(out, config, resume) as run:

@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 import torch
 
+from sim.core.seeds import globals_state, seed_globals, set_globals_state
+
 Device = Literal["auto", "cpu", "cuda"]
 CPU = torch.device("cpu")
 
@@ -27,9 +29,18 @@ def pick(name: str) -> torch.device:
     return torch.device("cuda" if has_cuda and name != "cpu" else "cpu")
 
 
-def random_state(device: torch.device) -> dict[str, torch.Tensor]:
-    """Returns torch's random state of the CPU, and of the GPU if that is the device."""
-    state = {"cpu": torch.get_rng_state()}
+def seed_all(seed: int) -> None:
+    """Seeds torch, `random` and `numpy.random`."""
+    torch.manual_seed(seed)
+    seed_globals(seed)
+
+
+def random_state(device: torch.device) -> dict[str, Any]:
+    """Returns the state of the CPU's generators, and of torch's on the GPU if that is the device.
+
+    They are torch's, `random` and `numpy.random`, which foreign environments and rewards use.
+    """
+    state: dict[str, Any] = {"cpu": torch.get_rng_state(), "globals": globals_state()}
     if device.type == "cuda":
         state["cuda"] = torch.cuda.get_rng_state(device)
     return state
@@ -48,5 +59,7 @@ def set_random_state(saved: dict[str, Any], device: torch.device) -> None:
             f"give --device {was} to resume it"
         )
     torch.set_rng_state(saved["cpu"].to(torch.uint8))
+    if "globals" in saved:  # an older version saved torch's alone
+        set_globals_state(saved["globals"])
     if was == "cuda":
         torch.cuda.set_rng_state(saved["cuda"].to(torch.uint8), device)

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
-
 from edp_robot.deploy.students import Student
 from edp_robot.training.chunks import train_in_chunks
+from edp_robot.training.devices import seed_all
 from edp_robot.training.distillers import DISTILLERS, DistillConfig, make_student
 from edp_robot.training.runs import Run, RunRecord
 from edp_robot.training.source import Source, load_source, visited_states
@@ -30,7 +29,7 @@ def distill(config: DistillConfig, out: str, resume: bool = False) -> Student:
         ValueError: It holds no diffusion policy.
         KeyboardInterrupt: SIGINT came. The last checkpoint stays.
     """
-    torch.manual_seed(config.seed)
+    seed_all(config.seed)
     source = load_source(config.start, config.teacher_denoise_steps)
     with Run(out, config, resume) as run:
         student = make_student(source, config)

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from tqdm import trange
 
 from edp_robot.methods.doors import check_config, stored_config_class
@@ -21,6 +20,7 @@ from edp_robot.methods.replay import Replay, TooFewSteps
 from edp_robot.methods.replay_mix import relabelled
 from edp_robot.training.actor import torch_actor
 from edp_robot.training.checkpoint import load_tree
+from edp_robot.training.devices import seed_all
 from edp_robot.training.observe import make_observer
 from edp_robot.training.runs import CHECKPOINT, RUN_CONFIGS, Run, RunConfig
 from edp_robot.training.source import load_pretrained
@@ -109,7 +109,7 @@ def finetune(
         FileExistsError: `out` holds a run and `resume` is False.
         KeyboardInterrupt: A signal stopped the run. Its checkpoint is saved.
     """
-    torch.manual_seed(config.seed)
+    seed_all(config.seed)
     env = Hold(make_vec(config.task, config.loop.n_envs, config.seed), config.loop.n_action_steps)
     learner = make_learner(env.task_spec, config)
 

@@ -24,7 +24,7 @@ from edp_robot.methods.models import NoiseModelConfig, noise_model, normaliser
 from edp_robot.methods.obs_statistics import follow
 from edp_robot.methods.ranges import Seed
 from edp_robot.methods.replay import Batch, Replay
-from edp_robot.training.devices import CPU
+from edp_robot.training.devices import CPU, seed_all
 from edp_robot.training.observe import make_observer
 from edp_robot.training.runs import RUN_CONFIGS, Run, RunConfig
 from edp_robot.training.train_loop import Learner, Loop, LoopConfig, Progress
@@ -216,7 +216,7 @@ def pretrain(
         FileExistsError: `out` holds a run and `resume` is False.
         KeyboardInterrupt: A signal stopped the run. Its checkpoint is saved.
     """
-    torch.manual_seed(config.seed)
+    seed_all(config.seed)
     n_seeds = config.n_seeds
     n_action_steps = config.loop.n_action_steps
     env = Hold(make_vec(config.task, n_seeds * config.loop.n_envs, config.seed), n_action_steps)

@@ -10,6 +10,7 @@ import numpy as np
 from policy_server.contract.interval import wilson
 from sim.core.hold import Hold
 from sim.core.registry import make_vec, task_spec
+from sim.core.seeds import seeded_globals
 from sim.core.spec import TaskSpec
 from sim.core.vec import Step, copy_seeds
 
@@ -72,8 +73,9 @@ def evaluate(
         ValueError: There is no such task, or its episode is shorter than `n_action_steps`.
         NotFinite: The environment gave a number that is not finite.
     """
-    env = _made(task, n_episodes, seed, n_action_steps)
-    return _evaluation(env, lambda obs: env.step(act(obs)), n_episodes, seed)
+    with seeded_globals(seed):
+        env = _made(task, n_episodes, seed, n_action_steps)
+        return _evaluation(env, lambda obs: env.step(act(obs)), n_episodes, seed)
 
 
 def evaluate_commands(
@@ -99,8 +101,9 @@ def evaluate_commands(
         ValueError: There is no such task, or the answers have another shape.
         NotFinite: The environment gave a number that is not finite.
     """
-    env = _made(task, n_episodes, seed, n_action_steps)
-    return _evaluation(env, lambda obs: env.step_commands(answer(obs)), n_episodes, seed, begin)
+    with seeded_globals(seed):
+        env = _made(task, n_episodes, seed, n_action_steps)
+        return _evaluation(env, lambda obs: env.step_commands(answer(obs)), n_episodes, seed, begin)
 
 
 def copies(spec: TaskSpec, n_episodes: int) -> int:

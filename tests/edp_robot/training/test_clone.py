@@ -74,7 +74,21 @@ def test_a_resumed_clone_equals_an_uninterrupted_one(tmp_path, monkeypatch):
             r"obs \(2, 3\), action \(2, 3\): modes wants",
         ),
         ({"obs": np.zeros((0, 2)), "action": np.zeros((0, 3))}, "a row or more"),
-        ({"obs": np.zeros((2, 2)), "action": np.full((2, 3), 1.5)}, r"actions in \[-1, 1\]"),
+        (
+            {"obs": np.zeros((2, 2)), "action": np.full((2, 3), 1.5)},
+            r"actions must lie in \[-1, 1\].* 2 of 2 rows: row 0 has 1.5, row 1 has 1.5",
+        ),
+        (
+            {"obs": np.array([[0, 0], [0, np.nan]]), "action": np.zeros((2, 3))},
+            "obs must be finite.* 1 of 2 rows: row 1 has nan",
+        ),
+        ({"obs": np.full((1, 2), 1e300), "action": np.zeros((1, 3))}, "row 0 has 1e"),
+        ({"obs": np.zeros((2, 2)), "action": np.full((2, 3), np.nan)}, "row 0 has nan"),
+        ({"obs": np.zeros(2), "action": np.zeros((2, 3))}, r"obs \(2,\)"),
+        ({"obs": np.float64(0), "action": np.zeros((2, 3))}, r"obs \(\)"),
+        ({"obs": np.zeros((2, 2)), "action": np.zeros((3, 3))}, r"action \(3, 3\)"),
+        ({"obs": np.array([["a", "b"]]), "action": np.zeros((1, 3))}, "obs is <U1"),
+        ({"obs": np.array([[None, 1]]), "action": np.zeros((1, 3))}, "holds objects"),
     ],
 )
 def test_demonstrations_that_do_not_fit_are_refused(tmp_path, arrays, message):
@@ -94,3 +108,24 @@ def test_the_cosine_by_hand():
     for done, rate in ((0.0, 0.2), (0.5, 0.1), (1.0, 0.002), (2.0, 0.002)):
         set_cosine_rate(optimizer, 0.2, done)
         assert optimizer.param_groups[0]["lr"] == pytest.approx(rate)
+
+
+@pytest.mark.parametrize("content", [b"", b"PK no zip", b"\x93NUMPY"])
+def test_a_file_that_is_no_npz_is_refused(tmp_path, content):
+    (tmp_path / "d.npz").write_bytes(content)
+    with pytest.raises(ValueError, match=r"d\.npz (is no whole \.npz file|holds objects)"):
+        clone(smoke(data=str(tmp_path / "d.npz")), str(tmp_path / "run"))
+
+
+def test_rounding_is_clipped_and_whole_numbers_and_one_row_are_taken(tmp_path):
+    from edp_robot.training.clone import demonstrations
+    from sim.core.registry import task_spec
+
+    data = tmp_path / "d.npz"
+    np.savez(data, obs=np.array([[0, 1]]), action=np.float32([[1.0000001, -1.0000001, 0.5]]))
+    obs, action = demonstrations(smoke(data=str(data)), task_spec("modes"))
+    assert obs.tolist() == [[0, 1]] and action.tolist() == [[1, -1, 0.5]]
+    assert obs.dtype == action.dtype == torch.float32
+    np.savez(data, obs=np.array([[0, 1]]), action=np.array([[1.001, 0, 0]]))
+    with pytest.raises(ValueError, match=r"row 0 has 1\.001"):
+        demonstrations(smoke(data=str(data)), task_spec("modes"))

@@ -62,3 +62,25 @@ def test_a_grad_step_makes_no_tensor_elsewhere(method):
     assert "critic_loss" in metrics
     assert {value.device for value in metrics.values()} == {META}
     assert learner.ddpg.explore(torch.zeros(2, 2, 2, device=META)).device == META
+
+
+def test_the_shared_generators_are_seeded_saved_and_restored(tmp_path):
+    import random
+
+    import numpy as np
+
+    from edp_robot.training.checkpoint import load_tree, save_tree
+    from edp_robot.training.devices import CPU, random_state, seed_all, set_random_state
+
+    def drawn():
+        return [random.random(), np.random.randn(), torch.rand(1).item()]  # noqa: NPY002
+
+    seed_all(7)
+    first = drawn()
+    save_tree(tmp_path / "c", random_state(CPU))
+    second = drawn()
+    set_random_state(load_tree(tmp_path / "c"), CPU)
+    assert drawn() == second
+    seed_all(7)
+    assert drawn() == first
+    set_random_state({"cpu": torch.get_rng_state()}, CPU)  # as an older version saved it
