@@ -128,15 +128,23 @@ def update(path: str | Path, robot: str, name: str, section: dict[str, Any]) -> 
     Raises:
         CalibrationError: The file there is damaged or belongs to another robot.
     """
-    sections: dict[str, dict[str, Any]] = {}
-    if Path(path).exists():
-        old = Calibration.load(path)
-        if old.robot != robot:
-            raise CalibrationError(
-                f"{path} belongs to robot {old.robot!r}, not {robot!r}; choose another file"
-            )
-        sections = old.sections
-    return save(path, robot, sections | {name: section})
+    return save(path, robot, sections_of(path, robot) | {name: section})
+
+
+def sections_of(path: str | Path, robot: str) -> dict[str, dict[str, Any]]:
+    """Returns the sections of the file, none where there is no file yet.
+
+    Raises:
+        CalibrationError: The file is damaged or belongs to another robot.
+    """
+    if not Path(path).exists():
+        return {}
+    old = Calibration.load(path)
+    if old.robot != robot:
+        raise CalibrationError(
+            f"{path} belongs to robot {old.robot!r}, not {robot!r}; choose another file"
+        )
+    return old.sections
 
 
 def _read(path: str | Path) -> Any:

@@ -15,6 +15,7 @@ There are two answers, and both are reported.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -138,6 +139,11 @@ def estimate_delay(
     )
 
 
+def n_needed(period_s: float, max_delay_s: float) -> int:
+    """Returns how many samples an estimate needs."""
+    return max(MIN_SAMPLES, 4 * math.ceil(max_delay_s / period_s))
+
+
 def _check(command: np.ndarray, measured: np.ndarray, period_s: float, max_delay_s: float) -> int:
     """Returns the longest lag to look for [ticks], after checking the signals."""
     if command.ndim != 1 or command.shape != measured.shape:
@@ -155,7 +161,7 @@ def _check(command: np.ndarray, measured: np.ndarray, period_s: float, max_delay
                 f"{name} never changes, so nothing can be compared; does this joint move?"
             )
     max_lag = int(np.ceil(max_delay_s / period_s))
-    needed = max(MIN_SAMPLES, 4 * max_lag)
+    needed = n_needed(period_s, max_delay_s)
     if len(command) < needed:
         raise CalibrationError(
             f"{len(command)} samples are too few, expected {needed} or more; record for longer"

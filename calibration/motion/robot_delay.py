@@ -11,10 +11,10 @@ are part of the delay.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from typing import Any, Protocol, runtime_checkable
+import math
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, replace
+from typing import Any, NoReturn, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -26,16 +26,19 @@ from calibration.motion.delay import (
     DelayAndLag,
     DelayEstimate,
     estimate_delay,
+    n_needed,
 )
 from calibration.motion.excitation import smooth_motion
-from policy_server.contract.clock import Clock, wait_until
-from policy_server.control.robot import KnowsConnection, Robot
+from calibration.motion.recording import Mover, Recording
+from policy_server.contract.clock import Clock
+from policy_server.contract.signals import Stop, stop_on_signals
+from policy_server.control.robot import Robot
+from policy_server.control.robot_use import RobotUse, use_robot
 
 MIN_SECONDS = 4.0
 AMPLITUDE = 0.1  # in the action's own unit; for our arm [rad]
-SPIN_NS = 300_000
-FIRST_TICK_NS = 20_000_000
 MAX_LATE_SHARE = 0.02
+MAX_TICKS = 200_000
 
 
 @runtime_checkable
@@ -43,29 +46,6 @@ class Named(Protocol):
     """A robot that has a name, as LeRobot's have."""
 
     name: str
-
-
-@dataclass(frozen=True)
-class Recording:
-    """One motion and what was read meanwhile, at ticks `period_s` apart.
-
-    Attributes:
-        joints: Names of the columns.
-        command: (n, n_joints) commanded positions.
-        measured: (n, n_joints) positions read.
-        period_s: Time between ticks [s].
-        reading_to_command_s: Mean time from a reading to the command of the same tick [s].
-        n_late: Ticks that came more than a quarter period late.
-        worst_late_s: Lateness of the worst tick [s].
-    """
-
-    joints: tuple[str, ...]
-    command: np.ndarray
-    measured: np.ndarray
-    period_s: float
-    reading_to_command_s: float
-    n_late: int
-    worst_late_s: float
 
 
 @dataclass(frozen=True)
@@ -106,12 +86,13 @@ def measure(
     joints: tuple[str, ...] | None = None,
     max_delay_s: float = 0.4,
     clock: Clock | None = None,
+    stop: Stop | None = None,
 ) -> LatencyResult:
     """Returns delay and lag of `robot`, measured by moving its joints.
 
-    The joints move by at most `amplitude` around where they are, so make room for that. The robot
-    goes back to where it was. It is connected first and disconnected at the end, unless it is
-    connected already.
+    The joints move by at most `amplitude` around where they are, so make room for that. However it
+    ends, the robot goes back to where it was. It is connected first and disconnected at the end,
+    unless it is connected already.
 
     Args:
         robot: The robot. Joint `x` is read as `x.pos` and driven as `x.target` or `x.pos`.
@@ -122,42 +103,56 @@ def measure(
         joints: Joints to move. None: all that can be read and driven.
         max_delay_s: Longest lag to look for [s].
         clock: Clock of the deadlines. None: the monotonic clock.
+        stop: What ends it early. None: SIGINT, SIGTERM, SIGHUP and SIGQUIT do.
 
     Raises:
-        CalibrationError: The motion is too short, a joint is missing, or no joint gave a usable
-            answer.
+        CalibrationError: The motion is too short, a joint is missing, no joint gave a usable
+            answer, or more than one thing failed.
+        KeyboardInterrupt: A signal ended it. The robot is back where it was.
     """
-    if not (seconds >= MIN_SECONDS and hz > 0 and amplitude > 0):
-        raise CalibrationError(
-            f"got seconds={seconds}, hz={hz}, amplitude={amplitude}; "
-            f"expected seconds of {MIN_SECONDS} or more, and the others above 0"
-        )
+    _check_length(seconds, hz, amplitude, max_delay_s)
     names = _joints(robot, joints)
     rng = np.random.default_rng(seed)
     motion = smooth_motion(round(seconds * hz), len(names), 1 / hz, amplitude, rng)
     still = [joint not in (joints or names) for joint in names]
     motion[:, still] = 0.0  # these are commanded too, since some robots want every target
-    with _connected(robot):
-        recording = _record(robot, names, motion, 1 / hz, clock or Clock())
-    return summarise(recording, max_delay_s)
+    mover = Mover(robot, names, motion, 1 / hz, clock or Clock())
+    with stop_on_signals(breaks=False) if stop is None else nullcontext(stop) as signals:
+        use = use_robot(robot, lambda: mover.record(signals), mover.go_back, signals, True)
+    if mover.recording is None:
+        _raise_first(use)
+    result = summarise(mover.recording, max_delay_s)
+    return replace(result, warnings=(*result.warnings, *use.reasons()))
+
+
+def _check_length(seconds: float, hz: float, amplitude: float, max_delay_s: float) -> None:
+    """Raises CalibrationError for settings that no motion can have, before anything moves."""
+    if not (MIN_SECONDS <= seconds < math.inf and 0 < hz < math.inf and 0 < amplitude < math.inf):
+        raise CalibrationError(
+            f"got seconds={seconds}, hz={hz}, amplitude={amplitude}; "
+            f"expected seconds of {MIN_SECONDS} or more, and the others above 0"
+        )
+    least = n_needed(1 / hz, max_delay_s)
+    if not least <= seconds * hz <= MAX_TICKS:
+        raise CalibrationError(
+            f"seconds={seconds:g} at hz={hz:g} are {seconds * hz:.0f} ticks: expected {least} to "
+            f"{MAX_TICKS}"
+        )
+
+
+def _raise_first(use: RobotUse) -> NoReturn:
+    """Raises what kept a measurement from ending: its error, or all that failed in one."""
+    reasons = use.reasons()
+    if len(reasons) > 1 or (use.interrupted and reasons):
+        raise CalibrationError("; ".join(["interrupted"] * use.interrupted + reasons))
+    if reasons:
+        raise use.failures[0][1]
+    raise KeyboardInterrupt
 
 
 def robot_name(robot: Robot) -> str:
     """Returns the robot's own name, or that of its class."""
     return robot.name if isinstance(robot, Named) else type(robot).__name__
-
-
-@contextlib.contextmanager
-def _connected(robot: Robot) -> Iterator[None]:
-    """Connects the robot for the length of the block, unless it is connected already."""
-    if isinstance(robot, KnowsConnection) and robot.is_connected:
-        yield
-        return
-    robot.connect()
-    try:
-        yield
-    finally:
-        robot.disconnect()
 
 
 def _joints(robot: Robot, wanted: tuple[str, ...] | None) -> dict[str, str]:
@@ -184,50 +179,6 @@ def _joints(robot: Robot, wanted: tuple[str, ...] | None) -> dict[str, str]:
     return names
 
 
-def _record(
-    robot: Robot, names: dict[str, str], motion: np.ndarray, period_s: float, clock: Clock
-) -> Recording:
-    """Moves the joints by `motion` (n, n_joints) around where they are and returns what was read.
-
-    Args:
-        robot: The robot, connected.
-        names: Name of each joint's action.
-        motion: (n, n_joints) offsets.
-        period_s: Time between ticks [s].
-        clock: Clock of the deadlines.
-    """
-    start = robot.get_observation()
-    rest = np.array([float(start[f"{joint}.pos"]) for joint in names])
-    command = rest + motion
-    measured = np.empty_like(command)
-    gap_ns = np.empty(len(command))
-    late_ns = np.empty(len(command))
-    first_ns = clock.now_ns() + FIRST_TICK_NS
-    try:
-        for k, row in enumerate(command):
-            deadline_ns = first_ns + round(k * period_s * 1e9)
-            before_ns = wait_until(deadline_ns, SPIN_NS, clock)
-            reading = robot.get_observation()
-            middle_ns = (before_ns + clock.now_ns()) / 2
-            measured[k] = [reading[f"{joint}.pos"] for joint in names]
-            gap_ns[k] = clock.now_ns() - middle_ns
-            late_ns[k] = before_ns - deadline_ns
-            robot.send_action(dict(zip(names.values(), row.tolist(), strict=True)))
-    finally:
-        with contextlib.suppress(Exception):  # the error that stopped the motion matters more
-            robot.send_action(dict(zip(names.values(), rest.tolist(), strict=True)))
-    moved = np.abs(motion).max(axis=0) > 0
-    return Recording(
-        joints=tuple(joint for joint, moves in zip(names, moved, strict=True) if moves),
-        command=command[:, moved],
-        measured=measured[:, moved],
-        period_s=period_s,
-        reading_to_command_s=float(gap_ns.mean() * 1e-9),
-        n_late=int(np.sum(late_ns > period_s * 1e9 / 4)),
-        worst_late_s=float(late_ns.max() * 1e-9),
-    )
-
-
 def summarise(recording: Recording, max_delay_s: float = 0.4) -> LatencyResult:
     """Returns the delay that the joints of a recording agree on: means weighted by their intervals.
 
@@ -248,6 +199,8 @@ def summarise(recording: Recording, max_delay_s: float = 0.4) -> LatencyResult:
             f"{recording.n_late} of {n_ticks} ticks came late (worst "
             f"{recording.worst_late_s * 1e3:.1f} ms): measure again on a quieter machine"
         )
+    if recording.n_lost:
+        warnings.append(f"{recording.n_lost} readings or commands of {n_ticks} ticks were lost")
     shift_s = recording.reading_to_command_s
     delay_s, delay_half_s = _mean([(e.delay_s, e.delay_high_s - e.delay_s) for e in used])
     lag_s, lag_half_s = _mean([(e.lag_s, (e.lag_high_s - e.lag_low_s) / 2) for e in used])

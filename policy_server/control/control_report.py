@@ -8,8 +8,8 @@ import numpy as np
 from policy_server.bench.statistics import summary
 
 _COUNTS = (
-    *("ticks", "missed_deadlines", "skipped", "n_holds", "control_period_s", "interventions"),
-    *("unchecked_fields", "successes", "interrupted", "error"),
+    *("ticks", "missed_deadlines", "skipped", "n_holds", "n_lost_reads", "n_lost_writes"),
+    *("control_period_s", "interventions", "unchecked_fields", "successes", "interrupted", "error"),
 )
 
 
@@ -22,24 +22,31 @@ class ControlReport:
         missed_deadlines: Ticks whose work ended after the next tick's scheduled start.
         skipped: Ticks that passed entirely while another tick was at work or the process did not
             run.
-        n_holds: Ticks that sent the last safe target again because there was no usable action.
+        n_holds: Ticks that brought the robot no new target: there was no usable action, the reading
+            was lost, or the target was. The robot kept its last safe target.
+        n_lost_reads: Readings that failed, lacked a number, or held NaN or infinity.
+        n_lost_writes: Targets that could not be sent.
         control_period_s: Scheduled time between ticks [s].
         interventions: Number of targets that the limiter changed, by kind.
         unchecked_fields: Fields of the policy whose names could not be compared with the robot's,
             like "obs.arm".
         successes: Whether each complete episode succeeded. Empty where the robot cannot tell.
-        interrupted: Whether SIGINT or SIGTERM ended the run.
-        error: Why the run failed. None: it did not.
+        interrupted: Whether SIGINT, SIGTERM, SIGHUP or SIGQUIT ended the run.
+        error: Every reason why the run, or its end, failed. None: it did not.
         period_ns: (n,) time between the starts of neighbouring ticks [ns].
         late_ns: (ticks,) start of each tick after its scheduled start [ns].
         work_ns: (ticks,) time from each tick's start to the end of its work [ns].
         act_ns: (n_acts,) time of each answered query [ns].
+
+    The arrays have the newest 8 million values of a run that is longer than that.
     """
 
     ticks: int
     missed_deadlines: int
     skipped: int
     n_holds: int
+    n_lost_reads: int
+    n_lost_writes: int
     control_period_s: float
     interventions: dict[str, int]
     unchecked_fields: tuple[str, ...]

@@ -1,13 +1,16 @@
 """Reads and writes a robot as vectors, and refuses one whose names are not the policy's."""
 
 import logging
-from collections.abc import Mapping
+import math
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
 
 from policy_server.contract.field import Field
 from policy_server.contract.manifest import Manifest
+from policy_server.contract.wire import all_finite
+from policy_server.control.lost import Lost, losing
 from policy_server.control.robot import (
     JudgesEpisodes,
     KnowsPosition,
@@ -29,6 +32,8 @@ class RobotIO:
     """A robot, seen as vectors in the order of its features.
 
     Attributes:
+        obs_names: The robot's names for the numbers of its observation.
+        action_names: The robot's names for the numbers of its action.
         unchecked: Fields of the policy whose entries have no known names, like "obs.arm". Their
             order could not be compared with the robot's.
 
@@ -43,11 +48,11 @@ class RobotIO:
 
     def __init__(self, robot: Robot, manifest: Manifest):
         self._robot = robot
-        self._obs_names = _names("observation_features", robot.observation_features)
-        self._action_names = _names("action_features", robot.action_features)
+        self.obs_names = _names("observation_features", robot.observation_features)
+        self.action_names = _names("action_features", robot.action_features)
         self.unchecked = (
-            *_compare("obs", self._obs_names, manifest.obs),
-            *_compare("action", self._action_names, manifest.action),
+            *_compare("obs", self.obs_names, manifest.obs),
+            *_compare("action", self.action_names, manifest.action),
         )
         if self.unchecked:
             _log.warning(
@@ -55,42 +60,61 @@ class RobotIO:
                 "them in the same order",
                 ", ".join(self.unchecked),
             )
-        self._obs = np.zeros(len(self._obs_names), dtype=np.float32)
+        self._obs = np.zeros(len(self.obs_names), dtype=np.float32)
         self._read_obs = robot.read_obs if isinstance(robot, ReadsVectors) else None
         self._write_action = robot.write_action if isinstance(robot, WritesVectors) else None
 
     def read(self) -> np.ndarray:
-        """Returns the observation (obs_dim,) float32. The next call overwrites it."""
-        if self._read_obs is not None:
-            self._read_obs(self._obs)
-        else:
-            values = self._robot.get_observation()
-            self._obs[:] = [values[name] for name in self._obs_names]
+        """Returns the observation (obs_dim,) float32. The next call overwrites it.
+
+        Raises:
+            Lost: The robot failed to give one, or what it gave lacks a number, or is not finite.
+        """
+        with losing("reading"):
+            if self._read_obs is not None:
+                self._read_obs(self._obs)
+            else:
+                self._obs[:] = numbers(self._robot.get_observation(), self.obs_names)
+        if not all_finite(self._obs):
+            read = zip(self.obs_names, self._obs.tolist(), strict=True)
+            read = zip(self.obs_names, self._obs.tolist(), strict=True)
+            bad = [f"{name} is {value}" for name, value in read if not math.isfinite(value)]
+            raise Lost(f"reading lost: {', '.join(bad)}")
         return self._obs
 
     def write(self, target: np.ndarray) -> None:
-        """Sends a target (act_dim,)."""
-        if self._write_action is not None:
-            self._write_action(target)
-        else:
-            self._robot.send_action(dict(zip(self._action_names, target.tolist(), strict=True)))
+        """Sends a target (act_dim,).
+
+        Raises:
+            Lost: The robot failed to take it.
+        """
+        with losing("target"):
+            if self._write_action is not None:
+                self._write_action(target)
+            else:
+                self._robot.send_action(dict(zip(self.action_names, target.tolist(), strict=True)))
 
     def position(self) -> np.ndarray:
         """Returns where the robot is (act_dim,), in the action's units.
 
         Raises:
             RobotError: The robot has no position() and its observation lacks the action's names.
+            Lost: The robot failed to say.
         """
         if isinstance(self._robot, KnowsPosition):
-            return np.asarray(self._robot.position(), dtype=np.float64)
-        missing = [name for name in self._action_names if name not in self._obs_names]
+            with losing("position"):
+                position = np.asarray(self._robot.position(), dtype=np.float64)
+            if not np.isfinite(position).all():
+                raise Lost(f"position lost: {position.tolist()} not finite")
+            return position
+        missing = [name for name in self.action_names if name not in self.obs_names]
         if missing:
             raise RobotError(
                 f"the limiter must know where the robot is, and its observation lacks {missing}; "
                 "give the robot a position() method or set start_action"
             )
-        obs = dict(zip(self._obs_names, self.read().tolist(), strict=True))
-        return np.array([obs[name] for name in self._action_names])
+        obs = dict(zip(self.obs_names, self.read().tolist(), strict=True))
+        return np.array([obs[name] for name in self.action_names])
 
     def reset_episode(self, seed: int) -> None:
         """Sends the robot to the start that `seed` picks, where it can do that."""
@@ -98,10 +122,32 @@ class RobotIO:
             self._robot.reset_episode(seed)
 
     def episode_success(self) -> bool | None:
-        """Returns whether the episode so far is a success. None: the robot cannot tell."""
-        if isinstance(self._robot, JudgesEpisodes):
+        """Returns whether the episode so far is a success. None: the robot cannot tell.
+
+        Raises:
+            Lost: The robot failed to say.
+        """
+        if not isinstance(self._robot, JudgesEpisodes):
+            return None
+        with losing("success"):
             return bool(self._robot.episode_success())
-        return None
+
+
+def numbers(reading: Any, names: Collection[str]) -> list[float]:
+    """Returns the numbers of a reading by name, in the order of `names`.
+
+    Raises:
+        Lost: The reading is no dictionary, lacks a name, or holds something that is no number.
+    """
+    if not isinstance(reading, Mapping):
+        raise Lost(f"reading lost: the robot gave a {type(reading).__name__}, expected a dict")
+    missing = [name for name in names if name not in reading]
+    if missing:
+        raise Lost(f"reading lost: it lacks {missing}")
+    try:
+        return [float(reading[name]) for name in names]
+    except (TypeError, ValueError) as error:
+        raise Lost(f"reading lost: not a number for each name: {error}") from error
 
 
 def _names(what: str, features: Mapping[str, Any]) -> list[str]:

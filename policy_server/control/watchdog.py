@@ -1,12 +1,13 @@
-"""Limits how long a robot holds its last safe target while the policy gives no usable action."""
+"""Limits how long a robot holds its last safe target while it gets no new one."""
 
 
 class Watchdog:
-    """Measures the silence of a policy: ticks in a row without a usable action.
+    """Measures a silence: ticks in a row without a usable action that reached the robot.
 
     Attributes:
         n_holds: Silent ticks so far, all silences together.
-        last_failure: What the policy's latest refusal or timeout said.
+        missing: What the latest silent tick lacked, like "usable action from the policy".
+        last_failure: Why, in the words of whom it came from.
 
     Args:
         max_silence_s: Longest silence before the run must end [s].
@@ -19,10 +20,16 @@ class Watchdog:
         self._since_ns: int | None = None
         self._silence_s = 0.0
         self.n_holds = 0
-        self.last_failure = ""
+        self.missing = "usable action from the policy"
+        self.last_failure = "its actions are not finite"
+
+    def note(self, missing: str, why: str) -> None:
+        """Notes what this tick lacks, and why."""
+        self.missing = missing
+        self.last_failure = why
 
     def end_silence(self) -> None:
-        """Notes a usable action, or the start of an episode."""
+        """Notes a usable action that was sent, or the start of an episode."""
         self._since_ns = None
 
     def may_hold(self, begin_ns: int, end_ns: int) -> bool:
@@ -41,7 +48,7 @@ class Watchdog:
     def error(self) -> str:
         """Returns why the run ends after the current silence."""
         return (
-            f"no usable action from the policy for {self._silence_s:.3f} s (max_silence_s "
+            f"no {self.missing} for {self._silence_s:.3f} s (max_silence_s "
             f"{self._max_silence_s}): stopped, the robot holds its last safe target; last failure: "
-            f"{self.last_failure or 'its actions are not finite'}"
+            f"{self.last_failure}"
         )

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from calibration.motion.robot_delay import SPIN_NS
+from calibration.motion.recording import SPIN_NS
 from policy_server.contract.clock import Clock
 
 JOINTS = ("pan", "lift", "roll")

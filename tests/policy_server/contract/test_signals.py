@@ -1,9 +1,21 @@
+import os
 import signal
 import threading
+import time
 
 import pytest
 
-from policy_server.contract.signals import handling, noting_hang_up, stop_on_signals
+from policy_server.contract.signals import (
+    KEYBOARD,
+    STOP_SIGNALS,
+    handling,
+    noting_hang_up,
+    stop_on_signals,
+)
+
+
+def send(number):
+    os.kill(os.getpid(), number)
 
 
 def test_handlers_hold_inside_the_block_only():
@@ -22,40 +34,78 @@ def test_handlers_are_restored_after_an_error():
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_the_first_signal_asks_to_stop(number):
+@pytest.mark.parametrize("number", STOP_SIGNALS)
+def test_each_of_them_asks_to_stop_and_its_handler_comes_back(number):
+    before = signal.getsignal(number)
     with stop_on_signals() as stop:
         assert not stop.is_set()
-        signal.raise_signal(number)
+        send(number)
         assert stop.is_set()
+    assert signal.getsignal(number) == before
 
 
-def test_a_second_ctrl_c_interrupts_at_once():
-    with pytest.raises(KeyboardInterrupt), stop_on_signals() as stop:
-        signal.raise_signal(signal.SIGINT)
-        assert stop.is_set()
-        signal.raise_signal(signal.SIGINT)
+def test_a_closed_terminal_and_the_usual_ones_are_among_them():
+    names = {signal.Signals(number).name for number in STOP_SIGNALS}
+    assert names == {"SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT"}
 
 
-def test_a_second_sigterm_is_only_another_request():
+@pytest.mark.parametrize("number", STOP_SIGNALS)
+def test_only_a_further_key_breaks_in(number):
     with stop_on_signals() as stop:
-        signal.raise_signal(signal.SIGTERM)
-        signal.raise_signal(signal.SIGTERM)
+        send(signal.SIGTERM)
+        if number in KEYBOARD:
+            with pytest.raises(KeyboardInterrupt):
+                send(number)
+        else:
+            send(number)
         assert stop.is_set()
 
 
-def test_another_thread_installs_nothing():
-    before = signal.getsignal(signal.SIGTERM)
-    inside = []
+def test_inside_a_breakable_block_one_breaks_in_and_outside_none():
+    with stop_on_signals(breaks=False) as stop:
+        for _ in range(3):
+            send(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt), stop.breakable():
+            try:
+                send(signal.SIGINT)
+            finally:
+                send(signal.SIGINT)  # what ends the block is not broken off
+        send(signal.SIGINT)
+
+
+def test_a_young_block_is_not_broken():
+    with stop_on_signals(breaks=False) as stop:
+        send(signal.SIGINT)
+        with stop.breakable(after_s=3600):
+            send(signal.SIGINT)
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGQUIT])
+def test_what_the_process_was_started_to_ignore_stays_ignored(number):
+    """As under nohup, and in a shell's background."""
+    before = signal.signal(number, signal.SIG_IGN)
+    try:
+        with stop_on_signals() as stop:
+            send(number)
+            time.sleep(0)
+            assert not stop.is_set()
+        assert signal.getsignal(number) == signal.SIG_IGN
+    finally:
+        signal.signal(number, before)
+
+
+def test_a_second_thread_is_left_alone():
+    seen = []
 
     def work():
         with stop_on_signals() as stop:
-            inside.append((signal.getsignal(signal.SIGTERM), stop.is_set()))
+            seen.append(stop.is_set())
 
+    before = signal.getsignal(signal.SIGTERM)
     thread = threading.Thread(target=work)
     thread.start()
-    thread.join()
-    assert inside == [(before, False)]
+    thread.join(60)
+    assert seen == [False] and signal.getsignal(signal.SIGTERM) == before
 
 
 def test_a_hang_up_is_noted():

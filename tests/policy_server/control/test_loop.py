@@ -5,6 +5,7 @@ import signal
 
 import numpy as np
 import pytest
+from support.driving import PERIOD_NS, Scripted, drive, still, with_rate
 from support.fake_clock import FakeClock
 
 from policy_server.contract.bundle import Bundle
@@ -16,49 +17,11 @@ from policy_server.control.local import LocalPolicy
 from policy_server.control.loop import ControlConfig, run
 from policy_server.control.robot_io import RobotError
 
-PERIOD_NS = 10_000_000
-
-
-class Scripted:
-    """A policy that answers with `script(call, obs)`: a chunk, or an exception to raise."""
-
-    def __init__(self, manifest, script):
-        self.manifest = manifest
-        self.script = script
-        self.calls = 0
-        self.seeds = []
-        self.deadlines = []
-
-    def reset(self, seed=None):
-        self.seeds.append(seed)
-
-    def close(self):
-        pass
-
-    def act(self, obs, deadline_s=None):
-        self.calls += 1
-        self.deadlines.append(deadline_s)
-        answer = self.script(self.calls, obs)
-        if isinstance(answer, Exception):
-            raise answer
-        return np.asarray(answer, dtype=np.float32)
-
 
 @pytest.fixture
 def manifest(bundle_path):
-    """Rates without limit, so that targets pass as they are."""
-    manifest = Bundle.load(bundle_path).manifest
-    free = tuple(dataclasses.replace(field, max_rate=None) for field in manifest.action)
-    return dataclasses.replace(manifest, action=free)
-
-
-def still(call, obs):
-    return [[0.2, -0.1], [0.2, -0.1]]
-
-
-def drive(robot, policy, n_ticks, time_source=None, on_tick=None, **config):
-    clock = (time_source or FakeClock()).clock
-    return run(robot, policy, ControlConfig(n_ticks=n_ticks, **config), on_tick, clock)
+    """Rates above all changes in these tests, so that targets pass as they are."""
+    return with_rate(bundle_path, 100.0)
 
 
 def test_the_schedule_does_not_drift(tiny, manifest):
@@ -187,11 +150,13 @@ def test_nan_actions_are_never_sent(tiny, manifest):
 
 
 def test_the_limiter_starts_at_the_robot(tiny, bundle_path):
-    """Rate 5/s at 10 ms: 0.05 a tick from the robot's 0.2."""
+    """Rate 5/s at 10 ms: 0.05 a tick from the robot's 0.2. Without a rate, 1 % of the way."""
     robot = tiny.Robot()
     policy = Scripted(Bundle.load(bundle_path).manifest, lambda call, obs: [[0.9, 5.0]] * 2)
     report = drive(robot, policy, 3)
-    np.testing.assert_allclose(robot.sent[:3], [[0.25, 0.9], [0.3, 0.9], [0.35, 0.9]], atol=1e-6)
+    np.testing.assert_allclose(
+        robot.sent[:3], [[0.25, -0.09], [0.3, -0.08], [0.35, -0.07]], atol=1e-6
+    )
     assert report.interventions == {"not_finite": 0, "position": 3, "velocity": 3}
 
 
@@ -218,23 +183,6 @@ def test_the_report_names_the_fields_whose_names_could_not_be_compared(tiny, man
     report = drive(tiny.Robot(), Scripted(manifest, still), 1)
     assert report.unchecked_fields == ("obs.arm", "action.arm_target")
     assert report.to_json()["unchecked_fields"] == ("obs.arm", "action.arm_target")
-
-
-def test_a_robot_that_fails_is_told_to_hold_and_disconnected(tiny, manifest):
-    robot = tiny.Robot()
-    calls = []
-
-    def get_observation():
-        calls.append(1)
-        if len(calls) == 5:
-            raise OSError("bus lost")
-        return {"a.pos": 0.2, "b.pos": -0.1, "button": 0.0}
-
-    robot.get_observation = get_observation
-    report = drive(robot, Scripted(manifest, lambda call, obs: [[0.1 * call, 0]] * 2), 10)
-    assert "OSError: bus lost" in report.error and report.ticks == 3
-    np.testing.assert_allclose(robot.sent[-1], [0.3, 0], atol=1e-6)
-    assert robot.events[-1] == "disconnect"
 
 
 def test_episodes_reset_robot_and_policy_and_report_success(tiny, manifest):
