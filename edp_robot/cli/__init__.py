@@ -8,6 +8,9 @@ import io
 import sys
 from typing import Any
 
+from edp_robot.cli.streams import lasting_output
+from edp_robot.cli.writing import checked
+
 # Where each command's function is, and what it does. tyro's own subcommands want every function at
 # the start: `edp --help` would import all modules, and one missing package would break them all.
 COMMANDS = {
@@ -67,7 +70,18 @@ def main(args: list[str] | None = None) -> int:
     after Ctrl-C.
     """
     _show_anything()
-    args = sys.argv[1:] if args is None else args
+    with lasting_output() as out:
+        status = _main(sys.argv[1:] if args is None else args)
+        if out is not None:
+            out.flush()
+            if out.is_cut():
+                print(f"edp: stdout: {out.error}; output is missing", file=sys.stderr, flush=True)
+                status = status or 1
+    return status
+
+
+def _main(args: list[str]) -> int:
+    """Finds the command and runs it."""
     if not args or args[0] in ("-h", "--help", "help"):
         print(usage())
         return 0
@@ -110,7 +124,7 @@ def _run(name: str, args: list[str]) -> Any:
 
     path, _ = COMMANDS[name]
     module, _, function = path.partition(":")
-    command = getattr(importlib.import_module(module), function)
+    command = checked(getattr(importlib.import_module(module), function))
     return tyro.cli(command, prog=f"edp {name}", args=args)
 
 

@@ -14,13 +14,14 @@ from edp_robot.cli.arguments import FROM
 from policy_server.contract.choices import Precision, Provider
 from policy_server.contract.errors import printable
 from policy_server.contract.files import write_json
+from policy_server.contract.outputs import OutFile
 
 
 def sampler(
     start: Annotated[Path | None, FROM] = None,
     student: Path | None = None,
     n: int = 2_000,
-    json: Path | None = None,
+    json: OutFile | None = None,
 ) -> int:
     """Time teacher and student, in torch and in ONNX Runtime, and the matrix products alone.
 
@@ -101,7 +102,7 @@ def latency(
     n: int = 5000,
     precision: Precision = "fp32",
     backend: str = "onnxruntime",
-    json: Path | None = None,
+    json: OutFile | None = None,
 ) -> int:
     """Measure a policy's latency in this process, one observation at a time.
 
@@ -172,9 +173,9 @@ class LoadOptions:
     timeout_s: float = 1.0
     processes: int | None = None
     provider: Provider = "auto"
-    json: Path | None = None
-    samples: Path | None = None
-    figure: Path | None = None
+    json: OutFile | None = None
+    samples: OutFile | None = None
+    figure: OutFile | None = None
     keys: Path | None = None
 
     def plan(self, n_clients: int, policy: dict[str, Any]):

@@ -7,7 +7,10 @@ from typing import Any, Literal
 
 from tyro.conf import Positional
 
+from edp_robot.cli.writing import write_each
 from policy_server.contract.files import write_json
+from policy_server.contract.outputs import OutFile
+from policy_server.contract.signals import stop_on_signals
 
 
 def latency(
@@ -15,8 +18,8 @@ def latency(
     seconds: float = 10.0,
     hz: float = 50.0,
     seed: int = 0,
-    out: Path | None = None,
-    json: Path | None = None,
+    out: OutFile | None = None,
+    json: OutFile | None = None,
 ) -> int:
     """Measure the delay between command and motion. The robot moves a little.
 
@@ -36,14 +39,25 @@ def latency(
     from policy_server.control.robot import make_robot
 
     device = make_robot(robot)
-    result = measure(device, seconds, hz, seed)
-    print(report(result))
-    section = result.section()
-    write_json(json, section)
+    name = robot_name(device)
     if out:
-        sha256 = file.update(out, robot_name(device), "latency", section)
-        print(f"wrote section 'latency' of {out} (sha256 {sha256[:12]}...)")
+        file.sections_of(out, name)  # another robot's file is refused before anything moves
+    # Until the files are written: a signal must not end the process before.
+    with stop_on_signals(breaks=False) as stop:
+        result = measure(device, seconds, hz, seed, stop=stop)
+        print(report(result))
+        section = result.section()
+        write_each(lambda: write_json(json, section), lambda: _update(out, name, section))
     return 0
+
+
+def _update(out: Path | None, robot: str, section: dict[str, Any]) -> None:
+    """Puts the section `latency` into a calibration.json, if one is given."""
+    from calibration import file
+
+    if out:
+        sha256 = file.update(out, robot, "latency", section)
+        print(f"wrote section 'latency' of {out} (sha256 {sha256[:12]}...)")
 
 
 def quant(
@@ -53,7 +67,7 @@ def quant(
     precisions: tuple[Literal["fp16", "int8"], ...] = ("fp16", "int8"),
     force: bool = False,
     seed: int = 0,
-    json: Path | None = None,
+    json: OutFile | None = None,
 ) -> int:
     """Make FP16 and INT8 versions of a policy, measure them, and add the good ones to its bundle.
 

@@ -7,7 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from policy_server.contract.files import write_json
+from edp_robot.cli.arguments import checked_hz, n_ticks
+from edp_robot.cli.writing import write_each
+from policy_server.contract.files import replacing, write_json
+from policy_server.contract.outputs import OutFile
+from policy_server.contract.signals import stop_on_signals
 
 
 def control(
@@ -19,14 +23,17 @@ def control(
     episode_s: float | None = None,
     seed: int = 0,
     realtime: bool = False,
+    start_tolerance: float = 0.1,
     backend: str = "onnxruntime",
-    json: Path | None = None,
-    record: Path | None = None,
+    json: OutFile | None = None,
+    record: OutFile | None = None,
     keys: Path | None = None,
 ) -> int:
     """Drive a robot with a policy, at fixed times. Give either --server or --bundle.
 
     A limiter checks every command. The robot holds its last safe target while the policy is silent.
+    Ctrl-C, SIGTERM and a closed terminal end the run after a whole tick: the robot is disconnected,
+    and the files are written.
     Example: edp control --server tcp://127.0.0.1:5599 --robot sim:arm-press --seconds 20
 
     Args:
@@ -39,26 +46,58 @@ def control(
         episode_s: Length of an episode [s]. Each starts from another pose. Default: one episode.
         seed: Seeds poses and noise.
         realtime: Run under SCHED_FIFO, or fail where the system refuses it.
+        start_tolerance: How far outside the policy's limits the robot may start, as a share of
+            their range.
         backend: Runtime that computes a --bundle; `edp plugins` lists them.
         json: File to write the report to.
         record: File (.npz) for observations, targets and raw times.
         keys: This client's NAME.key_secret, or the folder that holds it and server.key.
     """
-    from policy_server import ControlConfig, make_robot, run
+    from policy_server import make_robot
 
+    device = make_robot(robot)
     with _policy(server, bundle, seed, backend, keys) as policy:
-        manifest = policy.manifest
-        period_s = 1 / hz if hz else manifest.control_period_s
-        episode_ticks = round(episode_s / period_s) if episode_s else None
-        options = {"episode_ticks": episode_ticks, "seed": seed, "realtime": realtime}
-        config = ControlConfig(round(seconds / period_s), period_s, **options)
-        seen = _Seen(manifest.obs_dim, manifest.act_dim)
-        report = run(make_robot(robot), policy, config, seen.add if record else None)
-    show(report)
-    if record:
-        seen.save(record, report)
-    write_json(json, report.to_json())
+        options = {"seed": seed, "realtime": realtime, "start_tolerance": start_tolerance}
+        config = _config(policy.manifest.control_period_s, hz, seconds, episode_s, options)
+        report = _drive(device, policy, config, json, record)
     return 1 if report.error else 130 * report.interrupted
+
+
+def _drive(device: Any, policy: Any, config: Any, json: Path | None, record: Path | None):
+    """Returns the report of a run, which it prints and writes."""
+    from policy_server import run
+
+    seen = _Seen(policy.manifest.obs_dim, policy.manifest.act_dim)
+    # Until the files are written: a signal must not end the process before.
+    with stop_on_signals(breaks=False) as stop:
+        report = run(device, policy, config, seen.add if record else None, stop=stop)
+        show(report)
+        write_each(lambda: seen.save(record, report), lambda: write_json(json, report.to_json()))
+    return report
+
+
+def _config(
+    own_period_s: float,
+    hz: float | None,
+    seconds: float,
+    episode_s: float | None,
+    options: dict[str, Any],
+):
+    """Returns the configuration of a run. Raises ValueError for a number out of its range.
+
+    Args:
+        own_period_s: The policy's control period [s], where no rate is given.
+        hz: Control rate [Hz].
+        seconds: Length of the run [s].
+        episode_s: Length of an episode [s].
+        options: The other fields of the `ControlConfig`.
+    """
+    from policy_server import ControlConfig
+
+    period_s = own_period_s if hz is None else 1 / checked_hz(hz)
+    episode_ticks = None if episode_s is None else n_ticks("--episode-s", episode_s, period_s)
+    ticks = n_ticks("--seconds", seconds, period_s)
+    return ControlConfig(ticks, period_s, episode_ticks=episode_ticks, **options)
 
 
 class _Seen:
@@ -73,17 +112,23 @@ class _Seen:
         self.obs.append(obs[None].copy())
         self.target.append(target[None].copy())
 
-    def save(self, path: Path, report: Any) -> None:
-        """Writes obs (n_ticks, obs_dim), target (n_ticks, act_dim) and the raw times [ns]."""
-        np.savez(
-            path,
-            obs=np.concatenate(self.obs),
-            target=np.concatenate(self.target),
-            period_ns=report.period_ns,
-            late_ns=report.late_ns,
-            work_ns=report.work_ns,
-            act_ns=report.act_ns,
-        )
+    def save(self, path: Path | None, report: Any) -> None:
+        """Writes obs (n_ticks, obs_dim), target (n_ticks, act_dim) and the raw times [ns].
+
+        obs is NaN where the reading was lost. Does nothing where `path` is None.
+        """
+        if path is None:
+            return
+        with replacing(path) as temporary, temporary.open("wb") as file:
+            np.savez(
+                file,
+                obs=np.concatenate(self.obs),
+                target=np.concatenate(self.target),
+                period_ns=report.period_ns,
+                late_ns=report.late_ns,
+                work_ns=report.work_ns,
+                act_ns=report.act_ns,
+            )
 
 
 def _policy(server: str | None, bundle: Path | None, seed: int, backend: str, keys: Path | None):
@@ -108,6 +153,8 @@ def show(report: Any) -> None:
     print(
         f"{report.ticks} ticks, {report.missed_deadlines} missed deadlines, {report.n_holds} holds"
     )
+    if report.n_lost_reads or report.n_lost_writes:
+        print(f"lost: {report.n_lost_reads} readings, {report.n_lost_writes} targets")
     if report.ticks > 1:
         p50, p99, worst = (f"{jitter[key]:.1f}" for key in ("p50", "p99", "max"))
         print(f"period jitter [us]: p50 {p50}, p99 {p99}, max {worst}")

@@ -10,6 +10,7 @@ import numpy as np
 
 from edp_robot.cli.arguments import FROM
 from policy_server.contract.files import write_json
+from policy_server.contract.outputs import OutFile
 
 MAX_CONNECTIONS = 256
 
@@ -22,7 +23,7 @@ def evaluate(
     episodes: int = 100,
     seed: int = 0,
     backend: str = "onnxruntime",
-    json: Path | None = None,
+    json: OutFile | None = None,
     keys: Path | None = None,
 ) -> int:
     """Measure success and return over whole episodes. Give one of --from, --bundle, --server.

@@ -9,10 +9,11 @@ from typing import Annotated, Any, Literal
 
 from edp_robot.cli.arguments import FROM, SET, Preset
 from policy_server.contract.files import write_json
+from policy_server.contract.outputs import OutFile, OutFolder
 
 
 def pretrain(
-    out: Path,
+    out: OutFolder,
     task: str = "arm",
     method: str = "edp",
     env_steps: int | None = None,
@@ -22,7 +23,7 @@ def pretrain(
     settings: Annotated[tuple[str, ...], SET] = (),
     device: Literal["auto", "cpu", "cuda"] = "auto",
     resume: bool = False,
-    json: Path | None = None,
+    json: OutFile | None = None,
 ) -> int:
     """Explore a task's world without reward, and fit a diffusion policy to what was done.
 
@@ -83,7 +84,7 @@ def _last(run: Path, metric: str) -> dict[str, float]:
 
 
 def finetune(
-    out: Path,
+    out: OutFolder,
     task: str = "arm-press",
     start: Annotated[Path | None, FROM] = None,
     from_seed: int = 0,
@@ -96,7 +97,7 @@ def finetune(
     eval_every: int = 10_000,
     eval_episodes: int = 200,
     resume: bool = False,
-    json: Path | None = None,
+    json: OutFile | None = None,
 ) -> int:
     """Fine-tune a pre-trained policy to a task's reward. Without --from, start from scratch.
 
@@ -135,14 +136,14 @@ def finetune(
 
 
 def clone(
-    out: Path,
+    out: OutFolder,
     task: str = "modes",
     data: Path | None = None,
     seed: int = 0,
     preset: Preset = "demo",
     settings: Annotated[tuple[str, ...], SET] = (),
     resume: bool = False,
-    json: Path | None = None,
+    json: OutFile | None = None,
 ) -> int:
     """Fit a diffusion policy to demonstrations.
 
@@ -173,7 +174,7 @@ def clone(
 
 def distill(
     start: Annotated[Path, FROM],
-    out: Path,
+    out: OutFolder,
     steps: Literal[1, 2, 4] = 1,
     method: Literal["paired", "consistency"] = "paired",
     width: int | None = None,
@@ -182,7 +183,7 @@ def distill(
     preset: Preset = "demo",
     settings: Annotated[tuple[str, ...], SET] = (),
     resume: bool = False,
-    json: Path | None = None,
+    json: OutFile | None = None,
 ) -> int:
     """Distil a run's diffusion policy from 15 denoising steps to 1, 2 or 4 network calls.
 
@@ -220,11 +221,11 @@ def distill(
 
 def export(
     start: Annotated[Path, FROM],
-    out: Path,
+    out: OutFolder,
     denoise_steps: int = 15,
     best_of: int = 1,
     metrics: Path | None = None,
-    json: Path | None = None,
+    json: OutFile | None = None,
 ) -> int:
     """Export a run's policy as a bundle: one ONNX graph, checked against torch.
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from policy_server.contract.errors import printable
 from policy_server.contract.files import write_json
+from policy_server.contract.outputs import OutFolder
 
 if TYPE_CHECKING:
     from edp_robot.deploy.wrap.command_map import MapName
@@ -22,7 +23,7 @@ HEADER = ("vector", "field", "size", "unit", "low", "high", "max rate", "from")
 
 def wrap(
     onnx: Path,
-    out: Path,
+    out: OutFolder,
     task: str | None = None,
     fields: Path | None = None,
     control_hz: float | None = None,

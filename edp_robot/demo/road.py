@@ -20,6 +20,7 @@ from edp_robot.demo.leash import leashed
 from edp_robot.methods.ranges import Ranged, Seed
 from policy_server.contract.commit import source_commit
 from policy_server.contract.files import write_json
+from policy_server.contract.outputs import OutFolder
 
 STAGES = ("pretrain", "random", "finetuned", "scratch", "student", "bundle")
 TASK = "arm-press"
@@ -46,7 +47,7 @@ class Options(Ranged):
         resume: Continue an interrupted demo.
     """
 
-    out: Path = Path("runs/demo")
+    out: OutFolder = Path("runs/demo")
     preset: Preset = "demo"
     seed: Seed = 0
     control_seconds: float = 40.0

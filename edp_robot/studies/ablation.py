@@ -24,6 +24,8 @@ NETWORK = (
     "state_model.n_features=128",
     "state_model.learning_rate=0.003",
 )
+from policy_server.contract.outputs import OutFolder
+
 SHARED = ("score_reward.estimator=shared", *NETWORK)
 VARIANTS: dict[str, tuple[str, tuple[str, ...]]] = {  # name: (what is changed, settings)
     BASE: ("nothing", ()),
@@ -84,8 +86,8 @@ class Options(Ranged):
     n_seeds: int = 3
     env_steps: int = 100_000
     seed: Seed = 0
-    runs: Path = Path("runs/ablation")
-    out: Path = Path("results/exploration")
+    runs: OutFolder = Path("runs/ablation")
+    out: OutFolder = Path("results/exploration")
     processes: int = 1
 
     def __post_init__(self) -> None:

@@ -27,6 +27,7 @@ from edp_robot.studies.study_options import check_names, command_line
 from edp_robot.training.source import Source
 from policy_server.contract.commit import source_commit
 from policy_server.contract.files import write_json
+from policy_server.contract.outputs import OutFolder
 
 
 @dataclass(frozen=True)
@@ -47,8 +48,8 @@ class Options(Ranged):
     episodes: int = 300
     n_latency: int = 2_000
     seed: Seed = 0
-    runs: Path = Path("runs/distillation")
-    out: Path = Path("results/distillation")
+    runs: OutFolder = Path("runs/distillation")
+    out: OutFolder = Path("results/distillation")
     processes: int = 2
 
     def __post_init__(self) -> None:

@@ -9,6 +9,7 @@ from edp_robot.methods.ranges import Ranged, Seed
 from edp_robot.studies import exploration_report as report
 from edp_robot.studies.exploration_runs import ARM, METHODS, Pretraining, Result
 from edp_robot.studies.study_options import MAZE_PREFIX, check_mazes, check_names, command_line
+from policy_server.contract.outputs import OutFolder
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,8 @@ class Options(Ranged):
     n_seeds: int = 3
     env_steps: int = 100_000
     seed: Seed = 0
-    runs: Path = Path("runs/exploration")
-    out: Path = Path("results/exploration")
+    runs: OutFolder = Path("runs/exploration")
+    out: OutFolder = Path("results/exploration")
     processes: int = 1
     arm: bool = False
     arm_env_steps: int = 64_000

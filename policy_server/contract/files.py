@@ -46,12 +46,18 @@ def replacing(path: str | Path) -> Iterator[Path]:
     """Yields the temporary file to write, which replaces `path` at the end of the block.
 
     An error in the block removes it. What killed processes left behind is removed first. A missing
-    folder is made.
+    folder is made. Of a link, the file that it names is replaced. What is no regular file
+    (/dev/stdout, a pipe) is written to as it is.
 
     Raises:
         DiskFull: There is no space. The old content is still there.
+        OSError: The folder or the file cannot be written. The old content is still there.
     """
     path = Path(path)
+    if path.exists() and not path.is_file():
+        yield path
+        return
+    path = path.resolve()
     temporary = temporary_path(path)
     try:
         with full_disk(f"{path} is as it was before; free some space and repeat the command"):
