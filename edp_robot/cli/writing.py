@@ -1,7 +1,7 @@
 """Files and folders that commands write: checked before anything runs, written whatever fails.
 
-A parameter of type `OutFile` or `OutFolder` (policy_server.contract.outputs) is enough: `edp` checks
-it before it calls the command.
+A parameter of type `OutFile` or `OutFolder` (policy_server.contract.outputs) is enough: `edp`
+checks it before it calls the command.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ from edp_robot.studies.exploration_runs import Pretraining, Result
 from edp_robot.studies.study_options import MAZE_PREFIX, check_mazes, check_names, command_line
 from edp_robot.studies.tables import as_csv, bold, markdown
 from policy_server.contract.files import write_atomic
+from policy_server.contract.outputs import OutFolder
 
 BASE = "default"
 CONFIDENCE = 0.95
@@ -24,7 +25,6 @@ NETWORK = (
     "state_model.n_features=128",
     "state_model.learning_rate=0.003",
 )
-from policy_server.contract.outputs import OutFolder
 
 SHARED = ("score_reward.estimator=shared", *NETWORK)
 VARIANTS: dict[str, tuple[str, tuple[str, ...]]] = {  # name: (what is changed, settings)
