@@ -33,7 +33,7 @@ from edp_robot.training.distillers import DistillConfig
 from policy_server.bench.host import host
 from policy_server.bench.statistics import summary
 from policy_server.contract.bundle import Bundle, save
-from policy_server.contract.files import write_json
+from policy_server.contract.disk.files import write_json
 from policy_server.contract.manifest import Manifest
 from policy_server.runtime.base import CheckedBackend, load_backend
 from policy_server.runtime.onnxruntime.bound import BoundGraph

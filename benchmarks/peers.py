@@ -37,7 +37,7 @@ from peer_patterns.student import student
 
 from policy_server.bench.host import host
 from policy_server.contract.bundle import Bundle
-from policy_server.contract.files import write_atomic, write_json
+from policy_server.contract.disk.files import write_atomic, write_json
 
 ROOT = Path(__file__).parents[1]
 WARMUP = 200  # requests: a core that slept is slow for its first 20 ms

@@ -22,7 +22,7 @@ from edp_robot.methods.explore.score_config import ScoreRewardConfig
 from edp_robot.methods.replay import Replay
 from edp_robot.training.pretrain import PretrainConfig, Pretrainer
 from policy_server.bench.host import host
-from policy_server.contract.files import write_json
+from policy_server.contract.disk.files import write_json
 from sim.core.hold import Hold
 from sim.core.registry import make_vec
 

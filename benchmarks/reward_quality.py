@@ -27,7 +27,7 @@ from edp_robot.methods.explore import IntrinsicReward
 from edp_robot.methods.models import normaliser
 from edp_robot.training.pretrain import intrinsic_reward
 from policy_server.bench.host import host
-from policy_server.contract.files import write_json
+from policy_server.contract.disk.files import write_json
 from sim.core.registry import make_vec, task_spec
 from sim.tasks.mazes import Maze
 

@@ -34,7 +34,7 @@ from soaking import figure, hostile, reloads, requests
 from soaking.table import read_results, table
 
 from policy_server.bench.host import host
-from policy_server.contract.files import write_atomic, write_json
+from policy_server.contract.disk.files import write_atomic, write_json
 
 ROOT = Path(__file__).parents[1]
 Part = Literal["requests", "hostile", "reload"]

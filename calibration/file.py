@@ -18,7 +18,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from policy_server.contract.files import write_json
+from policy_server.contract.disk.files import write_json
 
 SCHEMA_VERSION = 1
 FIELDS = {"schema_version": int, "robot": str, "created": str, "sections": dict, "sha256": str}

@@ -228,7 +228,7 @@ def test_forbidden_imports_are_found(path, source):
         ("calibration/motion/a.py", "import sim.core\nfrom policy_server.control import limiter"),
         ("edp_robot/deploy/a.py", "import torch\nfrom policy_server.contract import bundle"),
         ("edp_robot/cli/a.py", "import tyro\ndef f():\n    import calibration, torch"),
-        ("edp_robot/cli/a.py", "from policy_server.contract.files import write_json"),
+        ("edp_robot/cli/a.py", "from policy_server.contract.disk.files import write_json"),
         ("edp_robot/cli/a.py", "def f(name):\n    import_module(f'policy_server.{name}')"),
     ],
 )

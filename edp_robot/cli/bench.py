@@ -12,9 +12,9 @@ from tyro.conf import Positional, arg
 
 from edp_robot.cli.arguments import FROM
 from policy_server.contract.choices import Precision, Provider
+from policy_server.contract.disk.files import write_json
+from policy_server.contract.disk.outputs import OutFile
 from policy_server.contract.errors import printable
-from policy_server.contract.files import write_json
-from policy_server.contract.outputs import OutFile
 
 
 def sampler(

@@ -8,8 +8,8 @@ from typing import Any, Literal
 from tyro.conf import Positional
 
 from edp_robot.cli.writing import write_each
-from policy_server.contract.files import write_json
-from policy_server.contract.outputs import OutFile
+from policy_server.contract.disk.files import write_json
+from policy_server.contract.disk.outputs import OutFile
 from policy_server.contract.signals import stop_on_signals
 
 

@@ -9,8 +9,8 @@ import numpy as np
 
 from edp_robot.cli.arguments import checked_hz, n_ticks
 from edp_robot.cli.writing import write_each
-from policy_server.contract.files import replacing, write_json
-from policy_server.contract.outputs import OutFile
+from policy_server.contract.disk.files import replacing, write_json
+from policy_server.contract.disk.outputs import OutFile
 from policy_server.contract.signals import stop_on_signals
 
 

@@ -9,8 +9,8 @@ from typing import Annotated
 import numpy as np
 
 from edp_robot.cli.arguments import FROM
-from policy_server.contract.files import write_json
-from policy_server.contract.outputs import OutFile
+from policy_server.contract.disk.files import write_json
+from policy_server.contract.disk.outputs import OutFile
 
 MAX_CONNECTIONS = 256
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from edp_robot.cli.arguments import FROM, SET, Preset
-from policy_server.contract.files import write_json
-from policy_server.contract.outputs import OutFile, OutFolder
+from policy_server.contract.disk.files import write_json
+from policy_server.contract.disk.outputs import OutFile, OutFolder
 
 
 def pretrain(

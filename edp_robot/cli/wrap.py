@@ -9,9 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from policy_server.contract.disk.files import write_json
+from policy_server.contract.disk.outputs import OutFolder
 from policy_server.contract.errors import printable
-from policy_server.contract.files import write_json
-from policy_server.contract.outputs import OutFolder
 
 if TYPE_CHECKING:
     from edp_robot.deploy.wrap.command_map import MapName

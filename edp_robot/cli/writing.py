@@ -1,6 +1,6 @@
 """Files and folders that commands write: checked before anything runs, written whatever fails.
 
-A parameter of type `OutFile` or `OutFolder` (policy_server.contract.outputs) is enough: `edp`
+A parameter of type `OutFile` or `OutFolder` (policy_server.contract.disk.outputs) is enough: `edp`
 checks it before it calls the command.
 """
 
@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
-from policy_server.contract.outputs import WRITES_FILE, WRITES_FOLDER, check_file, check_folder
+from policy_server.contract.disk.outputs import WRITES_FILE, WRITES_FOLDER, check_file, check_folder
 
 _CHECKS = {WRITES_FILE: check_file, WRITES_FOLDER: check_folder}
 

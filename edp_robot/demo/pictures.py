@@ -15,7 +15,7 @@ from edp_robot.demo.report import Section, picture
 from edp_robot.training.checkpoint import load_tree
 from edp_robot.training.distill import load_student
 from edp_robot.training.runs import read_metrics
-from policy_server.contract.files import write_atomic
+from policy_server.contract.disk.files import write_atomic
 
 EXPLORED = {"EDP, no reward": "pretrain", "random actions": "random"}
 LEARNED = {"from EDP pre-training": "finetuned", "from scratch": "scratch"}

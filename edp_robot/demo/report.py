@@ -10,7 +10,7 @@ from typing import Any
 from jinja2 import Environment
 from markupsafe import Markup
 
-from policy_server.contract.files import write_atomic, write_json
+from policy_server.contract.disk.files import write_atomic, write_json
 
 HEAD = ["figure", "asked", "measured", ""]
 PAGE = """<!doctype html><html lang=en><meta charset=utf-8><title>EDP Robot: demo</title><style>

@@ -19,8 +19,8 @@ from edp_robot.cli.arguments import Preset
 from edp_robot.demo.leash import leashed
 from edp_robot.methods.ranges import Ranged, Seed
 from policy_server.contract.commit import source_commit
-from policy_server.contract.files import write_json
-from policy_server.contract.outputs import OutFolder
+from policy_server.contract.disk.files import write_json
+from policy_server.contract.disk.outputs import OutFolder
 
 STAGES = ("pretrain", "random", "finetuned", "scratch", "student", "bundle")
 TASK = "arm-press"

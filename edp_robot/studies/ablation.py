@@ -14,8 +14,8 @@ from edp_robot.studies.exploration_report import about, run_rows
 from edp_robot.studies.exploration_runs import Pretraining, Result
 from edp_robot.studies.study_options import MAZE_PREFIX, check_mazes, check_names, command_line
 from edp_robot.studies.tables import as_csv, bold, markdown
-from policy_server.contract.files import write_atomic
-from policy_server.contract.outputs import OutFolder
+from policy_server.contract.disk.files import write_atomic
+from policy_server.contract.disk.outputs import OutFolder
 
 BASE = "default"
 CONFIDENCE = 0.95

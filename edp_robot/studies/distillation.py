@@ -26,8 +26,8 @@ from edp_robot.studies.processes import threads_each
 from edp_robot.studies.study_options import check_names, command_line
 from edp_robot.training.source import Source
 from policy_server.contract.commit import source_commit
-from policy_server.contract.files import write_json
-from policy_server.contract.outputs import OutFolder
+from policy_server.contract.disk.files import write_json
+from policy_server.contract.disk.outputs import OutFolder
 
 
 @dataclass(frozen=True)

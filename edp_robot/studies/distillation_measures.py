@@ -17,7 +17,7 @@ from edp_robot.deploy.policies import Deployed
 from edp_robot.studies.distillation_runs import Policy, Uniform
 from edp_robot.training.actor import torch_actor
 from edp_robot.training.source import Source, visited_states
-from policy_server.contract.files import write_json
+from policy_server.contract.disk.files import write_json
 from sim.core.evaluate import evaluate
 from sim.core.spec import TaskSpec
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from edp_robot.studies.plots import BLUE, GREEN, GREY, ORANGE, columns, png
 from edp_robot.studies.tables import markdown
-from policy_server.contract.files import write_atomic
+from policy_server.contract.disk.files import write_atomic
 
 LOOKS = {
     "teacher": (GREY, "D"),

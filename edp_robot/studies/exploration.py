@@ -9,7 +9,7 @@ from edp_robot.methods.ranges import Ranged, Seed
 from edp_robot.studies import exploration_report as report
 from edp_robot.studies.exploration_runs import ARM, METHODS, Pretraining, Result
 from edp_robot.studies.study_options import MAZE_PREFIX, check_mazes, check_names, command_line
-from policy_server.contract.outputs import OutFolder
+from policy_server.contract.disk.outputs import OutFolder
 
 
 @dataclass(frozen=True)

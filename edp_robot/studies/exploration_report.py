@@ -13,7 +13,7 @@ from edp_robot.studies import exploration_plots as plots
 from edp_robot.studies.exploration_runs import ARM, METHODS, PAPER, Result
 from edp_robot.studies.study_options import MAZE_PREFIX
 from edp_robot.studies.tables import as_csv, bold, cell, markdown
-from policy_server.contract.files import write_atomic
+from policy_server.contract.disk.files import write_atomic
 from sim.tasks.mazes import Maze
 
 COSTS = ["env_steps", "grad_steps", "wall s per seed"]

@@ -10,7 +10,7 @@ import numpy as np
 
 from edp_robot.studies.jobs import Job, read_result
 from edp_robot.training.runs import read_config, read_metrics
-from policy_server.contract.files import write_json
+from policy_server.contract.disk.files import write_json
 
 ARM = "arm"
 METHODS = {"edp": "EDP", "rnd": "RND", "particle": "particle", "random": "random actions"}

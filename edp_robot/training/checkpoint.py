@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from policy_server.contract.files import replacing
+from policy_server.contract.disk.files import replacing
 
 FORMAT = 1
 

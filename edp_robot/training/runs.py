@@ -22,8 +22,8 @@ from edp_robot.training.lock import locked
 from edp_robot.training.old_runs import translated
 from edp_robot.training.resume import at, changed_at, differences
 from policy_server.contract.commit import source_commit
+from policy_server.contract.disk.files import full_disk, sweep, write_atomic
 from policy_server.contract.doors.registries import Registry
-from policy_server.contract.files import full_disk, sweep, write_atomic
 from sim.core.registry import task_spec
 from sim.core.spec import TaskSpec
 

@@ -31,8 +31,8 @@ from policy_server.contract.bundle_folder import (
     sha256,
 )
 from policy_server.contract.choices import Precision
+from policy_server.contract.disk.files import json_text, replace_folder, write_atomic
 from policy_server.contract.errors import BundleError
-from policy_server.contract.files import json_text, replace_folder, write_atomic
 from policy_server.contract.manifest import Manifest, parse_json
 
 ONNX = "policy.onnx"

@@ -17,7 +17,7 @@ from edp_robot.config import presets
 from edp_robot.training.clone import clone
 from edp_robot.training.pretrain import pretrain
 from edp_robot.training.runs import Run, RunRecord, read_config, read_metrics, with_held_length
-from policy_server.contract.files import DiskFull
+from policy_server.contract.disk.files import DiskFull
 
 HOLDER = """
 import sys

@@ -7,8 +7,8 @@ import shutil
 import pytest
 
 from policy_server.contract import bundle as bundles
-from policy_server.contract import files
 from policy_server.contract.bundle import Bundle, extend
+from policy_server.contract.disk import files
 from policy_server.contract.errors import BundleError
 
 GUESTS = ("README.md", ".gitattributes", ".git/HEAD", ".cache/huggingface/x.metadata")

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from policy_server.contract.files import (
+from policy_server.contract.disk.files import (
     json_text,
     replace_folder,
     temporary_path,

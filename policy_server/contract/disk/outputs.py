@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Annotated
 
-from policy_server.contract.files import temporary_path
+from policy_server.contract.disk.files import temporary_path
 
 # What a parameter of a command means: `edp` checks such a place before it calls the command.
 WRITES_FILE = "a file that the command writes"

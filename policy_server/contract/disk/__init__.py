@@ -1,0 +1,1 @@
+"""Writes files whole, and says beforehand where they cannot be written."""
