@@ -31,6 +31,7 @@ from calibration.motion.delay import (
 from calibration.motion.excitation import smooth_motion
 from calibration.motion.recording import Mover, Recording
 from policy_server.contract.clock import Clock
+from policy_server.contract.noise import check_seed
 from policy_server.contract.signals import Stop, stop_on_signals
 from policy_server.control.robot import Robot
 from policy_server.control.robot_use import RobotUse, use_robot
@@ -112,7 +113,7 @@ def measure(
     """
     _check_length(seconds, hz, amplitude, max_delay_s)
     names = _joints(robot, joints)
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(check_seed(seed))
     motion = smooth_motion(round(seconds * hz), len(names), 1 / hz, amplitude, rng)
     still = [joint not in (joints or names) for joint in names]
     motion[:, still] = 0.0  # these are commanded too, since some robots want every target
@@ -132,18 +133,18 @@ def _check_length(seconds: float, hz: float, amplitude: float, max_delay_s: floa
             f"got seconds={seconds}, hz={hz}, amplitude={amplitude}; "
             f"expected seconds of {MIN_SECONDS} or more, and the others above 0"
         )
-    least = n_needed(1 / hz, max_delay_s)
-    if not least <= seconds * hz <= MAX_TICKS:
+    n = seconds * hz
+    if n > MAX_TICKS or n < n_needed(1 / hz, max_delay_s):
+        least = min(n_needed(1 / hz, max_delay_s), MAX_TICKS)
         raise CalibrationError(
-            f"seconds={seconds:g} at hz={hz:g} are {seconds * hz:.0f} ticks: expected {least} to "
-            f"{MAX_TICKS}"
+            f"seconds={seconds:g} at hz={hz:g} are {n:.3g} ticks: expected {least} to {MAX_TICKS}"
         )
 
 
 def _raise_first(use: RobotUse) -> NoReturn:
     """Raises what kept a measurement from ending: its error, or all that failed in one."""
     reasons = use.reasons()
-    if len(reasons) > 1 or (use.interrupted and reasons):
+    if len(reasons) > 1 or (reasons and use.interrupted):
         raise CalibrationError("; ".join(["interrupted"] * use.interrupted + reasons))
     if reasons:
         raise use.failures[0][1]

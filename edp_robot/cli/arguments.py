@@ -39,3 +39,9 @@ def n_ticks(option: str, seconds: float, period_s: float) -> int:
     if ticks < 1:
         raise ValueError(f"{option} {seconds:g}: shorter than the control period of {period_s:g} s")
     return ticks
+
+
+def at_least_one(option: str, number: int) -> None:
+    """Raises ValueError for a count below 1."""
+    if number < 1:
+        raise ValueError(f"{option} {number}: expected at least 1")

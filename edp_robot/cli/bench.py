@@ -10,9 +10,10 @@ from typing import Annotated, Any
 import numpy as np
 from tyro.conf import Positional, arg
 
-from edp_robot.cli.arguments import FROM
+from edp_robot.cli.arguments import FROM, at_least_one
+from edp_robot.cli.writing import write_each
 from policy_server.contract.choices import Precision, Provider
-from policy_server.contract.disk.files import write_json
+from policy_server.contract.disk.files import replacing, write_json
 from policy_server.contract.disk.outputs import OutFile
 from policy_server.contract.errors import printable
 
@@ -41,6 +42,7 @@ def sampler(
     from policy_server.bench.host import host
     from policy_server.bench.statistics import summary
 
+    at_least_one("--n", n)
     torch.set_num_threads(1)
     samples = interleaved(_samplers(start, student), n)
     result: dict[str, Any] = {name: summary(times) for name, times in samples.items()}
@@ -121,6 +123,7 @@ def latency(
     from policy_server.bench.statistics import summary
     from policy_server.runtime.base import load_backend
 
+    at_least_one("--n", n)
     here = host()
     policy = load_backend(bundle, provider, precision=precision, backend=backend)
     result = {"self_test_error": policy.self_test(), "provider": policy.provider}
@@ -218,10 +221,9 @@ def load(options: Annotated[LoadOptions, arg(name="")]) -> int:
     measured = _measure(plans, options.processes)
     results = [{**about, **load_report.result(one)} for one in measured]
     _report(results)
-    if options.samples:
-        save_samples(options.samples, measured)
     sweep = {"sweep": {f"clients_{one['n_clients']}": one for one in results}}
-    _write(options.json, {**(results[0] if len(counts) == 1 else sweep), "host": here})
+    said = {**(results[0] if len(counts) == 1 else sweep), "host": here}
+    write_each(lambda: save_samples(options.samples, measured), lambda: _write(options.json, said))
     if options.figure:
         figure.draw(options.figure, measured)
         print(f"drawn to {options.figure}")
@@ -259,15 +261,19 @@ def parse_clients(text: str) -> list[int]:
     return counts
 
 
-def save_samples(path: Path, measured: list[Any]) -> None:
-    """Writes an array for each column of `LoadSamples`; n_clients tells measurements apart."""
+def save_samples(path: Path | None, measured: list[Any]) -> None:
+    """Writes an array for each column of `LoadSamples`; n_clients tells measurements apart.
+
+    Does nothing where `path` is None.
+    """
+    if path is None:
+        return
     columns: dict[str, Any] = {
         name: np.concatenate([one.columns[name] for one in measured])
         for name in measured[0].columns
     }
     counts = [np.full(len(one.columns["client"]), one.plan.n_clients) for one in measured]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("wb") as file:
+    with replacing(path) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, n_clients=np.concatenate(counts), **columns)
     print(f"raw samples written to {path}")
 
@@ -277,6 +283,8 @@ def _measure(plans: list[Any], n_processes: int | None):
     from policy_server.bench.load.plan import default_processes, run
 
     measured = []
+    if n_processes is not None:
+        at_least_one("--processes", n_processes)
     for plan in plans:
         n = min(n_processes or default_processes(plan.n_clients), plan.n_clients)
         measured.append(run(plan, n))

@@ -11,6 +11,7 @@ import numpy as np
 from edp_robot.cli.arguments import FROM
 from policy_server.contract.disk.files import write_json
 from policy_server.contract.disk.outputs import OutFile
+from policy_server.contract.noise import check_seed
 
 MAX_CONNECTIONS = 256
 
@@ -46,6 +47,7 @@ def evaluate(
     n_given = sum(option is not None for option in (start, bundle, server))
     if n_given != 1:
         raise ValueError(f"{n_given} of --from, --bundle, --server given; give exactly one")
+    check_seed(seed)
     found_keys = client_keys(keys, has_server=server is not None)
     if start is not None:
         name, result = _run(start, task, episodes, seed)

@@ -128,10 +128,20 @@ def edp(*words: str) -> None:
 def edp_process(*words: str) -> None:
     """Runs an `edp` command in a process of its own, without torch in it.
 
+    However this one ends, the command is asked to end too, and has the time that it needs: it may
+    drive a robot.
+
     Raises:
         RuntimeError: The command failed.
     """
-    if status := subprocess.run([*EDP, *words], check=False).returncode:
+    process = subprocess.Popen(leashed([*EDP, *words]))
+    try:
+        status = process.wait()
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            process.wait()
+    if status:
         raise RuntimeError(f"`edp {' '.join(words)}` ended with status {status}")
 
 

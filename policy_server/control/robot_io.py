@@ -43,12 +43,12 @@ class RobotIO:
 
     Raises:
         RobotError: The robot's names, their order or their number differ from the policy's, or a
-            feature is not a number (an image).
+            feature is not a number. Images among the observation are left out.
     """
 
     def __init__(self, robot: Robot, manifest: Manifest):
         self._robot = robot
-        self.obs_names = _names("observation_features", robot.observation_features)
+        self.obs_names = _names("observation_features", _without_images(robot.observation_features))
         self.action_names = _names("action_features", robot.action_features)
         self.unchecked = (
             *_compare("obs", self.obs_names, manifest.obs),
@@ -154,8 +154,21 @@ def _names(what: str, features: Mapping[str, Any]) -> list[str]:
     """Returns the names of the features. Raises RobotError for a feature that is not a number."""
     not_numbers = {name: kind for name, kind in features.items() if kind not in _NUMBERS}
     if not_numbers:
-        raise RobotError(f"{what} {not_numbers}: expected numbers; this control loop has no images")
+        raise RobotError(
+            f"{what} {not_numbers}: expected one number for each name, like shoulder_pan.pos: float"
+        )
     return list(features)
+
+
+def _without_images(features: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the features that are no images (height, width, channels). No policy here sees any.
+
+    Their cameras are read with every observation, which takes the robot's time.
+    """
+    images = [name for name, kind in features.items() if isinstance(kind, tuple) and len(kind) == 3]
+    if images:
+        _log.warning("images are left out, the policy sees none: %s", ", ".join(images))
+    return {name: kind for name, kind in features.items() if name not in images}
 
 
 def _compare(vector: str, names: list[str], fields: tuple[Field, ...]) -> list[str]:

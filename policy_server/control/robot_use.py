@@ -37,9 +37,10 @@ class RobotUse:
             with self._stop.breakable(after_s):
                 call()
         except BaseException as error:
-            if isinstance(error, KeyboardInterrupt):
-                self.interrupted = True
-            self.failures.append((what, error))
+            is_broken = isinstance(error, KeyboardInterrupt)
+            self.interrupted |= is_broken
+            if after_s or not is_broken:  # that the work was broken off is no failure
+                self.failures.append((what, error))
             return False
         return True
 

@@ -94,6 +94,13 @@ class Known:
     history: int | None = None
     history_order: str | None = None
 
+    def __post_init__(self) -> None:
+        """Raises WrapError for a rate or a number of steps that no policy can have."""
+        if self.control_hz is not None and not 0 < self.control_hz < math.inf:
+            raise WrapError(f"control_hz {self.control_hz!r}: expected a rate above 0 [Hz]")
+        if self.n_action_steps is not None and self.n_action_steps < 1:
+            raise WrapError(f"n_action_steps {self.n_action_steps!r}: expected at least 1")
+
     def drafts(self, vector: str) -> tuple[Draft, ...]:
         """Returns the fields of "obs" or "action"."""
         return self.obs if vector == "obs" else self.action

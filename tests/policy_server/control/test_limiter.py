@@ -116,3 +116,36 @@ def test_float32_rounding_at_the_limit_is_clamped_but_not_counted():
     assert safe[0] == 1.0 + 0.03 and not flags and unit.counts["velocity"] == 0
     _, flags = unit.apply(np.array([safe[0] + 0.03 + 5e-6]))
     assert flags and unit.counts["velocity"] == 1
+
+
+def test_after_a_lost_target_the_next_is_near_to_both():
+    """The robot has 0 or 0.5, so -0.5 is too far from one of them and 1 from the other."""
+    for wanted, expected in ((1.0, 0.5), (-1.0, 0.0), (0.25, 0.25)):
+        unit = limiter([0.0, 0.0])
+        unit.apply(np.array([1.0, 0.0]))
+        unit.lose()
+        assert unit.last.tolist() == [0.0, 0.0]
+        safe, _ = unit.apply(np.array([wanted, 0.0]))
+        assert safe[0] == expected
+
+
+@given(st.lists(st.tuples(st.floats(-9, 9), st.booleans()), min_size=1, max_size=30))
+def test_whatever_is_lost_no_target_is_far_from_any_that_the_robot_may_have(targets):
+    unit = limiter([0.0, 0.0])
+    possible = {0.0}
+    for target, is_lost in targets:
+        safe, _ = unit.apply(np.array([target, 0.0]))
+        assert max(abs(safe[0] - has) for has in possible) <= 0.5 + 1e-12
+        possible = possible | {safe[0]} if is_lost else {safe[0]}
+        if is_lost:
+            unit.lose()
+
+
+def test_without_a_rate_the_first_targets_leave_the_start_in_equal_steps():
+    """The second number has no rate. The first has one, which does not let its range pass."""
+    unit = Limiter(low=[-1, 0], high=[1, INF], max_rate=[5, INF], control_period_s=0.1, n_start=4)
+    unit.reset(np.array([0.0, 1.0]))
+    path = [unit.apply(np.array([1.0, 9.0]))[0].tolist() for _ in range(5)]
+    assert path == [[0.5, 3.0], [1.0, 5.0], [1.0, 7.0], [1.0, 9.0], [1.0, 9.0]]
+    unit.reset(np.array([0.0, 1.0]))
+    assert unit.apply(np.array([1.0, 9.0]))[0].tolist() == [0.5, 3.0]

@@ -1,3 +1,4 @@
+import itertools
 import logging
 from types import SimpleNamespace
 
@@ -114,11 +115,60 @@ def test_another_number_of_features_is_refused(vector, names, message):
         RobotIO(Leg(**{vector: names}), manifest())
 
 
-def test_images_are_refused():
+def test_a_camera_of_a_robot_whose_policy_sees_none_is_left_out(caplog):
+    """As LeRobot has it: numbers by name, and images by their shape, in any place."""
     robot = Leg()
-    robot.observation_features["camera"] = (480, 640, 3)
-    with pytest.raises(RobotError, match=r"camera.*has no images"):
+    robot.observation_features = {"front": (480, 640, 3), **robot.observation_features}
+    robot.get_observation = lambda: {"front": None, **dict.fromkeys(JOINTS, 0.5)}
+    assert RobotIO(robot, manifest()).read().tolist() == [0.5] * 3
+    assert "images are left out, the policy sees none: front" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "kind", [(3,), (480, 640), {"dtype": "float32", "shape": (3,)}, "image", (480, 640, 3)]
+)
+def test_a_feature_of_several_numbers_is_refused(kind):
+    robot = Leg()
+    robot.action_features["state"] = kind
+    with pytest.raises(RobotError, match=r"state.*expected one number for each name"):
         RobotIO(robot, manifest())
+
+
+LEROBOT = [f"{j}.pos" for j in ("shoulder_pan", "shoulder_lift", "elbow_flex", "gripper")]
+
+
+@pytest.mark.parametrize("split", [(4,), (1, 3), (2, 2), (1, 1, 1, 1)])
+@pytest.mark.parametrize("vector", ["obs", "action"])
+def test_every_entry_is_compared_however_the_fields_are_cut(vector, split):
+    """All orders of four names but the policy's own are refused, in fields of any length."""
+    fields = []
+    for n in split:
+        start = fields[-1].stop if fields else 0
+        fields.append(field(f"field_{start}", start, tuple(LEROBOT[start : start + n])))
+    other = (field("leg", 0, JOINTS),)
+    policy = manifest(**{"obs": other, "action": other, vector: tuple(fields)})
+    for names in itertools.permutations(LEROBOT):
+        robot = Leg(**{vector: names})
+        if list(names) == LEROBOT:
+            assert RobotIO(robot, policy).unchecked == ()
+            continue
+        first = next(k for k in range(4) if names[k] != LEROBOT[k])
+        with pytest.raises(RobotError, match=f"number {first} of the {vector}, '{names[first]}'"):
+            RobotIO(robot, policy)
+
+
+def test_a_wrong_name_among_right_ones_is_refused():
+    names = ("hip", "hip.2", "ankle")
+    with pytest.raises(RobotError, match=r"'hip\.2' instead of 'knee'"):
+        RobotIO(Leg(obs=names), manifest())
+
+
+def test_obs_and_action_may_have_different_orders():
+    """Each is compared with its own field; the position is found by name."""
+    obs = ("ankle", "knee", "hip")
+    robot = Leg(obs=obs)
+    robot_io = RobotIO(robot, manifest(obs=(field("leg", 0, obs),)))
+    assert robot_io.position().tolist() == [2.0, 1.0, 0.0]
 
 
 def test_observations_are_read_in_the_features_order():
