@@ -2,19 +2,12 @@
 
 import re
 import shutil
-import sys
 
 import pytest
 from filelock import FileLock
 from support.documents import ROOT, Block, Reader, blocks, commands, edp_command, missing, run_edp
+from support.own_folder import at
 
-from edp_robot.methods.explore import INTRINSIC_REWARDS
-from edp_robot.methods.finetune import FINE_TUNERS
-from policy_server.control.robot import ROBOTS
-from policy_server.runtime.base import BACKENDS
-from sim.core.registry import TASKS
-
-REGISTRIES = (INTRINSIC_REWARDS, FINE_TUNERS, TASKS, ROBOTS, BACKENDS)
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/**/*.md")])
 WITH_BLOCKS = [path for path in DOCUMENTS if blocks(path.read_text())]
 LINK = re.compile(r"\]\((?!https?:|mailto:|#)([^)#\s]+)(?:#[^)]*)?\)")
@@ -64,19 +57,12 @@ def make_workshop(folder):
 
 
 @pytest.fixture
-def desk(workshop, tmp_path, monkeypatch):
+def desk(workshop, tmp_path):
     """The current folder: a copy of the workshop. Its modules are forgotten at the end."""
     folder = tmp_path / "desk"
     shutil.copytree(workshop, folder)
-    monkeypatch.chdir(folder)
-    for registry in REGISTRIES:
-        registry.names()  # finds all parts of ours
-        monkeypatch.setattr(registry, "_parts", dict(registry._parts))
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    yield folder
-    for name, module in list(sys.modules.items()):
-        if str(folder) in str(getattr(module, "__file__", None)):
-            del sys.modules[name]
+    with at(folder):
+        yield folder
 
 
 @pytest.mark.parametrize("path", WITH_BLOCKS, ids=name_of)

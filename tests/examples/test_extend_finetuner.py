@@ -2,26 +2,21 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from support.own_folder import edp, edp_process
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "extend" / "my_tuner.py"
-EDP = [sys.executable, "-m", "edp_robot.cli"]
 SMALL = ["loop.env_steps=2400", "tuner.n_states=32", "tuner.n_best=3"]
+SHORT = ["--set", "n_chunks=1", "pairs_per_chunk=256"]
 
 
-def edp(folder, *args, check=True):
-    command = [*EDP, *args]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=check)
-
-
-def finetune(folder, pretrained, *more, check=True):
-    options = ["--task", "arm-press", "--preset", "smoke", "--from", str(pretrained)]
+def finetuning(pretrained, *more):
+    """Returns the command that fine-tunes with the example."""
+    options = ["--task", "arm-press", "--preset", "smoke", "--from", pretrained]
     options += ["--method", "my_tuner:BestOfK", "--eval-episodes", "4", "--out", "press"]
-    return edp(folder, "finetune", *options, "--set", *SMALL, *more, check=check)
+    return ["finetune", *options, "--set", *SMALL, *more]
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +32,7 @@ def folder(tmp_path_factory, pretrained):
     """Returns a folder with the example and a run that it fine-tuned."""
     folder = tmp_path_factory.mktemp("own")
     shutil.copy(EXAMPLE, folder)
-    finetune(folder, pretrained)
+    edp_process(folder, *finetuning(pretrained))
     return folder
 
 
@@ -49,8 +44,9 @@ def test_it_tunes_with_its_own_settings(folder):
 
 
 def test_it_resumes(folder, pretrained):
-    assert "success" in finetune(folder, pretrained, "--resume").stdout
-    other = finetune(folder, pretrained, "tuner.n_best=4", "--resume", check=False)
+    assert "success" in edp(folder, *finetuning(pretrained, "--resume")).stdout
+    changed = finetuning(pretrained, "tuner.n_best=4", "--resume")
+    other = edp(folder, *changed, check=False)
     assert other.returncode != 0
     assert "another config (differs in ['tuner'])" in other.stderr
 
@@ -58,11 +54,12 @@ def test_it_resumes(folder, pretrained):
 def test_what_it_tuned_is_exported_and_distilled(folder, tmp_path):
     """These need no code of the example: DiffusionTuner says where its policy lies."""
     run = str(folder / "press")
-    edp(tmp_path, "export", "--from", run, "--out", "teacher")
-    edp(tmp_path, "export", "--from", run, "--best-of", "4", "--out", "best")
+    few = ("--denoise-steps", 2)
+    edp(tmp_path, "export", "--from", run, *few, "--out", "teacher")
+    edp(tmp_path, "export", "--from", run, *few, "--best-of", "4", "--out", "best")
     assert (tmp_path / "teacher" / "policy.onnx").exists()
     assert (tmp_path / "best" / "policy.onnx").exists()
-    edp(tmp_path, "distill", "--from", run, "--preset", "smoke", "--out", "student")
+    edp(tmp_path, "distill", "--from", run, "--preset", "smoke", *SHORT, "--out", "student")
     edp(tmp_path, "export", "--from", "student", "--out", "bundle")
     assert (tmp_path / "bundle" / "policy.onnx").exists()
 

@@ -2,21 +2,15 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from support.own_folder import edp, edp_process
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "extend" / "my_reward.py"
-EDP = [sys.executable, "-m", "edp_robot.cli"]
 PRETRAIN = ["pretrain", "--task", "arm", "--preset", "smoke", "--out", "explored"]
 METHOD = ["--method", "my_reward:HashCount", "--set", "reward.n_bits=8", "loop.env_steps=4800"]
-
-
-def edp(folder, *args, check=True):
-    command = [*EDP, *args]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=check)
+SHORT = ["--set", "n_chunks=1", "pairs_per_chunk=256"]
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +18,7 @@ def folder(tmp_path_factory):
     """Returns a folder with the example and a run that it explored."""
     folder = tmp_path_factory.mktemp("own")
     shutil.copy(EXAMPLE, folder)
-    edp(folder, *PRETRAIN, *METHOD)
+    edp_process(folder, *PRETRAIN, *METHOD)
     return folder
 
 
@@ -46,9 +40,9 @@ def test_it_resumes(folder):
 def test_what_it_explored_is_exported_and_distilled(folder, tmp_path):
     """These need no code of the example: the settings of its reward do not concern them."""
     run = str(folder / "explored")
-    edp(tmp_path, "export", "--from", run, "--out", "teacher")
+    edp(tmp_path, "export", "--from", run, "--denoise-steps", 2, "--out", "teacher")
     assert (tmp_path / "teacher" / "policy.onnx").exists()
-    edp(tmp_path, "distill", "--from", run, "--preset", "smoke", "--out", "student")
+    edp(tmp_path, "distill", "--from", run, "--preset", "smoke", *SHORT, "--out", "student")
     edp(tmp_path, "export", "--from", "student", "--out", "bundle")
     assert (tmp_path / "bundle" / "policy.onnx").exists()
 

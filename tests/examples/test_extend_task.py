@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.own_folder import edp, edp_process
 
 from edp_robot.training.runs import read_metrics
 
@@ -21,17 +22,10 @@ def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("outside")
     shutil.copy(EXAMPLE, path)
     smoke = ("--task", TASK, "--preset", "smoke")
-    edp(path, "pretrain", *smoke, "--env-steps", 4800, "--out", "cart")
+    edp_process(path, "pretrain", *smoke, "--env-steps", 4800, "--out", "cart")
     edp(path, "finetune", *smoke, "--from", "cart", "--out", "mark", "--env-steps", 2000)
-    edp(path, "export", "--from", "mark", "--out", "bundle")
+    edp(path, "export", "--from", "mark", "--denoise-steps", 2, "--out", "bundle")
     return path
-
-
-def edp(folder, *arguments):
-    command = [sys.executable, "-m", "edp_robot.cli", *map(str, arguments)]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 def test_it_is_trained_and_exported_without_touching_another_file(folder):
