@@ -1,10 +1,14 @@
 """Settings and fixtures of all tests."""
 
+import os
 import signal
 
 from xdist.scheduler import LoadFileScheduling
 
 pytest_plugins = ["support.serving"]  # fixtures of bundles and running servers
+
+# Tiny shapes gain nothing from a second thread, and waiting threads burn what others need.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # A shell's background job ignores SIGINT, and so do its children. Tests send it to servers.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -121,7 +121,7 @@ def test_a_finetuning_starts_from_an_old_pretraining(before, run):
 
 @pytest.mark.parametrize("run", ["arm", "rnd", "press", "modes", "student"])
 def test_every_kind_of_run_is_exported(before, run):
-    edp("export", "--from", run, "--out", "new")
+    edp("export", "--from", run, "--denoise-steps", 2, "--out", "new")
     bundle = Bundle.load("new")
     chunk = LocalPolicy("new", "cpu").act(bundle.golden()["obs"][0])
     assert chunk.shape == (bundle.manifest.horizon, bundle.manifest.act_dim)

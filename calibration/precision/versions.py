@@ -20,6 +20,7 @@ from policy_server.bench.latency import bench_backend
 from policy_server.bench.statistics import summary
 from policy_server.contract.bundle import ONNX, Bundle, extend, graph_name
 from policy_server.contract.choices import Precision
+from policy_server.contract.clock import quiet
 from policy_server.contract.manifest import Manifest
 from policy_server.runtime.onnxruntime import OnnxPolicy
 
@@ -180,9 +181,10 @@ def time_in_turns(policies: Mapping[Precision, OnnxPolicy], rows: Rows) -> dict[
     noise = rows.noise[:1]
     n = N_TIMED // N_TURNS
     times: dict[Any, list[np.ndarray]] = {name: [] for name in policies}
-    for _ in range(N_TURNS):
-        for name, policy in policies.items():
-            times[name].append(bench_backend(policy, obs, noise, n, n))
+    with quiet():
+        for _ in range(N_TURNS):
+            for name, policy in policies.items():
+                times[name].append(bench_backend(policy, obs, noise, n, n))
     return {name: np.concatenate(parts) for name, parts in times.items()}
 
 

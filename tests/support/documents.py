@@ -44,9 +44,10 @@ DEFAULT_PORT = "5599"
 SMOKE = {"--preset": "smoke", "--env-steps": None, "--n-seeds": None}
 SHORTER = {  # by command: the value of an option, None leaves the option out
     "pretrain": SMOKE,
-    "finetune": {**SMOKE, "--eval-episodes": None},
+    "finetune": {**SMOKE, "--eval-episodes": "4"},
     "clone": SMOKE,
     "distill": SMOKE,
+    "export": {"--denoise-steps": "2"},
     "evaluate": {"--episodes": "4"},
     "control": {"--seconds": "1"},
     "bench sampler": {"--n": "20"},

@@ -49,12 +49,10 @@ def test_resumed_pretraining_equals_uninterrupted(pretrained, tmp_path, monkeypa
 
 @pytest.mark.parametrize("method", ["edp", "rnd", "particle", "random"])
 def test_seeds_at_once_resume_and_come_apart(tmp_path, monkeypatch, method):
-    """Three learners in one run come out the same again, and the same when cut."""
-    config = with_loop(tiny_pretrain(method=method, n_seeds=3), env_steps=2_400, n_envs=4)
-    for name in ("whole", "again"):
-        pretrain(config, str(tmp_path / name))
-    assert differing(tmp_path / "whole", tmp_path / "again") == []
-    stop_after(monkeypatch, 40)
+    """Three learners in one run come out the same when it is cut, and differ from one another."""
+    config = with_loop(tiny_pretrain(method=method, n_seeds=3), env_steps=1_600, n_envs=4)
+    pretrain(config, str(tmp_path / "whole"))
+    stop_after(monkeypatch, 30)
     with pytest.raises(KeyboardInterrupt):
         pretrain(config, str(tmp_path / "cut"))
     monkeypatch.undo()

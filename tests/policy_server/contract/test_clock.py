@@ -46,6 +46,18 @@ def test_quiet_stops_the_garbage_collector_and_restores_it(collecting):
         gc.enable() if was_enabled else gc.disable()
 
 
+def test_a_quiet_block_inside_another_collects_nothing(monkeypatch):
+    """A collection takes half a second where many objects live; turns would take one each."""
+    collected = []
+    monkeypatch.setattr(gc, "collect", lambda: collected.append(1))
+    with quiet():
+        for _ in range(3):
+            with quiet():
+                assert not gc.isenabled()
+            assert not gc.isenabled()
+    assert collected == [1]
+
+
 def test_quiet_restores_the_scheduler(monkeypatch):
     asked = []
     monkeypatch.setattr(os, "sched_setscheduler", lambda pid, policy, _: asked.append(policy))
