@@ -34,7 +34,7 @@ def test_it_resumes(folder):
     assert "env_steps 4800" in again.stdout
     other = edp(folder, *PRETRAIN, *METHOD, "reward.n_bits=9", "--resume", check=False)
     assert other.returncode != 0
-    assert "another config (differs in ['reward'])" in other.stderr
+    assert "another config: reward.n_bits=8 there, 9 asked" in other.stderr
 
 
 def test_what_it_explored_is_exported_and_distilled(folder, tmp_path):

@@ -1,6 +1,7 @@
 """Rules of the house as functions of source text: each returns the faults that it finds."""
 
 import ast
+import functools
 import re
 import sys
 from collections.abc import Iterator
@@ -49,6 +50,12 @@ PROSE = re.compile(
 MACHINE_PATH = re.compile(r"(?<![\w.~])/(?:home|root|work|Users|mnt)/\w+")
 
 
+@functools.cache
+def parsed(source: str) -> ast.Module:
+    """Returns the syntax tree of a file. Every rule looks at the same one."""
+    return ast.parse(source)
+
+
 def imports(tree: ast.AST, path: str) -> Iterator[tuple[int, str, bool]]:
     """Yields (line, imported name, whether a function contains it) for every import.
 
@@ -85,7 +92,7 @@ def import_faults(source: str, path: str) -> list[str]:
     """Returns the imports that a file of ours must not have; `path` starts at the repository."""
     return [
         f"{path}:{line} imports {name}"
-        for line, name, lazy in imports(ast.parse(source), path)
+        for line, name, lazy in imports(parsed(source), path)
         if not _may_import(path, name, lazy)
     ]
 
@@ -116,7 +123,7 @@ def onnxruntime_imports(source: str, path: str) -> list[str]:
     """Returns the imports of ONNX Runtime outside the module that switches its telemetry off."""
     return [
         f"{path}:{line} imports {name}: use {ONNX_IMPORT}"
-        for line, name, _ in imports(ast.parse(source), path)
+        for line, name, _ in imports(parsed(source), path)
         if name.split(".")[0] == "onnxruntime" and path != ONNX_IMPORT
     ]
 
@@ -125,14 +132,14 @@ def relative_imports(source: str, path: str) -> list[str]:
     """Returns the imports that start with a dot."""
     return [
         f"{path}:{node.lineno} is a relative import"
-        for node in ast.walk(ast.parse(source))
+        for node in ast.walk(parsed(source))
         if isinstance(node, ast.ImportFrom) and node.level
     ]
 
 
 def code_in_data(source: str, path: str) -> list[str]:
     """Returns the places where a file could run code that it reads: pickles, eval, exec."""
-    tree = ast.parse(source)
+    tree = parsed(source)
     faults = [
         f"{path}:{line} {name}"
         for line, name, _ in imports(tree, path)
@@ -157,7 +164,7 @@ def too_long(source: str, path: str) -> list[str]:
     for number, line in enumerate(lines, start=1):
         if len(line) > MAX_LINE and "://" not in line:
             faults.append(f"{path}:{number} has {len(line)} characters, at most {MAX_LINE}")
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(parsed(source)):
         if not isinstance(node, FUNCTION):
             continue
         n = (node.end_lineno or node.lineno) - node.lineno + 1
@@ -170,7 +177,7 @@ def probing(source: str, path: str) -> list[str]:
     """Returns calls of hasattr, and of getattr with a default, that MAY_PROBE does not name."""
     return [
         f"{path}:{node.lineno} {ast.unparse(node)}"
-        for node in ast.walk(ast.parse(source))
+        for node in ast.walk(parsed(source))
         if isinstance(node, ast.Call)
         and _is_probe(node)
         and f"{path}: {ast.unparse(node)}" not in MAY_PROBE
@@ -188,7 +195,7 @@ def several_assignments(source: str, path: str) -> list[str]:
     display = (ast.Tuple, ast.List)
     return [
         f"{path}:{node.lineno} {ast.unparse(node)[:60]}"
-        for node in ast.walk(ast.parse(source))
+        for node in ast.walk(parsed(source))
         if isinstance(node, ast.Assign)
         and isinstance(node.value, display)
         and any(isinstance(target, display) for target in node.targets)
@@ -198,7 +205,7 @@ def several_assignments(source: str, path: str) -> list[str]:
 def missing_args(source: str, path: str) -> list[str]:
     """Returns public functions of three or more parameters without an Args section."""
     faults = []
-    for node in _public_functions(ast.parse(source)):
+    for node in _public_functions(parsed(source)):
         names = [a.arg for a in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)]
         names = names[1:] if names[:1] in (["self"], ["cls"]) else names
         decorators = {ast.unparse(d).split(".")[-1] for d in node.decorator_list}
@@ -255,7 +262,7 @@ def import_graph(sources: dict[str, str]) -> dict[str, set[str]]:
     graph = {}
     for module, source in sources.items():
         found = {
-            _nearest(name, sources) for _, name, _ in imports(ast.parse(source), f"{module}/x")
+            _nearest(name, sources) for _, name, _ in imports(parsed(source), f"{module}/x")
         }
         graph[module] = found - {module, ""}
     return graph

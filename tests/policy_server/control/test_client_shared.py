@@ -14,6 +14,7 @@ import time
 import numpy as np
 import pytest
 from support.checked_client import until
+from support.serving import running_server
 
 from policy_server.contract.errors import PolicyChanged, PolicyError, PolicyTimeout
 from policy_server.contract.field import Field
@@ -175,29 +176,37 @@ def in_child(work):
     return said
 
 
-@pytest.fixture(params=["without keys", "with keys"])
-def client(request, tmp_path, start_server, bundle_path):
-    """A client of a server of its own, which has answered it once."""
+@pytest.fixture(scope="module", params=["without keys", "with keys"])
+def opened(request, tmp_path_factory, bundle_path):
+    """Opens clients of one server."""
     keys = None
     options = ()
     if request.param == "with keys":
-        make_keys(tmp_path / "keys", "r1")
-        keys = ClientKeys.load(tmp_path / "keys" / "private" / "r1.key_secret")
-        options = ("--keys", str(tmp_path / "keys"))
-    server = start_server(bundle_path, options=options)
-    with PolicyClient(server.endpoint, LONG_S, keys) as client:
+        folder = tmp_path_factory.mktemp("shared") / "keys"
+        make_keys(folder, "r1")
+        keys = ClientKeys.load(folder / "private" / "r1.key_secret")
+        options = ("--keys", str(folder))
+    with running_server(bundle_path, options=options) as server:
+        yield lambda: PolicyClient(server.endpoint, LONG_S, keys)
+
+
+@pytest.fixture
+def client(opened):
+    """A client that the server has answered once."""
+    with opened() as client:
         client.reset(1)
         client.act(OBS)
         yield client
 
 
 def test_a_forked_client_has_a_session_of_its_own(client):
+    own = client.hello()["session"]
     n_before = client.stats()["n_sessions"]
     client.send(OBS)
     session = in_child(lambda: (client.receive(0.05), client.hello()["session"]))
-    assert session == f"(None, {n_before})"  # The parent's answer is not the child's.
+    assert session == f"(None, {own + 1})"  # The parent's answer is not the child's.
     assert client.receive(LONG_S) is not None
-    assert client.hello()["session"] == 0 and client.stats()["n_sessions"] == n_before + 1
+    assert client.hello()["session"] == own and client.stats()["n_sessions"] == n_before + 1
 
 
 def test_parent_and_child_at_once_get_their_own_answers(client):

@@ -146,9 +146,11 @@ def test_an_older_checkpoint_of_the_guidance_loads():
         tuner.load({**saved, "model": dropped})
 
 
-@pytest.mark.parametrize("n_uniform", [-1, 31])
-def test_uniform_proposals_leave_room_for_both_policies(n_uniform):
-    with pytest.raises(ValueError, match=f"n_uniform={n_uniform}: give 0 to n_proposals - 2 = 30"):
+@pytest.mark.parametrize(
+    ("n_uniform", "said"), [(-1, "must be at least 0"), (31, "give 0 to n_proposals - 2 = 30")]
+)
+def test_uniform_proposals_leave_room_for_both_policies(n_uniform, said):
+    with pytest.raises(ValueError, match=f"n_uniform={n_uniform}: {said}"):
         ResamplingConfig(n_uniform=n_uniform)
 
 
