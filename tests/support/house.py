@@ -261,9 +261,7 @@ def import_graph(sources: dict[str, str]) -> dict[str, set[str]]:
     """
     graph = {}
     for module, source in sources.items():
-        found = {
-            _nearest(name, sources) for _, name, _ in imports(parsed(source), f"{module}/x")
-        }
+        found = {_nearest(name, sources) for _, name, _ in imports(parsed(source), f"{module}/x")}
         graph[module] = found - {module, ""}
     return graph
 
