@@ -10,9 +10,14 @@ pytest_plugins = ["support.serving"]  # fixtures of bundles and running servers
 # Tiny shapes gain nothing from a second thread, and waiting threads burn what others need.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# A shell's background job ignores SIGINT, and so do its children. Tests send it to servers.
+# A shell's background job ignores SIGINT, and one under nohup SIGHUP; so do their children. Tests
+# send both to commands.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+for name in ("SIGHUP", "SIGQUIT"):
+    number = getattr(signal, name, None)
+    if number is not None and signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, signal.SIG_DFL)
 
 
 class FileScheduling(LoadFileScheduling):
