@@ -304,8 +304,9 @@ def test_a_robot_begins_with_an_empty_memory_and_stops_where_it_is_lost(two):
         report = run(robot, client, config, reload)
     assert report.error is not None
     assert "forgot the episode: its memory held 3" in report.error
-    assert robot.sent[:3] == [1, 2, 3]
-    assert set(robot.sent[3:]) == {3}  # the last safe target
+    eased = [k / 200 * k for k in (1, 2, 3)]  # the sums 1, 2, 3; without a rate, over 1 s
+    assert robot.sent[:3] == pytest.approx(eased)
+    assert set(robot.sent[3:]) == {robot.sent[2]}  # the last safe target
 
 
 def test_hello_in_mid_episode_asks_for_a_reset(endpoint):
