@@ -50,11 +50,15 @@ def test_a_quiet_block_inside_another_collects_nothing(monkeypatch):
     """A collection takes half a second where many objects live; turns would take one each."""
     collected = []
     monkeypatch.setattr(gc, "collect", lambda: collected.append(1))
-    with quiet():
-        for _ in range(3):
-            with quiet():
+    gc.enable()
+    try:
+        with quiet():
+            for _ in range(3):
+                with quiet():
+                    assert not gc.isenabled()
                 assert not gc.isenabled()
-            assert not gc.isenabled()
+    finally:
+        gc.disable()  # as it is in all tests
     assert collected == [1]
 
 
