@@ -24,12 +24,13 @@ def check_file(path: str | Path) -> None:
         OSError: It is a folder, it or its folder is read-only, a file stands where a folder must
             be, or the disk is full.
     """
-    path = Path(path).resolve()
+    path = Path(path)
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder: give a file")
     if path.exists() and not os.access(path, os.W_OK):
         raise PermissionError(f"{path} cannot be written: it is read-only")
-    if path.is_file() or not path.exists():
+    if path.is_file() or not path.exists():  # /dev/stdout and pipes are written as they are
+        path = path.resolve()
         _probe(path.parent, temporary_path(path).name)
 
 
