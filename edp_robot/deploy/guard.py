@@ -206,7 +206,7 @@ class _Adder:
         shapes = [self.kinds.get(name, (0, ()))[1] for name in names]
         rows = [n for n, s in zip(names, shapes, strict=True) if len(s) == 2 and s[0] == batch]
         if len(names) == 1 and shapes[0] == (batch, width):
-            terms = [self._times_zero(self._columns(names[0], width))]
+            terms = [self._columns(self._times_zero(names[0]), width)]
         elif len(names) == 1 and shapes[0] == self.kinds["action"][1]:
             terms = [self._times_zero(names[0])]
         else:

@@ -102,6 +102,26 @@ def test_a_limit_of_the_answer_takes_three_nodes():
     np.testing.assert_array_equal(answer(made, [0.5, 7.0], [-3.0, 0.0]), [[0.5, 1], [-1, 0]])
 
 
+@pytest.mark.parametrize(
+    ("kind", "hidden"), [(TensorProto.FLOAT16, "Identity"), (TensorProto.DOUBLE, "Exp")]
+)
+def test_an_answer_that_is_limited_in_another_float_type_is_guarded(kind, hidden):
+    """The one tensor to guard has the answer's shape, and is not float32."""
+    nodes = [
+        ("Cast", "obs", "other"),
+        (hidden, "other", "far"),
+        ("Tanh", "far", "near"),
+        ("Cast", "near", "command"),
+    ]
+    plain = onnx.load_from_string(make_graph(nodes, {}, (2, 1, 2)))
+    casts = [node for node in plain.graph.node if node.op_type == "Cast"]
+    for cast, to in zip(casts, (kind, TensorProto.FLOAT), strict=True):
+        cast.attribute.append(helper.make_attribute("to", to))
+    got = answer(guarded(plain).SerializeToString(), [0.5, 0.25], [0.5, 1e6])
+    assert np.isfinite(got[0]).all()
+    assert np.isnan(got[1]).any()
+
+
 @pytest.mark.parametrize("opset", [8, 11, 13, 20])
 def test_every_opset_that_wrap_takes(opset):
     """Two limits in a row of layers, of float64 and float32, and one over other rows."""
