@@ -77,7 +77,6 @@ class RobotIO:
                 self._obs[:] = numbers(self._robot.get_observation(), self.obs_names)
         if not all_finite(self._obs):
             read = zip(self.obs_names, self._obs.tolist(), strict=True)
-            read = zip(self.obs_names, self._obs.tolist(), strict=True)
             bad = [f"{name} is {value}" for name, value in read if not math.isfinite(value)]
             raise Lost(f"reading lost: {', '.join(bad)}")
         return self._obs

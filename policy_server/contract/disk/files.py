@@ -9,6 +9,7 @@ import json
 import os
 import platform
 import re
+import sys
 import tempfile
 import time
 from collections.abc import Collection, Iterator, Mapping
@@ -21,6 +22,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 TEMPORARY = re.compile(r"\.(?P<name>.+?)\.(?:(?P<host>[\w-]*)@)?(?P<pid>\d+)(?:\.\w+)?\.tmp")
 OLD_S = 24 * 3600.0  # the process of another machine is thought gone after this time [s]
 STARTED_S = time.time()
+MAX_LINKS = 40  # links followed from one to the next, as Linux does
 
 
 class DiskFull(OSError):
@@ -46,14 +48,20 @@ def replacing(path: str | Path) -> Iterator[Path]:
     """Yields the temporary file to write, which replaces `path` at the end of the block.
 
     An error in the block removes it. What killed processes left behind is removed first. A missing
-    folder is made. Of a link, the file that it names is replaced. What is no regular file
-    (/dev/stdout, a pipe) is written to as it is.
+    folder is made. Of a link, the file that it names is replaced. What is no regular file (a pipe,
+    a device) is written to as it is. What names an open file (/dev/stdout) is added to, wherever
+    a shell sends it: `>> log` keeps the log.
 
     Raises:
         DiskFull: There is no space. The old content is still there.
         OSError: The folder or the file cannot be written. The old content is still there.
     """
     path = Path(path)
+    number = descriptor(path)
+    if number is not None:
+        with _adding_to(number) as temporary:
+            yield temporary
+        return
     if path.exists() and not path.is_file():
         yield path
         return
@@ -68,6 +76,34 @@ def replacing(path: str | Path) -> Iterator[Path]:
             temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def descriptor(path: str | Path) -> int | None:
+    """Returns the number of the open file that a path like /dev/stdout or /dev/fd/3 names.
+
+    None: it names no open file of this process.
+    """
+    path = Path(path)
+    for _ in range(MAX_LINKS):
+        if path.name.isdecimal() and path.parent.resolve() == Path("/dev/fd").resolve():
+            return int(path.name)
+        if not path.is_symlink():
+            return None
+        path = path.parent / os.readlink(path)
+    return None
+
+
+@contextlib.contextmanager
+def _adding_to(number: int) -> Iterator[Path]:
+    """Yields a temporary file, whose content is written to an open file at the end of the block."""
+    with tempfile.TemporaryDirectory() as folder:
+        temporary = Path(folder) / "content"
+        yield temporary
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None:
+                stream.flush()  # what was printed before stands before it
+        with os.fdopen(os.dup(number), "wb") as file:
+            file.write(temporary.read_bytes())
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Annotated
 
-from policy_server.contract.disk.files import temporary_path
+from policy_server.contract.disk.files import descriptor, temporary_path
 
 # What a parameter of a command means: `edp` checks such a place before it calls the command.
 WRITES_FILE = "a file that the command writes"
@@ -29,7 +29,8 @@ def check_file(path: str | Path) -> None:
         raise IsADirectoryError(f"{path} is a folder: give a file")
     if path.exists() and not os.access(path, os.W_OK):
         raise PermissionError(f"{path} cannot be written: it is read-only")
-    if path.is_file() or not path.exists():  # /dev/stdout and pipes are written as they are
+    is_open = path.exists() and descriptor(path) is not None
+    if not is_open and (path.is_file() or not path.exists()):  # pipes are written as they are
         path = path.resolve()
         _probe(path.parent, temporary_path(path).name)
 

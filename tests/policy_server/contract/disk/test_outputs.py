@@ -1,9 +1,10 @@
 import os
 import threading
+from pathlib import Path
 
 import pytest
 
-from policy_server.contract.disk.files import write_json
+from policy_server.contract.disk.files import descriptor, write_json
 from policy_server.contract.disk.outputs import check_file, check_folder
 
 
@@ -16,6 +17,32 @@ def test_a_pipe_is_written_as_it_is(tmp_path):
     os.close(write_fd)
     with open(read_fd) as pipe:
         assert pipe.read() == '{\n "n": 1\n}\n'
+
+
+@pytest.mark.parametrize("link", [False, True])
+def test_an_open_file_is_added_to(link, tmp_path):
+    """`--json /dev/stdout >> log` keeps what the log had."""
+    log = tmp_path / "log"
+    log.write_text("before\n")
+    with log.open("a") as file:
+        path = Path(f"/dev/fd/{file.fileno()}")
+        if link:
+            (tmp_path / "link").symlink_to(path)
+            path = tmp_path / "link"
+        check_file(path)
+        write_json(path, 1)
+        write_json(path, 2)
+        file.write("after\n")
+    assert log.read_text() == "before\n1\n2\nafter\n"
+    assert descriptor(log) is None and descriptor("/dev/fd") is None
+
+
+def test_a_link_to_itself_or_a_closed_file_names_no_open_one(tmp_path):
+    loop = tmp_path / "loop"
+    loop.symlink_to(loop)
+    assert descriptor(loop) is None
+    with pytest.raises(OSError):
+        check_file("/dev/fd/9999")
 
 
 def test_a_named_pipe_stays_one(tmp_path):
