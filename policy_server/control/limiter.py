@@ -20,6 +20,8 @@ class Intervention(IntFlag):
 # Rounding of float32 at a few units. A policy that moves exactly at a limit is clamped, but not
 # counted.
 ROUNDING = 2e-6
+# A rate that lets the whole range pass in so few steps would make the first target a jump.
+FREE_STEPS = 10
 
 
 class Limiter:
@@ -29,8 +31,9 @@ class Limiter:
     high], then to a change of max_rate * control_period_s from the last safe target. A robot that
     starts outside [low, high] is led back at that rate, never by a jump.
 
-    Where no rate limits a target (it is infinite, or lets the whole range pass in one period), the
-    first targets are led from the robot's position to the wanted ones within `n_start` steps.
+    Where no rate limits a target (it is infinite, or lets the whole range pass in FREE_STEPS or
+    fewer), the first targets are led from the robot's position to the wanted ones within `n_start`
+    steps. With 10 steps or more, the first change inside the range is at most a tenth of it.
 
     Attributes:
         last: The last safe target (act_dim,). None before the first.
@@ -69,7 +72,7 @@ class Limiter:
                 f"{control_period_s}: expected low <= high, rates and period above 0, no NaN"
             )
         self._max_change = rate * control_period_s
-        self._is_free = self._max_change >= self._high - self._low
+        self._is_free = self._max_change * FREE_STEPS >= self._high - self._low
         self._n_start = n_start
         self._n_applied = 0
         self.last: np.ndarray | None = None

@@ -51,6 +51,19 @@ def with_rate(path, max_rate):
     )
 
 
+def unhindered(path):
+    """Returns the manifest of a bundle whose targets of 1 or less come through as they are.
+
+    A tick lets 1 pass, of a range of 180.
+    """
+    manifest = with_rate(path, 100.0)
+    wide = [
+        dataclasses.replace(field, low=(-90.0,) * len(field), high=(90.0,) * len(field))
+        for field in manifest.action
+    ]
+    return dataclasses.replace(manifest, action=tuple(wide))
+
+
 def drive(robot, policy, n_ticks, time_source=None, on_tick=None, stop=None, **config):
     """Returns the report of `n_ticks` that take no time beyond what the test adds."""
     clock = (time_source or FakeClock()).clock

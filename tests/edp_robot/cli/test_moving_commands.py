@@ -50,6 +50,11 @@ def in_a_terminal(args):
     return process, terminal
 
 
+def n_due(report):
+    """Returns the ticks of a run, those included that a busy machine skipped."""
+    return report["ticks"] + report["skipped"]
+
+
 def wait_until_it_moves(process, log):
     until = time.monotonic() + 120
     while time.monotonic() < until and process.poll() is None:
@@ -148,9 +153,10 @@ def test_a_disk_that_is_full_at_the_end_costs_one_file(log, bundle_path, tmp_pat
     options = ("--seconds", 0.05, "--json", "/dev/full", "--record", record)
     assert control(bundle_path, *options) == 1
     streams = capsys.readouterr()
-    assert "5 ticks" in streams.out and "No space left on device" in streams.err
     with np.load(record) as archive:
-        assert len(archive["obs"]) == 5
+        n_ticks = len(archive["obs"])
+    assert 1 <= n_ticks <= 5  # a busy machine skips some
+    assert f"{n_ticks} ticks" in streams.out and "No space left on device" in streams.err
     assert log.read_text().split()[-1] == "disconnect"
 
 
@@ -163,10 +169,10 @@ def test_what_is_no_file_is_written_to_and_left(log, bundle_path, tmp_path, caps
     (tmp_path / "link.json").symlink_to(target)
     options = ("--seconds", 0.02, "--record", os.devnull)
     assert control(bundle_path, *options, "--json", pipe) == 0
-    assert json.loads(os.read(reader, 65536))["ticks"] == 2
+    assert n_due(json.loads(os.read(reader, 65536))) == 2
     os.close(reader)
     assert control(bundle_path, *options, "--json", tmp_path / "link.json") == 0
-    assert json.loads(target.read_text())["ticks"] == 2
+    assert n_due(json.loads(target.read_text())) == 2
     assert Path(os.devnull).is_char_device() and (tmp_path / "link.json").is_symlink()
 
 

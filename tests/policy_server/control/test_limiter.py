@@ -142,10 +142,20 @@ def test_whatever_is_lost_no_target_is_far_from_any_that_the_robot_may_have(targ
 
 
 def test_without_a_rate_the_first_targets_leave_the_start_in_equal_steps():
-    """The second number has no rate. The first has one, which does not let its range pass."""
-    unit = Limiter(low=[-1, 0], high=[1, INF], max_rate=[5, INF], control_period_s=0.1, n_start=4)
+    """The second number has no rate. The first has one, which lets its range pass in 20."""
+    unit = Limiter(low=[-1, 0], high=[1, INF], max_rate=[1, INF], control_period_s=0.1, n_start=4)
     unit.reset(np.array([0.0, 1.0]))
     path = [unit.apply(np.array([1.0, 9.0]))[0].tolist() for _ in range(5)]
-    assert path == [[0.5, 3.0], [1.0, 5.0], [1.0, 7.0], [1.0, 9.0], [1.0, 9.0]]
+    expected = [[0.1, 3.0], [0.2, 5.0], [0.3, 7.0], [0.4, 9.0], [0.5, 9.0]]
+    np.testing.assert_allclose(path, expected)
     unit.reset(np.array([0.0, 1.0]))
-    assert unit.apply(np.array([1.0, 9.0]))[0].tolist() == [0.5, 3.0]
+    assert unit.apply(np.array([1.0, 9.0]))[0].tolist() == [0.1, 3.0]
+
+
+@pytest.mark.parametrize("rate", [20, 100, 179, 180, 1e9, INF])
+def test_no_rate_makes_the_first_target_a_jump(rate):
+    """From one limit to the other, a range of 1.8 in periods of 0.01 s: at most a tenth at once."""
+    unit = Limiter(low=[-0.9], high=[0.9], max_rate=[rate], control_period_s=0.01, n_start=100)
+    unit.reset(np.array([-0.9]))
+    steps = np.diff([-0.9, *(unit.apply(np.array([0.9]))[0][0] for _ in range(100))])
+    assert steps[0] <= 0.018 + 1e-9 and steps.sum() == pytest.approx(1.8)

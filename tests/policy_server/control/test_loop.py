@@ -5,7 +5,7 @@ import signal
 
 import numpy as np
 import pytest
-from support.driving import PERIOD_NS, Scripted, drive, still, with_rate
+from support.driving import PERIOD_NS, Scripted, drive, still, unhindered
 from support.fake_clock import FakeClock
 
 from policy_server.contract.bundle import Bundle
@@ -21,7 +21,7 @@ from policy_server.control.robot_io import RobotError
 @pytest.fixture
 def manifest(bundle_path):
     """Rates above all changes in these tests, so that targets pass as they are."""
-    return with_rate(bundle_path, 100.0)
+    return unhindered(bundle_path)
 
 
 def test_the_schedule_does_not_drift(tiny, manifest):

@@ -6,7 +6,7 @@ import struct
 
 import numpy as np
 import pytest
-from support.driving import Scripted, drive, failing, with_rate
+from support.driving import Scripted, drive, failing, unhindered, with_rate
 from support.fake_clock import FakeClock
 
 PASSING = [
@@ -175,7 +175,7 @@ def test_a_robot_that_never_says_where_it_is_is_not_moved(robot, manifest):
 
 def test_a_chunk_goes_on_with_time_after_a_lost_reading(robot, bundle_path):
     """The third of six actions is not sent; the fourth comes in its own tick."""
-    manifest = dataclasses.replace(with_rate(bundle_path, 100.0), horizon=6, n_action_steps=6)
+    manifest = dataclasses.replace(unhindered(bundle_path), horizon=6, n_action_steps=6)
     policy = Scripted(manifest, lambda call, obs: [[0.1 * i, 0] for i in range(6)])
     failing(robot, "get_observation", {4: OSError("bus")})
     report = drive(robot, policy, 6)
