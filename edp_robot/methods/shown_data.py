@@ -27,10 +27,10 @@ def read(path: str) -> tuple[np.ndarray, np.ndarray]:
             there = sorted(file.files)
     except (zipfile.BadZipFile, zlib.error, EOFError, AttributeError, TypeError) as error:
         raise ValueError(f"{path} is no whole .npz file: {error}; write it by np.savez") from error
-    except ValueError as error:
+    except ValueError as error:  # its text advises to load pickles
         raise ValueError(
-            f"{path} holds objects, or is no whole .npz file: {error}; give arrays of numbers, "
-            "written by np.savez"
+            f"{path} holds objects, or is no whole .npz file; give arrays of numbers, written by "
+            "np.savez"
         ) from error
     if missing := {"obs", "action"} - arrays.keys():
         raise ValueError(f"{path} lacks {sorted(missing)}; it holds {there}")
@@ -55,8 +55,8 @@ def checked(obs: np.ndarray, action: np.ndarray, spec: TaskSpec) -> tuple[np.nda
     expected = ((n, spec.obs_dim), (n, spec.act_dim))
     if (obs.shape, action.shape) != expected or not n:
         raise ValueError(
-            f"obs {obs.shape}, action {action.shape}: {spec.name} wants {expected}, "
-            "and a row or more"
+            f"obs {obs.shape}, action {action.shape}: {spec.name} wants obs (n, {spec.obs_dim}) "
+            f"and action (n, {spec.act_dim}), with one row or more"
         )
     largest = float(np.finfo(np.float32).max)
     _refuse(obs, ~(np.abs(obs) <= largest), "obs must be finite (in float32)")

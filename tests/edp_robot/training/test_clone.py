@@ -73,7 +73,7 @@ def test_a_resumed_clone_equals_an_uninterrupted_one(tmp_path, monkeypatch):
             {"obs": np.zeros((2, 3)), "action": np.zeros((2, 3))},
             r"obs \(2, 3\), action \(2, 3\): modes wants",
         ),
-        ({"obs": np.zeros((0, 2)), "action": np.zeros((0, 3))}, "a row or more"),
+        ({"obs": np.zeros((0, 2)), "action": np.zeros((0, 3))}, "one row or more"),
         (
             {"obs": np.zeros((2, 2)), "action": np.full((2, 3), 1.5)},
             r"actions must lie in \[-1, 1\].* 2 of 2 rows: row 0 has 1.5, row 1 has 1.5",
