@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from edp_robot.diffusion.networks import Fourier, Stack, TwinCritic, mlp
+from edp_robot.engine import Adam
 from edp_robot.methods.ranges import Natural, NotNegative, Range, Ranged, Rate
 from edp_robot.methods.replay import Batch
 
@@ -89,8 +90,8 @@ class DDPG(nn.Module):
         self.critic_target = copy.deepcopy(self.critic).requires_grad_(False)
         self.register_buffer("noise", torch.zeros(0), persistent=False)
         rate = config.learning_rate
-        self.actor_optimizer = torch.optim.Adam(self.actor.parameters(), lr=rate, fused=True)
-        self.critic_optimizer = torch.optim.Adam(self.critic.parameters(), lr=rate, fused=True)
+        self.actor_optimizer = Adam(self.actor.parameters(), rate)
+        self.critic_optimizer = Adam(self.critic.parameters(), rate)
 
     def policy(self, obs: Tensor, noise: Tensor | None = None) -> Tensor:
         """Returns actions (*stack, batch, act_dim) in [-1, 1]; `noise` is added before clipping."""
@@ -130,17 +131,11 @@ class DDPG(nn.Module):
         """
         target = self.target(batch, reward).unsqueeze(-2)
         critic_loss = (self.critic(batch.obs, batch.action) - target).square().mean((-2, -1)) * 2
-        self.critic_optimizer.zero_grad(set_to_none=True)
-        critic_loss.sum().backward()
-        self.critic_optimizer.step()
-        self.critic.requires_grad_(False)
+        self.critic_optimizer.descend(critic_loss)
         pre_tanh = self.actor(batch.obs)
         value = self.critic(batch.obs, torch.tanh(pre_tanh)).amin(-2).mean(-1)
-        self.critic.requires_grad_(True)
-        self.actor_optimizer.zero_grad(set_to_none=True)
         penalty = self.config.pre_tanh_penalty * pre_tanh.square().mean((-2, -1))
-        (penalty - value).sum().backward()
-        self.actor_optimizer.step()
+        self.actor_optimizer.descend(penalty - value)
         polyak_update(self.critic_target, self.critic, self.config.polyak)
         return {
             "critic_loss": critic_loss.detach(),

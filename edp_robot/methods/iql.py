@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from edp_robot.diffusion.losses import expectile_loss
 from edp_robot.diffusion.networks import TwinCritic, mlp
+from edp_robot.engine import Adam
 from edp_robot.methods.ddpg import polyak_update
 from edp_robot.methods.ranges import NotNegative, Ranged, Rate, Share
 from edp_robot.methods.replay import Batch
@@ -49,7 +50,7 @@ class IQL(nn.Module):
         self.critic = TwinCritic(obs_dim, act_dim, config.width, layer_norm=config.layer_norm)
         self.critic_target = copy.deepcopy(self.critic).requires_grad_(False)
         parameters = [*self.value.parameters(), *self.critic.parameters()]
-        self.optimizer = torch.optim.Adam(parameters, lr=config.learning_rate, fused=True)
+        self.optimizer = Adam(parameters, config.learning_rate)
 
     @torch.no_grad()
     def q(self, obs: Tensor, action: Tensor) -> Tensor:
@@ -69,11 +70,9 @@ class IQL(nn.Module):
         critic_loss = (self.critic(batch.obs, batch.action) - target).square().sum(0).mean()
         return value_loss, critic_loss
 
-    def update(self, batch: Batch) -> dict[str, float]:
-        """Takes one grad_step of V and Q; returns metrics."""
+    def update(self, batch: Batch) -> dict[str, Tensor]:
+        """Takes one grad_step of V and Q; returns metrics, scalars."""
         value_loss, critic_loss = self.losses(batch)
-        self.optimizer.zero_grad(set_to_none=True)
-        (value_loss + critic_loss).backward()
-        self.optimizer.step()
+        self.optimizer.descend(value_loss + critic_loss)
         polyak_update(self.critic_target, self.critic, self.config.polyak)
-        return {"value_loss": value_loss.item(), "critic_loss": critic_loss.item()}
+        return {"value_loss": value_loss.detach(), "critic_loss": critic_loss.detach()}

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from tqdm import trange
 
@@ -74,14 +74,12 @@ def restore(run: Run, trainer: Chunked) -> int:
     return saved["n_chunks"]
 
 
-def set_cosine_rate(optimizer: torch.optim.Optimizer, rate: float, done: float) -> None:
-    """Sets every learning rate to a cosine from `rate` down to a hundredth of it.
+def cosine_rate(rate: float, done: float) -> float:
+    """Returns the learning rate of a cosine from `rate` down to a hundredth of it.
 
     Args:
-        optimizer: The optimizer.
         rate: Learning rate at the start.
         done: Share of the training that is over.
     """
-    cosine = 0.5 * (1 + np.cos(np.pi * min(1.0, done)))
-    for group in optimizer.param_groups:
-        group["lr"] = rate * max(0.01, cosine)
+    cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+    return rate * max(0.01, cosine)

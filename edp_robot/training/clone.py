@@ -10,12 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from edp_robot.diffusion.losses import denoising_loss
+from edp_robot.engine import Adam, Recorded
 from edp_robot.methods import shown_data
 from edp_robot.methods.ddpg import polyak_update
 from edp_robot.methods.models import NoiseModelConfig, noise_model, normaliser
 from edp_robot.methods.obs_statistics import fit
 from edp_robot.methods.ranges import Rate, Seed
-from edp_robot.training.chunks import set_cosine_rate, train_in_chunks
+from edp_robot.training.chunks import cosine_rate, train_in_chunks
 from edp_robot.training.devices import seed_all
 from edp_robot.training.runs import RUN_CONFIGS, Run, RunConfig
 from sim.core.registry import task_spec
@@ -93,29 +94,30 @@ class Cloner:
         norm = normaliser(spec)
         fit(norm, spec, obs.numpy())
         self.networks["normaliser"] = norm
-        self.optimizer = torch.optim.Adam(
-            model.parameters(), lr=config.action_model.learning_rate, fused=True
-        )
+        self.optimizer = Adam(model.parameters(), config.action_model.learning_rate)
+        self._step = Recorded(self._fit_once)
         self.n_chunks = 0
 
     def chunk(self) -> dict[str, float]:
         """Takes `grad_steps_per_chunk` grad_steps; returns the mean denoising loss."""
         config = self.config
-        learner = self.networks["learner"]
         done = self.n_chunks / config.n_chunks
-        set_cosine_rate(self.optimizer, config.action_model.learning_rate, done)
+        self.optimizer.set_rate(cosine_rate(config.action_model.learning_rate, done))
         losses = []
         for _ in range(config.grad_steps_per_chunk):
             rows = torch.randint(len(self.obs), (config.batch,))
-            condition = self.networks["normaliser"](self.obs[rows])
-            loss = denoising_loss(learner, self.action[rows], condition)
-            self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            self.optimizer.step()
-            polyak_update(self.networks["action_model"], learner, config.polyak)
-            losses.append(loss.detach())
+            fitted = self._step(self.networks["normaliser"](self.obs[rows]), self.action[rows])
+            losses.append(fitted["loss"].clone())
         self.n_chunks += 1
         return {"denoising_loss": torch.stack(losses).mean().item()}
+
+    def _fit_once(self, obs: Tensor, action: Tensor) -> dict[str, Tensor]:
+        """Takes one grad_step at normalised states (batch, obs_dim); returns the loss."""
+        learner = self.networks["learner"]
+        loss = denoising_loss(learner, action, obs)
+        self.optimizer.descend(loss)
+        polyak_update(self.networks["action_model"], learner, self.config.polyak)
+        return {"loss": loss.detach()}
 
     def state(self) -> dict[str, Any]:
         """Returns networks, optimizer, and some states as a replay's, which distillation reads."""
@@ -131,6 +133,7 @@ class Cloner:
         self.networks.load_state_dict(saved["learner"]["model"])
         self.optimizer.load_state_dict(saved["optimizer"])
         self.n_chunks = saved["n_trained"]
+        self._step.forget()
 
 
 def clone(config: CloneConfig, out: str, resume: bool = False) -> None:

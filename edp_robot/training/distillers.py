@@ -13,9 +13,10 @@ from typing_extensions import override
 from edp_robot.deploy.students import ConsistencyStudent, PairedStudent, Student
 from edp_robot.diffusion.schedule import add_noise, alpha_sigma
 from edp_robot.diffusion.solver import time_grid
+from edp_robot.engine import Adam, Recorded
 from edp_robot.methods.ddpg import polyak_update
 from edp_robot.methods.ranges import NotNegative, Rate, Seed
-from edp_robot.training.chunks import set_cosine_rate
+from edp_robot.training.chunks import cosine_rate
 from edp_robot.training.runs import RUN_CONFIGS, RunConfig
 from edp_robot.training.source import Source
 
@@ -84,9 +85,8 @@ class Distiller:
         self.student = student
         self.states = states
         self.config = config
-        self.optimizer = torch.optim.Adam(
-            student.net.parameters(), lr=config.learning_rate, fused=True
-        )
+        self.optimizer = Adam(student.net.parameters(), config.learning_rate)
+        self._step = Recorded(self._fit_once)
         self.n_done = 0
 
     def loss(self, obs: Tensor, noise: Tensor, action: Tensor) -> Tensor:
@@ -117,15 +117,18 @@ class Distiller:
         losses = []
         for _ in range(config.passes_per_chunk):
             for rows in torch.randperm(len(obs)).split(config.batch):
-                set_cosine_rate(self.optimizer, config.learning_rate, self.n_done / n_total)
-                loss = self.loss(obs[rows], noise[rows], target[rows])
-                self.optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-                self.optimizer.step()
-                self.stepped()
-                losses.append(loss.detach())
+                rate = cosine_rate(config.learning_rate, self.n_done / n_total)
+                self.optimizer.set_rate(rate)
+                losses.append(self._step(obs[rows], noise[rows], target[rows])["loss"].clone())
                 self.n_done += 1
         return {"loss": torch.stack(losses).mean().item()}
+
+    def _fit_once(self, obs: Tensor, noise: Tensor, action: Tensor) -> dict[str, Tensor]:
+        """Takes one grad_step (arguments as for `loss`); returns the loss."""
+        loss = self.loss(obs, noise, action)
+        self.optimizer.descend(loss)
+        self.stepped()
+        return {"loss": loss.detach()}
 
     def state(self) -> dict[str, Any]:
         """Returns a tree for the checkpoint."""
@@ -140,6 +143,7 @@ class Distiller:
         self.student.net.load_state_dict(saved["net"])
         self.optimizer.load_state_dict(saved["optimizer"])
         self.n_done = saved["n_done"]
+        self._step.forget()
 
 
 class PairedRegression(Distiller):
@@ -172,9 +176,7 @@ class ConsistencyDistillation(Distiller):
     ) -> None:
         super().__init__(source, student, states, config)
         self.learner = copy.deepcopy(student.net)
-        self.optimizer = torch.optim.Adam(
-            self.learner.parameters(), lr=config.learning_rate, fused=True
-        )
+        self.optimizer = Adam(self.learner.parameters(), config.learning_rate)
         self.times = torch.tensor(time_grid(config.n_times))
 
     @override

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from edp_robot.diffusion.losses import denoising_loss
+from edp_robot.engine import Adam, Recorded
 from edp_robot.methods.ddpg import DDPG, DDPGConfig
 from edp_robot.methods.doors import NoConfig, check_config, stored_config_class
 from edp_robot.methods.explore.intrinsic_reward import (
@@ -22,8 +23,9 @@ from edp_robot.methods.explore.intrinsic_reward import (
 from edp_robot.methods.explore.score_config import ScoreRewardConfig
 from edp_robot.methods.models import NoiseModelConfig, noise_model, normaliser
 from edp_robot.methods.obs_statistics import follow
-from edp_robot.methods.ranges import Seed
+from edp_robot.methods.ranges import Natural, Seed
 from edp_robot.methods.replay import Batch, Replay
+from edp_robot.training.chunks import cosine_rate
 from edp_robot.training.devices import CPU, seed_all
 from edp_robot.training.observe import make_observer
 from edp_robot.training.runs import RUN_CONFIGS, Run, RunConfig
@@ -39,8 +41,11 @@ class PretrainConfig(RunConfig):
     """Pre-training without reward: `n_seeds` independent learners at once, drawn from one `seed`.
 
     `method` names an intrinsic reward and `reward` holds its config. `centre_reward` subtracts the
-    running mean of the intrinsic reward. pi_d takes one grad_step for `action_model_every` of the
-    behaviour policy's, because pi_d does not take part in the exploration.
+    running mean of the intrinsic reward.
+
+    pi_d takes no part in exploring. It takes one grad_step for `action_model_every` of the
+    behaviour policy's (0: none), and `loop.final_updates` of `final_batch` transitions after the
+    last env_step, at a learning rate that falls as a cosine.
     """
 
     TITLE = "pre-training"
@@ -56,8 +61,9 @@ class PretrainConfig(RunConfig):
     action_model: NoiseModelConfig = field(default_factory=NoiseModelConfig)
     reward: Any = field(default_factory=ScoreRewardConfig)
     centre_reward: bool = False
-    action_model_every: int = 1
+    action_model_every: Natural = 1
     batch: int = 256
+    final_batch: int = 512
 
     @classmethod
     def part_classes(cls, values: Mapping[str, Any]) -> dict[str, type]:
@@ -94,9 +100,13 @@ class Pretrainer(nn.Module, Learner):
         self.intrinsic = intrinsic_reward(spec, config)
         self.ddpg = DDPG(spec.obs_dim, spec.act_dim, config.ddpg, stack)
         self.action_model = noise_model(spec.act_dim, spec.obs_dim, config.action_model, stack)
-        self.action_optimizer = torch.optim.Adam(
-            self.action_model.parameters(), lr=config.action_model.learning_rate, fused=True
-        )
+        rate = config.action_model.learning_rate
+        self.action_optimizer = Adam(self.action_model.parameters(), rate)
+        self._steps = {
+            "reward": Recorded(self.update_reward, self.intrinsic.recordable),
+            "policy": Recorded(self.update_policy),
+            "action": Recorded(self.update_action_model),
+        }
 
     @property
     def device(self) -> torch.device:
@@ -119,32 +129,62 @@ class Pretrainer(nn.Module, Learner):
         metrics: dict[str, Tensor] = {}
         for _ in range(n_updates):
             batch = replay.sample(self.config.batch, self.config.ddpg.n_step, self.device)
-            metrics |= self.update_once(batch)
+            metrics |= self.update_once(batch.normalised(self.normaliser))
         return {**{k: v.mean().item() for k, v in metrics.items()}, "grad_steps": self.n_updates}
 
     def update_once(self, batch: Batch) -> dict[str, Tensor]:
         """Takes one grad_step of intrinsic reward and Gaussian policy, and of pi_d when it is due.
 
+        Args:
+            batch: Transitions with normalised observations.
+        """
+        rewarded = self._steps["reward"](batch.next_obs)
+        metrics = self._steps["policy"](*vars(replace(batch, reward=rewarded["reward"])).values())
+        every = self.config.action_model_every
+        if every and self.n_updates % every == 0:
+            metrics = metrics | self._steps["action"](batch.obs, batch.action)
+        self.n_updates += 1
+        return rewarded | metrics
+
+    def update_reward(self, next_obs: Tensor) -> dict[str, Tensor]:
+        """Takes one grad_step of the intrinsic reward; returns metrics and the batch's `reward`.
+
         A transition is paid R(s_{t+1}), for the state it led to, and each of n steps is paid its
         own. The authors' code pays R(s_t) (method section 4).
-        """
-        normal = batch.normalised(self.normaliser)
-        metrics = self.intrinsic.update(normal.next_obs[..., 0, :])
-        reward = self.intrinsic.reward(normal.next_obs.flatten(-3, -2))
-        metrics |= self.ddpg.update(normal, reward.reshape(batch.reward.shape))
-        if self.n_updates % self.config.action_model_every == 0:
-            metrics["action_loss"] = self.update_action_model(normal.obs, batch.action)
-        self.n_updates += 1
-        return metrics
 
-    def update_action_model(self, obs: Tensor, action: Tensor) -> Tensor:
+        Args:
+            next_obs: (n_seeds, batch, n_step, obs_dim), normalised.
+        """
+        metrics = self.intrinsic.update(next_obs[..., 0, :])
+        reward = self.intrinsic.reward(next_obs.flatten(-3, -2))
+        return metrics | {"reward": reward.reshape(next_obs.shape[:-1])}
+
+    def update_policy(self, *fields: Tensor) -> dict[str, Tensor]:
+        """Takes one grad_step of actor and critic; returns metrics (n_seeds,).
+
+        Args:
+            *fields: Those of a Batch with normalised observations and intrinsic rewards.
+        """
+        batch = Batch(*fields)
+        return self.ddpg.update(batch, batch.reward)
+
+    def update_action_model(self, obs: Tensor, action: Tensor) -> dict[str, Tensor]:
         """Takes one grad_step of method Eq. 4's second term; returns the loss (n_seeds,)."""
         self.action_model.train()
         loss = denoising_loss(self.action_model, action, obs)
-        self.action_optimizer.zero_grad(set_to_none=True)
-        loss.sum().backward()
-        self.action_optimizer.step()
-        return loss.detach()
+        self.action_optimizer.descend(loss)
+        return {"action_loss": loss.detach()}
+
+    def finish(self, replay: Replay, n_updates: int, done: float) -> dict[str, float]:
+        """Takes `n_updates` grad_steps of pi_d alone; returns the last loss, seed mean."""
+        config = self.config
+        rate = cosine_rate(config.action_model.learning_rate, done)
+        self.action_optimizer.set_rate(rate)
+        metrics: dict[str, Tensor] = {}
+        for _ in range(n_updates):
+            batch = replay.sample(config.final_batch, 1, self.device)
+            metrics = self._steps["action"](self.normaliser(batch.obs), batch.action)
+        return {name: value.mean().item() for name, value in metrics.items()}
 
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
         """Returns all optimizers by name."""
@@ -170,6 +210,8 @@ class Pretrainer(nn.Module, Learner):
         self.n_updates = saved["n_updates"]
         for name, optimizer in self.optimizers().items():
             optimizer.load_state_dict(saved[name])
+        for step in self._steps.values():
+            step.forget()
 
 
 class RandomActor(Learner):

@@ -18,7 +18,7 @@ from edp_robot.training.checkpoint import load_tree
 from edp_robot.training.devices import CPU, random_state, set_random_state
 from edp_robot.training.observe import Decision, SeedsObserver
 from edp_robot.training.runs import Run
-from policy_server.contract.signals import stop_on_signals
+from policy_server.contract.signals import Stop, stop_on_signals
 from sim.core.finite import NotFinite
 
 
@@ -28,8 +28,9 @@ class LoopConfig(Ranged):
 
     Learning begins after `random_env_steps`, once the replay holds the n_step that the learner
     samples. The replay takes memory for what `env_steps` can fill, at most `replay_capacity`. Where
-    several learners are trained at once, all numbers are those of one of them. `n_logs` counts the
-    rows of each metric over the run.
+    several learners are trained at once, all numbers are those of one of them. `final_updates` are
+    grad_steps after the last env_step, of what takes no part in acting. `n_logs` counts the rows of
+    each metric over the run.
     """
 
     env_steps: int = 100_000
@@ -39,6 +40,7 @@ class LoopConfig(Ranged):
     replay_capacity: int = 1_000_000
     decisions_per_update: int = 1
     updates_per_round: int = 32
+    final_updates: Natural = 0
     n_logs: int = 50
     checkpoint_every_s: NotNegative = 30.0
 
@@ -91,6 +93,21 @@ class Follower(Protocol):
         ...
 
 
+@runtime_checkable
+class Finisher(Protocol):
+    """A learner with networks that take no part in acting. They learn after the last env_step."""
+
+    def finish(self, replay: Replay, n_updates: int, done: float) -> dict[str, float]:
+        """Learns from the whole replay; returns metrics.
+
+        Args:
+            replay: What was collected.
+            n_updates: grad_steps.
+            done: Share of `final_updates` that is over.
+        """
+        ...
+
+
 @dataclass
 class Progress:
     """Where a run stands. Every checkpoint holds it."""
@@ -98,6 +115,10 @@ class Progress:
     env_step: int = 0
     decision: int = 0
     wall_s: float = 0.0
+    final_updates: int = 0
+
+
+FINAL_CHUNK = 50  # grad_steps after the last env_step between two looks at signals and the clock
 
 
 class Loop:
@@ -149,7 +170,8 @@ class Loop:
         self._before = 0
         self.obs, _ = env.reset(seed=seed)
         self.metrics: dict[str, float] = {}
-        self._logged_at = 0
+        self._started = 0.0
+        self._saved_at = 0.0
 
     def resume(self) -> None:
         """Restores the run folder's checkpoint. Without one, the run and its metrics start anew."""
@@ -211,7 +233,7 @@ class Loop:
             KeyboardInterrupt: A signal stopped the run. Its checkpoint is saved.
         """
         try:
-            if self.progress.env_step < self.config.env_steps:
+            if not self.is_over:
                 self.run.go_on()
                 self._train(evaluate, evaluate_every)
             else:
@@ -223,46 +245,81 @@ class Loop:
             self.run.close()
         return self.progress
 
+    @property
+    def is_over(self) -> bool:
+        """Returns whether nothing is left to do."""
+        return self.progress.env_step >= self.config.env_steps and not self._n_final
+
+    @property
+    def _n_final(self) -> int:
+        """Returns the grad_steps that are left for after the last env_step."""
+        has_any = isinstance(self.learner, Finisher)
+        return self.config.final_updates - self.progress.final_updates if has_any else 0
+
     def _train(self, evaluate: Callable[[], dict[str, float]] | None, evaluate_every: int) -> None:
-        progress = self.progress
-        config = self.config
-        started = time.monotonic() - progress.wall_s
-        saved_at = time.monotonic()
-        log_every = max(1, config.env_steps // config.n_logs)
-        with self._bar() as bar, stop_on_signals() as stop:
-            while progress.env_step < config.env_steps and not stop.is_set():
-                self.decision()
-                bar.update(progress.env_step - self._before)
-                progress.wall_s = time.monotonic() - started
-                if evaluate and self._is_due(evaluate_every):
-                    self.run.log(progress.env_step, evaluate())
-                if self._is_due(log_every):
-                    shown = [f"{name}={value:.3g}" for name, value in self.log().items()]
-                    bar.set_postfix_str(", ".join(shown[:4]), refresh=False)
-                if time.monotonic() - saved_at > config.checkpoint_every_s:
-                    self.save()
-                    saved_at = time.monotonic()
-        if not stop.is_set() and self._logged_at != progress.env_step:
+        self._started = time.monotonic() - self.progress.wall_s
+        self._saved_at = time.monotonic()
+        with stop_on_signals() as stop:
+            self._play(stop, evaluate, evaluate_every)
+            self._finish(stop)
+        is_whole = self.is_over
+        if is_whole:
             self.log()
         self.save()
-        if stop.is_set():
+        if not is_whole:
             saved = self.run.checkpoint_path
             print(f"\ninterrupted: {saved} is saved; the same command with --resume goes on")
             raise KeyboardInterrupt
+
+    def _play(
+        self, stop: Stop, evaluate: Callable[[], dict[str, float]] | None, evaluate_every: int
+    ) -> None:
+        """Takes the env_steps that are left, and learns from them."""
+        progress = self.progress
+        config = self.config
+        log_every = max(1, config.env_steps // config.n_logs)
+        with self._bar(config.env_steps, progress.env_step, "env_step") as bar:
+            while progress.env_step < config.env_steps and not stop.is_set():
+                self.decision()
+                progress.final_updates = 0
+                bar.update(progress.env_step - self._before)
+                self._keep_time()
+                if evaluate and self._is_due(evaluate_every):
+                    self.run.log(progress.env_step, evaluate())
+                if self._is_due(log_every) and progress.env_step < config.env_steps:
+                    shown = [f"{name}={value:.3g}" for name, value in self.log().items()]
+                    bar.set_postfix_str(", ".join(shown[:4]), refresh=False)
+
+    def _finish(self, stop: Stop) -> None:
+        """Takes the grad_steps of a Finisher that are left, once all env_steps are taken."""
+        progress = self.progress
+        total = self.config.final_updates
+        learner = self.learner
+        if not isinstance(learner, Finisher) or not self._n_final or stop.is_set():
+            return
+        with self._bar(total, progress.final_updates, "grad_step") as bar:
+            while self._n_final and not stop.is_set():
+                n = min(FINAL_CHUNK, self._n_final)
+                done = progress.final_updates / total
+                self._learned(learner.finish(self.replay, n, done))
+                progress.final_updates += n
+                bar.update(n)
+                self._keep_time()
+
+    def _keep_time(self) -> None:
+        """Notes how long the run has taken, and saves it where that is due."""
+        self.progress.wall_s = time.monotonic() - self._started
+        if time.monotonic() - self._saved_at > self.config.checkpoint_every_s:
+            self.save()
+            self._saved_at = time.monotonic()
 
     @property
     def per_decision(self) -> int:
         """Returns the env_steps of one decision that no episode's end cuts short."""
         return self.config.n_envs * self.config.n_action_steps
 
-    def _bar(self) -> tqdm:
-        return tqdm(
-            total=self.config.env_steps,
-            initial=self.progress.env_step,
-            desc=self.title,
-            unit="env_step",
-            disable=None,
-        )
+    def _bar(self, total: int, done: int, unit: str) -> tqdm:
+        return tqdm(total=total, initial=done, desc=self.title, unit=unit, disable=None)
 
     def _is_due(self, every: int) -> bool:
         """Returns whether the last decision passed a multiple of `every` env_steps."""
@@ -286,16 +343,24 @@ class Loop:
             return
         done = progress.env_step / config.env_steps
         try:
-            self.metrics = self.learner.update(self.replay, config.updates_per_round, done)
+            self._learned(self.learner.update(self.replay, config.updates_per_round, done))
         except TooFewSteps:
             if self.replay.max_rows == self.replay.n_rows:
                 raise  # more will never come
             return
-        if bad := [name for name, value in self.metrics.items() if not np.isfinite(value)]:
+
+    def _learned(self, metrics: dict[str, float]) -> None:
+        """Keeps the metrics of what was just learned.
+
+        Raises:
+            FloatingPointError: One of them is not finite.
+        """
+        if bad := [name for name, value in metrics.items() if not np.isfinite(value)]:
             raise FloatingPointError(
-                f"{', '.join(bad)} not finite after {progress.env_step} env_steps; try a lower "
+                f"{', '.join(bad)} not finite after {self.progress.env_step} env_steps; try a lower "
                 f"learning rate; {self._what_is_saved()}"
             )
+        self.metrics = self.metrics | metrics
 
     def _what_is_saved(self) -> str:
         """Returns in words from where --resume goes on."""
@@ -309,7 +374,6 @@ class Loop:
         wall = {"wall_s": self.progress.wall_s}
         shown = {**self.observer.metrics(), **self.metrics, **wall}
         self.run.log(self.progress.env_step, shown)
-        self._logged_at = self.progress.env_step
         return shown
 
     def collect(self) -> int:

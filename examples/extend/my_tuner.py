@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from edp_robot import ProposalConfig, ProposalTuner
-from edp_robot.diffusion.losses import denoising_loss
 
 
 @dataclass(frozen=True)
@@ -38,15 +37,11 @@ class BestOfK(ProposalTuner):
 
     Config = BestOfKConfig
 
-    def improve(self, obs: Tensor, n: int) -> dict[str, float]:
+    def improve(self, obs: Tensor, n: int) -> dict[str, Tensor]:
         """Takes `n` grad_steps of psi at normalised states (n_states, obs_dim); returns metrics."""
         proposals = self.propose([self.reference, self.psi_average], obs)
         best = proposals.q.topk(self.config.n_best, dim=1).indices
-        self.psi.train()
-        loss = 0.0
-        for _ in range(n):
-            rows = torch.randint(len(obs), (self.config.policy_batch,))
-            column = torch.randint(self.config.n_best, (len(rows),))
-            chosen = proposals.actions[rows, best[rows, column]]
-            loss = self.grad_step(denoising_loss(self.psi, chosen, obs[rows]))
-        return {"psi_loss": loss, "q_best": proposals.q.max(1).values.mean().item()}
+        rows = torch.randint(len(obs), (n * self.config.policy_batch,))
+        column = torch.randint(self.config.n_best, (len(rows),))
+        loss = self.fit(obs[rows], proposals.actions[rows, best[rows, column]], n)
+        return {"psi_loss": loss, "q_best": proposals.q.max(1).values.mean()}

@@ -48,6 +48,7 @@ class ExactScoreReward(IntrinsicReward):
     """
 
     Config = ScoreRewardConfig
+    recordable = True
     columns: Tensor
 
     def __init__(self, spec: TaskSpec, config: ScoreRewardConfig, **learners: Any) -> None:

@@ -35,6 +35,7 @@ class IntrinsicReward(nn.Module):
 
     Config: ClassVar[type] = NoConfig
     learns: ClassVar[bool] = True  # False: actions are uniform and no network is trained
+    recordable: ClassVar[bool] = False  # `update` and `error` are fit for edp_robot.engine.Recorded
     memory: ClassVar[int] = 100  # calls that the running moments look back on
     mean: Tensor
     mean_square: Tensor

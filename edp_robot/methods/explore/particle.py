@@ -38,6 +38,7 @@ class Particle(IntrinsicReward):
     """
 
     Config = ParticleConfig
+    recordable = True
 
     def __init__(self, spec: TaskSpec, config: ParticleConfig, **learners: Any) -> None:
         super().__init__(spec, config, **learners)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from edp_robot.diffusion.networks import mlp
+from edp_robot.engine import Adam
 from edp_robot.methods.explore.intrinsic_reward import INTRINSIC_REWARDS, IntrinsicReward
 from edp_robot.methods.ranges import NotNegative, Ranged
 from sim.core.spec import TaskSpec
@@ -31,15 +32,14 @@ class RND(IntrinsicReward):
     """
 
     Config = RNDConfig
+    recordable = True
 
     def __init__(self, spec: TaskSpec, config: RNDConfig, **learners: Any) -> None:
         super().__init__(spec, config, **learners)
         sizes = [spec.obs_dim, config.width, config.width, config.out_dim]
         self.predictor = mlp(sizes, layer_norm=False, stack=(self.n_seeds,))
         self.target = mlp(sizes, layer_norm=False, stack=(self.n_seeds,)).requires_grad_(False)
-        self.optimizer = torch.optim.Adam(
-            self.predictor.parameters(), lr=config.learning_rate, fused=True
-        )
+        self.optimizer = Adam(self.predictor.parameters(), config.learning_rate)
 
     def _error(self, obs: Tensor) -> Tensor:
         return (self.predictor(obs) - self.target(obs)).square().mean(-1)
@@ -47,9 +47,7 @@ class RND(IntrinsicReward):
     def update(self, obs: Tensor) -> dict[str, Tensor]:
         """Takes one grad_step of the predictor on visited states; returns the loss (n_seeds,)."""
         loss = self._error(obs).mean(-1)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.sum().backward()
-        self.optimizer.step()
+        self.optimizer.descend(loss)
         return {"rnd_loss": loss.detach()}
 
     @torch.no_grad()

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from edp_robot.diffusion.losses import denoising_loss
 from edp_robot.diffusion.schedule import add_noise, half_log_snr, sample_t, t_of_half_log_snr
+from edp_robot.engine import Adam
 from edp_robot.methods.explore.exact_score import ExactScoreReward, novelty_columns
 from edp_robot.methods.explore.intrinsic_reward import INTRINSIC_REWARDS, IntrinsicReward
 from edp_robot.methods.explore.score_config import PAIRED, ScoreRewardConfig
@@ -37,6 +38,7 @@ class ScoreReward(IntrinsicReward):
     """
 
     Config = ScoreRewardConfig
+    recordable = True
     columns: Tensor
 
     def __init__(self, spec: TaskSpec, config: ScoreRewardConfig, **learners: Any) -> None:
@@ -45,9 +47,7 @@ class ScoreReward(IntrinsicReward):
         self.config: ScoreRewardConfig = config
         self.model = noise_model(len(columns), 0, config.model, (self.n_seeds,))
         self.register_buffer("columns", torch.tensor(columns))
-        self.optimizer = torch.optim.Adam(
-            self.model.parameters(), lr=config.model.learning_rate, fused=True
-        )
+        self.optimizer = Adam(self.model.parameters(), config.model.learning_rate)
 
     @classmethod
     def form(cls, config: ScoreRewardConfig) -> type[IntrinsicReward]:
@@ -78,9 +78,7 @@ class ScoreReward(IntrinsicReward):
         if self.config.spacing != "time":
             t = self.level(sample_t(obs.shape[-2], obs.device, 0.0, 1.0))
         loss = denoising_loss(self.model, obs[..., self.columns], t=t)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.sum().backward()
-        self.optimizer.step()
+        self.optimizer.descend(loss)
         return {"state_loss": loss.detach()}
 
     def level(self, u: Tensor) -> Tensor:

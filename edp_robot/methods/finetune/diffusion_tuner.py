@@ -13,13 +13,15 @@ from torch import Tensor
 from typing_extensions import override
 
 from edp_robot.deploy.policies import DiffusionPolicy
+from edp_robot.diffusion.losses import denoising_loss
 from edp_robot.diffusion.networks import NoiseModel
+from edp_robot.engine import Adam
 from edp_robot.methods.ddpg import polyak_update
 from edp_robot.methods.finetune.fine_tuner import FineTuner
 from edp_robot.methods.iql import IQL, IQLConfig
 from edp_robot.methods.models import SMALL, NoiseModelConfig, noise_model
 from edp_robot.methods.ranges import Ranged, Rate, Share
-from edp_robot.methods.replay import Replay
+from edp_robot.methods.replay import Batch, Replay
 from sim.core.spec import TaskSpec
 
 
@@ -65,9 +67,9 @@ class DiffusionTuner(FineTuner):
             self.normaliser, self.psi_average, spec.act_dim, config.acting_denoise_steps
         )
         self.iql = IQL(spec.obs_dim, spec.act_dim, config.iql)
-        self.psi_optimizer = torch.optim.Adam(
-            self.psi.parameters(), lr=config.action_model.learning_rate, fused=True
-        )
+        self.psi_optimizer = Adam(self.psi.parameters(), config.action_model.learning_rate)
+        self._critic_step = self.recorded(lambda *fields: self.iql.update(Batch(*fields)))
+        self._fit_step = self.recorded(self._fit_once)
 
     @classmethod
     def preset(cls, preset: str, spec: TaskSpec) -> Any:
@@ -102,26 +104,46 @@ class DiffusionTuner(FineTuner):
         config = self.config
         late = max(0.0, done - config.anneal_from) / max(1e-6, 1 - config.anneal_from)
         share = 1 - 0.9 * late
-        set_learning_rate(self.iql.optimizer, config.iql.learning_rate * share)
-        set_learning_rate(self.psi_optimizer, config.action_model.learning_rate * share)
-        metrics: dict[str, float] = {}
+        self.iql.optimizer.set_rate(config.iql.learning_rate * share)
+        self.psi_optimizer.set_rate(config.action_model.learning_rate * share)
+        metrics: dict[str, Any] = {}
         for _ in range(n_updates):
-            metrics = self.iql.update(self.sample(replay, config.batch, config.iql.n_step))
+            batch = self.sample(replay, config.batch, config.iql.n_step)
+            metrics = self._critic_step(*vars(batch).values())
         obs = self.sample(replay, config.n_states).obs
         n = max(1, round(n_updates * config.grad_steps_per_update))
-        return metrics | self.improve(obs, n)
+        metrics = metrics | self.improve(obs, n)
+        return {name: float(value) for name, value in metrics.items()}
 
-    def improve(self, obs: Tensor, n: int) -> dict[str, float]:
+    def improve(self, obs: Tensor, n: int) -> dict[str, Any]:
         """Takes `n` grad_steps of psi at normalised states (n_states, obs_dim); returns metrics."""
         raise NotImplementedError
 
-    def grad_step(self, loss: Tensor) -> float:
+    def fit(self, obs: Tensor, actions: Tensor, n: int) -> Tensor:
+        """Takes `n` grad_steps of psi down the denoising loss (method Eq. 4); returns the last.
+
+        Each takes the next `policy_batch` rows, from the start again after the last.
+
+        Args:
+            obs: Normalised states (m, obs_dim), m a multiple of `policy_batch`.
+            actions: What psi is to do there (m, act_dim).
+            n: grad_steps.
+        """
+        self.psi.train()
+        batches = list(zip(obs.split(self.config.policy_batch), actions.split(self.config.policy_batch), strict=True))
+        loss = torch.zeros(())
+        for i in range(n):
+            loss = self._fit_step(*batches[i % len(batches)])["loss"]
+        return loss
+
+    def _fit_once(self, obs: Tensor, actions: Tensor) -> dict[str, Tensor]:
+        return {"loss": self.grad_step(denoising_loss(self.psi, actions, obs))}
+
+    def grad_step(self, loss: Tensor) -> Tensor:
         """Takes one step of psi down `loss`, after which the average follows; returns the loss."""
-        self.psi_optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        self.psi_optimizer.step()
+        self.psi_optimizer.descend(loss)
         polyak_update(self.psi_average, self.psi, self.config.polyak)
-        return loss.item()
+        return loss.detach()
 
     def final_policy(self) -> DiffusionPolicy:
         """Returns psi's average with the full sampler."""
@@ -131,8 +153,3 @@ class DiffusionTuner(FineTuner):
         """Returns the critic's and psi's optimizers."""
         return {"iql": self.iql.optimizer, "psi": self.psi_optimizer}
 
-
-def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Sets the learning rate of every parameter group."""
-    for group in optimizer.param_groups:
-        group["lr"] = rate

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from edp_robot.engine import Recorded
 from edp_robot.methods.doors import NoConfig, part_class
 from edp_robot.methods.models import normaliser
 from edp_robot.methods.obs_statistics import follow
@@ -49,6 +50,7 @@ class FineTuner(nn.Module):
         self.config = config
         self.prior = None
         self.normaliser = normaliser(spec)
+        self._recordings: list[Recorded] = []
 
     @classmethod
     def preset(cls, preset: str, spec: TaskSpec) -> Any:
@@ -107,6 +109,11 @@ class FineTuner(nn.Module):
         source = replay if self.prior is None else MixedReplay(self.prior, replay)
         return source.sample(batch, n_step).normalised(self.normaliser)
 
+    def recorded(self, step: Callable[..., dict[str, Tensor]]) -> Recorded:
+        """Returns a grad_step that is replayed from its third call on (edp_robot/engine)."""
+        self._recordings.append(Recorded(step))
+        return self._recordings[-1]
+
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
         """Returns its optimizers by name, for the checkpoint."""
         return {}
@@ -124,6 +131,8 @@ class FineTuner(nn.Module):
         set_sampler_state(self.prior, saved["prior"])
         for name, optimizer in self.optimizers().items():
             optimizer.load_state_dict(saved[name])
+        for recording in self._recordings:
+            recording.forget()
 
 
 def tuner_class(name: str) -> type[FineTuner]:

@@ -14,7 +14,7 @@ from typing_extensions import override
 from edp_robot.deploy.policies import GaussianPolicy
 from edp_robot.methods.ddpg import DDPG, DDPGConfig
 from edp_robot.methods.finetune.fine_tuner import FINE_TUNERS, FineTuner
-from edp_robot.methods.replay import Replay
+from edp_robot.methods.replay import Batch, Replay
 from sim.core.spec import TaskSpec
 
 
@@ -34,6 +34,7 @@ class GaussianTuner(FineTuner):
     def __init__(self, spec: TaskSpec, config: GaussianConfig) -> None:
         super().__init__(spec, config)
         self.ddpg = DDPG(spec.obs_dim, spec.act_dim, config)
+        self._step = self.recorded(self._update_once)
         self.policy = GaussianPolicy(self.normaliser, self.ddpg.actor, spec.act_dim)
 
     @classmethod
@@ -68,8 +69,12 @@ class GaussianTuner(FineTuner):
         metrics: dict[str, Tensor] = {}
         for _ in range(n_updates):
             batch = self.sample(replay, self.config.batch, self.config.n_step)
-            metrics = self.ddpg.update(batch, batch.reward)
+            metrics = self._step(*vars(batch).values())
         return {name: value.item() for name, value in metrics.items()}
+
+    def _update_once(self, *fields: Tensor) -> dict[str, Tensor]:
+        batch = Batch(*fields)
+        return self.ddpg.update(batch, batch.reward)
 
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
         """Returns the optimizers of actor and critic."""

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from edp_robot.diffusion.losses import contrastive_energy_loss
 from edp_robot.diffusion.networks import FourierTime, mlp
 from edp_robot.diffusion.schedule import add_noise, alpha_sigma, sample_t
+from edp_robot.engine import Adam
 from edp_robot.methods.finetune.fine_tuner import FINE_TUNERS
 from edp_robot.methods.finetune.proposals import ProposalConfig, Proposals, ProposalTuner
 from edp_robot.methods.ranges import NotNegative, Ranged
@@ -42,7 +43,7 @@ class Guidance(nn.Module):
         self.time = FourierTime(32, 32, scale=1.0, activation="silu")
         sizes = [obs_dim + act_dim + 32, *[config.width] * config.n_layers, 1]
         self.net = mlp(sizes, layer_norm=False)
-        self.optimizer = torch.optim.Adam(self.parameters(), lr=config.learning_rate, fused=True)
+        self.optimizer = Adam(self.parameters(), config.learning_rate)
 
     def forward(self, obs: Tensor, a_t: Tensor, t: Tensor) -> Tensor:
         """Returns f (...,).
@@ -67,8 +68,8 @@ class Guidance(nn.Module):
             a_t = a_t.detach().requires_grad_(True)
             return torch.autograd.grad(self(obs, a_t, t).sum(), a_t)[0]
 
-    def update(self, obs: Tensor, actions: Tensor, q: Tensor, inverse_temp: float) -> float:
-        """Takes one grad_step of Eq. 9; returns the loss.
+    def update(self, obs: Tensor, actions: Tensor, q: Tensor, inverse_temp: float) -> Tensor:
+        """Takes one grad_step of Eq. 9; returns the loss, a scalar.
 
         Each state gets one t, each action noise of its own.
 
@@ -83,10 +84,8 @@ class Guidance(nn.Module):
         a_t = add_noise(actions, torch.randn_like(actions), t)
         f = self(obs.unsqueeze(1).expand(-1, actions.shape[1], -1), a_t, t)
         loss = contrastive_energy_loss(q, f, inverse_temp)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        self.optimizer.step()
-        return loss.item()
+        self.optimizer.descend(loss)
+        return loss.detach()
 
 
 def guided_noise(
@@ -118,6 +117,8 @@ class GuidedTuner(ProposalTuner):
     def __init__(self, spec: TaskSpec, config: GuidedConfig) -> None:
         super().__init__(spec, config)
         self.guidance = Guidance(spec.obs_dim, spec.act_dim, config.guidance)
+        self._guidance_step = self.recorded(self._guide_once)
+        self._distill_step = self.recorded(self._distill_once)
 
     @classmethod
     def preset(cls, preset: str, spec: TaskSpec) -> GuidedConfig:
@@ -126,28 +127,28 @@ class GuidedTuner(ProposalTuner):
         small = GuidanceConfig(width=128, n_layers=3, learning_rate=1e-3)
         return config if preset == "paper" else replace(config, guidance=small)
 
-    def improve(self, obs: Tensor, n: int) -> dict[str, float]:
+    def improve(self, obs: Tensor, n: int) -> dict[str, Any]:
         """Takes `n` grad_steps of the guidance, then of psi; returns metrics."""
+        config = self.config
         proposals = self.propose([self.reference], obs)
-        guidance_loss = 0.0
-        psi_loss = 0.0
+        metrics: dict[str, Any] = {}
         for _ in range(n):
-            guidance_loss = self.update_guidance(proposals)
+            rows = torch.randint(len(obs), (config.guidance_batch,))
+            parts = (proposals.obs, proposals.actions, proposals.q)
+            metrics |= self._guidance_step(*(part[rows] for part in parts))
         self.psi.train()
         for _ in range(n):
-            rows = torch.randint(len(obs), (self.config.policy_batch,))
-            chosen = proposals.resample(rows, self.config.inverse_temp)
-            psi_loss = self.grad_step(self.distillation_loss(proposals.obs[rows], chosen))
-        spread = proposals.spread()
-        return {"guidance_loss": guidance_loss, "psi_loss": psi_loss, "q_spread": spread}
+            rows = torch.randint(len(obs), (config.policy_batch,))
+            chosen = proposals.resample(rows, config.inverse_temp)
+            metrics |= self._distill_step(proposals.obs[rows], chosen)
+        return {**metrics, "q_spread": proposals.spread()}
 
-    def update_guidance(self, proposals: Proposals) -> float:
-        """Takes one grad_step of the guidance; returns its loss."""
-        rows = torch.randint(len(proposals.obs), (self.config.guidance_batch,))
-        obs = proposals.obs[rows]
-        actions = proposals.actions[rows]
-        q = proposals.q[rows]
-        return self.guidance.update(obs, actions, q, self.config.inverse_temp)
+    def _guide_once(self, obs: Tensor, actions: Tensor, q: Tensor) -> dict[str, Tensor]:
+        loss = self.guidance.update(obs, actions, q, self.config.inverse_temp)
+        return {"guidance_loss": loss}
+
+    def _distill_once(self, obs: Tensor, actions: Tensor) -> dict[str, Tensor]:
+        return {"psi_loss": self.grad_step(self.distillation_loss(obs, actions))}
 
     def distillation_loss(self, obs: Tensor, actions: Tensor) -> Tensor:
         """Returns the mean of ||eps_psi - (eps_d - sigma_t grad f)||^2 / act_dim, a scalar.

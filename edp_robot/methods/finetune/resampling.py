@@ -11,11 +11,11 @@ docs/log.md has the single runs behind this choice.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from edp_robot.diffusion.losses import denoising_loss
 from edp_robot.methods.finetune.fine_tuner import FINE_TUNERS
 from edp_robot.methods.finetune.proposals import ProposalConfig, ProposalTuner
 from edp_robot.methods.ranges import Natural
@@ -50,14 +50,11 @@ class Resampling(ProposalTuner):
         config = super().preset(preset, spec)
         return config if preset == "paper" else replace(config, n_uniform=8)
 
-    def improve(self, obs: Tensor, n: int) -> dict[str, float]:
+    def improve(self, obs: Tensor, n: int) -> dict[str, Any]:
         """Takes `n` grad_steps of psi at normalised states (n_states, obs_dim); returns metrics."""
         config = self.config
         proposals = self.propose([self.reference, self.psi_average], obs, config.n_uniform)
-        self.psi.train()
-        loss = 0.0
-        for _ in range(n):
-            rows = torch.randint(len(obs), (config.policy_batch,))
-            chosen = proposals.resample(rows, config.inverse_temp)
-            loss = self.grad_step(denoising_loss(self.psi, chosen, proposals.obs[rows]))
+        rows = torch.randint(len(obs), (n * config.policy_batch,))
+        chosen = proposals.resample(rows, config.inverse_temp)
+        loss = self.fit(proposals.obs[rows], chosen, n)
         return {"psi_loss": loss, "q_spread": proposals.spread()}

@@ -97,7 +97,7 @@ def test_method_and_settings_must_belong_together():
         Pretrainer(task_spec("arm"), config)
 
 
-@pytest.mark.parametrize("name", ["n_seeds", "action_model_every", "batch"])
+@pytest.mark.parametrize("name", ["n_seeds", "final_batch", "batch"])
 def test_numbers_that_cannot_be_are_refused(name):
     with pytest.raises(ValueError, match=f"{name}=0: must be at least 1"):
         PretrainConfig(**{name: 0})
