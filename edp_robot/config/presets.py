@@ -22,6 +22,7 @@ NAMES = ("smoke", "demo", "paper")
 LOOP_FIELDS = ("env_steps", "n_envs", "n_action_steps")
 # Updates per env_step by domain, as the authors' code sets them (method section 2).
 PAPER_UPDATES = {"maze": 5}
+FINAL_UPDATES = 1_000  # grad_steps of pi_d after exploring
 
 
 def check(name: str) -> None:
@@ -44,7 +45,10 @@ def pretrain(preset: str, task: str, method: str = "edp", **changes: Any) -> Pre
     """
     check(preset)
     spec = task_spec(task)
-    domains: dict[str, Callable[[TaskSpec], PretrainConfig]] = {"maze": _demo_maze}
+    domains: dict[str, Callable[[TaskSpec], PretrainConfig]] = {
+        "arm": _demo_arm,
+        "maze": _demo_maze,
+    }
     demo = domains.get(spec.domain, _demo)
     made = {"demo": demo, "smoke": lambda spec: _smoke(demo(spec)), "paper": _paper}
     reward = reward_class(method).preset(preset, spec)
@@ -56,7 +60,11 @@ def _demo(spec: TaskSpec) -> PretrainConfig:
     """Returns what explored best in minutes on two cores (docs/log.md)."""
     return PretrainConfig(
         loop=LoopConfig(
-            env_steps=192_000, n_envs=16, n_action_steps=spec.hold, updates_per_round=16
+            env_steps=192_000,
+            n_envs=16,
+            n_action_steps=spec.hold,
+            updates_per_round=16,
+            final_updates=FINAL_UPDATES,
         ),
         ddpg=DDPGConfig(
             width=128,
@@ -65,16 +73,31 @@ def _demo(spec: TaskSpec) -> PretrainConfig:
             noise_correlation=0.7,
             pre_tanh_penalty=0.05,
         ),
-        action_model=SMALL,
+        action_model=replace(SMALL, learning_rate=1e-3),
         centre_reward=True,
+        action_model_every=0,
         batch=128,
+        final_batch=256,
+    )
+
+
+def _demo_arm(spec: TaskSpec) -> PretrainConfig:
+    """Returns what covered most in a minute of one core (docs/log.md)."""
+    demo = _demo(spec)
+    return replace(
+        demo,
+        loop=replace(demo.loop, env_steps=256_000, updates_per_round=8),
+        ddpg=replace(demo.ddpg, learning_rate=5e-4),
+        batch=64,
     )
 
 
 def _demo_maze(spec: TaskSpec) -> PretrainConfig:
     """Returns what explored best in a minute on one core (docs/exploration.md)."""
     return PretrainConfig(
-        loop=LoopConfig(env_steps=100_000, n_envs=16, updates_per_round=8),
+        loop=LoopConfig(
+            env_steps=100_000, n_envs=16, updates_per_round=8, final_updates=FINAL_UPDATES
+        ),
         ddpg=DDPGConfig(
             width=64,
             learning_rate=1e-3,
@@ -84,16 +107,18 @@ def _demo_maze(spec: TaskSpec) -> PretrainConfig:
             pre_tanh_penalty=0.01,
             n_features=32,
         ),
-        action_model=replace(SMALL, time_dim=32),
+        action_model=replace(SMALL, learning_rate=1e-3, time_dim=32),
         centre_reward=True,
-        action_model_every=16,
+        action_model_every=0,
         batch=64,
+        final_batch=256,
     )
 
 
 def _smoke(demo: PretrainConfig) -> PretrainConfig:
     """Returns the demo's configuration, cut to seconds."""
-    loop = replace(demo.loop, env_steps=6_400, random_env_steps=3_200, updates_per_round=4)
+    steps = {"env_steps": 6_400, "random_env_steps": 3_200}
+    loop = replace(demo.loop, **steps, updates_per_round=4, final_updates=100)
     return replace(demo, loop=loop)
 
 
@@ -142,7 +167,7 @@ def _small_finetune(preset: str, spec: TaskSpec) -> FinetuneConfig:
     demo = preset == "demo"
     return FinetuneConfig(
         loop=LoopConfig(
-            env_steps=24_000 if demo else 4_000,
+            env_steps=20_000 if demo else 4_000,
             n_envs=20,
             n_action_steps=spec.hold,
             random_env_steps=0,
@@ -150,7 +175,7 @@ def _small_finetune(preset: str, spec: TaskSpec) -> FinetuneConfig:
             updates_per_round=250 if demo else 20,
         ),
         reuse_replay=spec.reward is not None,
-        offline_rounds=3 if demo else 1,
+        offline_rounds=6 if demo else 1,
     )
 
 

@@ -18,7 +18,11 @@ from edp_robot.training.runs import read_metrics
 from policy_server.contract.disk.files import write_atomic
 
 EXPLORED = {"EDP, no reward": "pretrain", "random actions": "random"}
-LEARNED = {"from EDP pre-training": "finetuned", "from scratch": "scratch"}
+LEARNED = {
+    "from EDP pre-training": "finetuned",
+    "from scratch, edp": "scratch-edp",
+    "from scratch, ddpg": "scratch-ddpg",
+}
 PERIOD_NS = 1e7  # control period
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,14 +15,16 @@ from typing import Any
 
 from edp_robot.cli import main
 from edp_robot.cli.arguments import Preset
+from edp_robot.demo.beside import EDP, Beside
 from edp_robot.demo.leash import leashed
 from edp_robot.methods.ranges import Ranged, Seed
 from policy_server.contract.commit import source_commit
 from policy_server.contract.disk.files import write_json
 from policy_server.contract.disk.outputs import OutFolder
 
-STAGES = ("pretrain", "random", "finetuned", "scratch", "student", "bundle")
 TASK = "arm-press"
+SCRATCH = {"edp": "scratch-edp", "ddpg": "scratch-ddpg"}  # run folders by method
+STAGES = ("pretrain", "random", "finetuned", *SCRATCH.values(), "student", "bundle")
 EVAL_EVERY = 4_000  # env_steps of fine-tuning between points of the learning curve
 EVAL_SEED = 1_000
 STAGE_FILES = (  # what runs and bundles hold, with what a kill leaves of a file
@@ -31,7 +32,6 @@ STAGE_FILES = (  # what runs and bundles hold, with what a kill leaves of a file
     *("manifest.json", "golden.npz", "policy*.onnx", "calibration.json"),
 )
 MARK = "demo.json"  # says that a demo made the folder, and how long it took so far
-EDP = [sys.executable, "-m", "edp_robot.cli"]
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Options(Ranged):
     out: OutFolder = Path("runs/demo")
     preset: Preset = "demo"
     seed: Seed = 0
-    control_seconds: float = 40.0
+    control_seconds: float = 20.0
     episodes: int = 300
     resume: bool = False
 
@@ -145,26 +145,6 @@ def edp_process(*words: str) -> None:
         raise RuntimeError(f"`edp {' '.join(words)}` ended with status {status}")
 
 
-@contextmanager
-def edp_beside(*words: str, log: Path) -> Iterator[None]:
-    """Runs an `edp` command on one thread while the block runs, and waits for it at the end.
-
-    Raises:
-        RuntimeError: The command failed.
-    """
-    one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with log.open("w") as file:
-        streams: dict[str, Any] = {"stdout": file, "stderr": file}
-        command = leashed([*EDP, *words])
-        process = subprocess.Popen(command, env=one_thread, start_new_session=True, **streams)
-    try:
-        yield
-        if process.wait():
-            raise RuntimeError(f"`edp {' '.join(words)}` failed; see {log}")
-    finally:
-        process.terminate()
-
-
 class Road:
     """The demo's stages in order.
 
@@ -184,45 +164,74 @@ class Road:
         self.training += ["--resume"] if options.resume else []
 
     def run(self) -> None:
-        """Runs all stages."""
-        stages = (self.explore, self.tune, self.shrink, self.export, self.serve, self.report)
-        for stage in stages:
+        """Runs all stages. Training keeps two processes busy, with one thread each."""
+        import torch
+
+        torch.set_num_threads(1)
+        os.environ["OMP_NUM_THREADS"] = "1"
+        with Beside(self.out / "beside.log") as beside:
+            self.explore(beside)
+            self.tune(beside)
+            self.shrink(beside)
+        for stage in (self.export, self.serve, self.report):
             stage()
 
-    def explore(self) -> None:
-        """Pre-trains without reward, and acts randomly for the same number of env_steps."""
-        with self.stage("pretrain", "exploring without reward", n_threads=1):
+    def explore(self, beside: Beside) -> None:
+        """Pre-trains without reward. Beside it, random actions and trainings from scratch."""
+        beside.add("pretrain", "--method", "random", *self.files("random"), *self.training)
+        for method, folder in SCRATCH.items():
+            beside.add(*self.tuning(method), *self.files(folder))
+        with self.stage("pretrain", "exploring without reward; beside it, training from scratch"):
             edp("pretrain", *self.files("pretrain"), *self.training)
-            edp("pretrain", "--method", "random", *self.files("random"), *self.training)
+
+    def tune(self, beside: Beside) -> None:
+        """Fine-tunes the diffusion policy. Beside it, the policy before that is evaluated."""
+        pretrained = str(self.out / "pretrain")
+        beside.add(*self.evaluation("before"), "--from", pretrained)
+        with self.stage("finetune", f"fine-tuning to {TASK}"):
+            edp(*self.tuning("edp"), *self.files("finetuned"), "--from", pretrained)
+
+    def shrink(self, beside: Beside) -> None:
+        """Distils to one step, evaluates the student, and collects what ran beside."""
+        student = str(self.out / "student")
+        with self.stage("distill", "distilling 15 steps to one"):
+            teacher = ["--from", str(self.out / "finetuned")]
+            edp("distill", *teacher, *self.files("student"), *self.training)
+        with self.stage("evaluate", "evaluating the student"):
+            edp(*self.evaluation("student"), "--from", student)
+            beside.wait()
+        self.count_training()
+
+    def tuning(self, method: str) -> list[str]:
+        """Returns the words of a fine-tuning, as many env_steps for each method."""
+        from edp_robot.config import presets
+
+        config = presets.finetune(self.options.preset, TASK)
+        words = ["finetune", "--task", TASK, "--method", method, *self.training]
+        words += ["--env-steps", str(config.loop.env_steps)]
+        episodes = str(self.options.episodes)
+        return [*words, "--eval-every", str(EVAL_EVERY), "--eval-episodes", episodes]
+
+    def evaluation(self, name: str) -> list[str]:
+        """Returns the words of an evaluation, without the policy; the result is success-`name`."""
+        words = ["evaluate", "--task", TASK, "--episodes", str(self.options.episodes)]
+        result = str(self.out / f"success-{name}.json")
+        return [*words, "--seed", str(EVAL_SEED), "--json", result]
+
+    def count_training(self) -> None:
+        """Keeps the numbers of what was trained."""
         explored = self.result("pretrain")
         at_random = self.result("random")
         for key, metric in (("coverage", "coverage"), ("presses", "n_success_episodes")):
             self.numbers[key] = {"edp": explored[metric], "random": at_random[metric]}
         self.numbers["presses"]["episodes"] = explored["n_episodes"]
-
-    def tune(self) -> None:
-        """Fine-tunes the diffusion policy, and trains one from scratch beside it."""
-        episodes = ["--eval-every", str(EVAL_EVERY), "--eval-episodes", str(self.options.episodes)]
-        words = ["finetune", "--task", TASK, *self.training, *episodes]
-        scratch = edp_beside(*words, *self.files("scratch"), log=self.out / "scratch.log")
-        what = f"fine-tuning to {TASK}, and from scratch beside it"
-        with self.stage("finetune", what, n_threads=1), scratch:
-            edp(*words, *self.files("finetuned"), "--from", str(self.out / "pretrain"))
-        for name in ("finetuned", "scratch"):
-            self.numbers["success"][name] = self.result(name)["success"]
-
-    def shrink(self) -> None:
-        """Distils to one step, and evaluates the policy before fine-tuning and the student."""
-        teacher = ["--from", str(self.out / "finetuned")]
-        with self.stage("distill", "distilling 15 steps to one", n_threads=os.cpu_count() or 1):
-            edp("distill", *teacher, *self.files("student"), *self.training)
-        words = ["evaluate", "--task", TASK, "--episodes", str(self.options.episodes)]
-        words += ["--seed", str(EVAL_SEED)]
-        with self.stage("evaluate", "evaluating before and after"):
-            for name, run in (("before", "pretrain"), ("student", "student")):
-                result = self.out / f"success-{name}.json"
-                edp(*words, "--from", str(self.out / run), "--json", str(result))
-                self.numbers["success"][name] = read(result)["success"]
+        success = self.numbers["success"]
+        success["finetuned"] = self.result("finetuned")["success"]
+        for method, folder in SCRATCH.items():
+            success[f"scratch_{method}"] = self.result(folder)["success"]
+        success["scratch"] = max(success[f"scratch_{method}"] for method in SCRATCH)
+        for name in ("before", "student"):
+            success[name] = self.result(f"success-{name}")["success"]
 
     def export(self) -> None:
         """Exports the student, and times teacher and student."""
@@ -244,7 +253,7 @@ class Road:
         }
 
     def serve(self) -> None:
-        """Serves the bundle, measures round trips, and drives a robot in real time."""
+        """Serves the bundle, evaluates it over the wire, and drives a robot in real time."""
         from edp_robot.demo.server_process import run_server
 
         options = ["--seconds", str(self.options.control_seconds), "--episode-s", "2"]
@@ -256,9 +265,11 @@ class Road:
             run_server(self.out / "bundle", self.out / "server.log") as endpoint,
         ):
             server = ["--server", endpoint]
+            edp(*self.evaluation("served"), *server)
             trips = ["--n", "20000", "--json", str(self.out / "roundtrip.json")]
             edp_process("bench", "load", *server, *trips)
             edp_process("control", *server, *options)
+        self.numbers["success"]["served"] = self.result("success-served")["success"]
         roundtrip = self.result("roundtrip")["roundtrip_us"]
         self.numbers["roundtrip_us"] = {k: roundtrip[k] for k in ("p50", "p99", "p999", "n")}
         self.count_control(self.result("control"))
@@ -271,10 +282,9 @@ class Road:
             "holds": said["n_holds"],
             "period_jitter_us_p99": said["period_jitter_us"]["p99"],
             "act_us_p99": said["act_us"]["p99"],
+            "episodes": len(said["successes"]),
+            "successes": sum(said["successes"]),
         }
-        n_episodes = len(said["successes"])
-        self.numbers["success"]["served"] = sum(said["successes"]) / max(1, n_episodes)
-        self.numbers["success"]["served_episodes"] = n_episodes
 
     def report(self) -> None:
         """Draws the pictures, writes the report, and prints the targets and what was measured."""
@@ -290,18 +300,8 @@ class Road:
         print(f"\n{table}\n\n{self.out / 'report.html'}\n{self.out / 'bundle'}")
 
     @contextmanager
-    def stage(self, name: str, text: str, n_threads: int | None = None) -> Iterator[None]:
-        """Announces a stage and keeps its time.
-
-        Args:
-            name: The stage's name in `numbers`.
-            text: What the stage does.
-            n_threads: Threads of torch from now on. None: as before.
-        """
-        if n_threads is not None:
-            import torch
-
-            torch.set_num_threads(n_threads)
+    def stage(self, name: str, text: str) -> Iterator[None]:
+        """Announces a stage `text`, and keeps its time as `name` of `numbers`."""
         began = time.monotonic()
         print(f"\n[{began - self.started:4.0f} s] {text}", flush=True)
         yield

@@ -49,7 +49,9 @@ class Call:
         by_place = zip(self.func._schema.arguments, self.args, strict=False)
         given = [(argument, value) for argument, value in by_place]
         given += [(a, self.kwargs[a.name]) for a in _named(self.func) if a.name in self.kwargs]
-        changed = [value for a, value in given if a.alias_info is not None and a.alias_info.is_write]
+        changed = [
+            value for a, value in given if a.alias_info is not None and a.alias_info.is_write
+        ]
         return {memory(tensor) for tensor in tensors_in(changed)}
 
 

@@ -48,7 +48,7 @@ class Recorded:
         self.forget()
 
     def forget(self) -> None:
-        """Drops the recordings. To be called by whoever replaces tensors that `step` uses."""
+        """Drops the recordings. To be called after tensors that `step` uses were replaced."""
         self._is_first = True
         self.recordings: dict[tuple, Recording] = {}
 

@@ -21,6 +21,7 @@ from edp_robot.methods.explore.intrinsic_reward import (
     reward_class,
 )
 from edp_robot.methods.explore.score_config import ScoreRewardConfig
+from edp_robot.methods.learner import Learner
 from edp_robot.methods.models import NoiseModelConfig, noise_model, normaliser
 from edp_robot.methods.obs_statistics import follow
 from edp_robot.methods.ranges import Natural, Seed
@@ -29,7 +30,7 @@ from edp_robot.training.chunks import cosine_rate
 from edp_robot.training.devices import CPU, seed_all
 from edp_robot.training.observe import make_observer
 from edp_robot.training.runs import RUN_CONFIGS, Run, RunConfig
-from edp_robot.training.train_loop import Learner, Loop, LoopConfig, Progress
+from edp_robot.training.train_loop import Loop, LoopConfig, Progress
 from sim.core.hold import Hold
 from sim.core.registry import make_vec
 from sim.core.spec import TaskSpec
@@ -176,7 +177,13 @@ class Pretrainer(nn.Module, Learner):
         return {"action_loss": loss.detach()}
 
     def finish(self, replay: Replay, n_updates: int, done: float) -> dict[str, float]:
-        """Takes `n_updates` grad_steps of pi_d alone; returns the last loss, seed mean."""
+        """Takes grad_steps of pi_d alone; returns the last loss, seed mean.
+
+        Args:
+            replay: What was collected.
+            n_updates: grad_steps.
+            done: Share of all final grad_steps that is over.
+        """
         config = self.config
         rate = cosine_rate(config.action_model.learning_rate, done)
         self.action_optimizer.set_rate(rate)

@@ -12,6 +12,7 @@ import torch
 from gymnasium.vector import VectorEnv
 from tqdm import tqdm
 
+from edp_robot.methods.learner import Finisher, Follower, Learner
 from edp_robot.methods.ranges import Natural, NotNegative, Ranged
 from edp_robot.methods.replay import Replay, TooFewSteps
 from edp_robot.training.checkpoint import load_tree
@@ -45,32 +46,6 @@ class LoopConfig(Ranged):
     checkpoint_every_s: NotNegative = 30.0
 
 
-class Learner(Protocol):
-    """What the loop trains: Pretrainer, RandomActor and every FineTuner."""
-
-    def act(self, obs: np.ndarray) -> np.ndarray:
-        """Returns exploring actions (n, act_dim) in [-1, 1] for observations (n, obs_dim)."""
-        ...
-
-    def update(self, replay: Replay, n_updates: int, done: float) -> dict[str, float]:
-        """Learns from the replay; returns metrics.
-
-        Args:
-            replay: What was collected.
-            n_updates: grad_steps.
-            done: Share of the run that is over.
-        """
-        ...
-
-    def state(self) -> Any:
-        """Returns a tree of tensors and JSON values for the checkpoint."""
-        ...
-
-    def load(self, saved: Any) -> None:
-        """Restores what `state` returned."""
-        ...
-
-
 @runtime_checkable
 class SavableWorlds(Protocol):
     """An environment whose state goes into the checkpoint. Gymnasium's own have none."""
@@ -84,37 +59,18 @@ class SavableWorlds(Protocol):
         ...
 
 
-@runtime_checkable
-class Follower(Protocol):
-    """A learner that scales observations by what was seen. It is shown every vector step."""
-
-    def follow(self, replay: Replay) -> None:
-        """Takes note of what the replay holds."""
-        ...
-
-
-@runtime_checkable
-class Finisher(Protocol):
-    """A learner with networks that take no part in acting. They learn after the last env_step."""
-
-    def finish(self, replay: Replay, n_updates: int, done: float) -> dict[str, float]:
-        """Learns from the whole replay; returns metrics.
-
-        Args:
-            replay: What was collected.
-            n_updates: grad_steps.
-            done: Share of `final_updates` that is over.
-        """
-        ...
-
-
 @dataclass
 class Progress:
-    """Where a run stands. Every checkpoint holds it."""
+    """Where a run stands. Every checkpoint holds it.
+
+    `wall_s` is the time that it took, `cpu_s` that of all its threads on a processor, which other
+    processes do not lengthen as much [s].
+    """
 
     env_step: int = 0
     decision: int = 0
     wall_s: float = 0.0
+    cpu_s: float = 0.0
     final_updates: int = 0
 
 
@@ -171,6 +127,7 @@ class Loop:
         self.obs, _ = env.reset(seed=seed)
         self.metrics: dict[str, float] = {}
         self._started = 0.0
+        self._cpu_before = 0.0
         self._saved_at = 0.0
 
     def resume(self) -> None:
@@ -258,6 +215,7 @@ class Loop:
 
     def _train(self, evaluate: Callable[[], dict[str, float]] | None, evaluate_every: int) -> None:
         self._started = time.monotonic() - self.progress.wall_s
+        self._cpu_before = time.process_time() - self.progress.cpu_s
         self._saved_at = time.monotonic()
         with stop_on_signals() as stop:
             self._play(stop, evaluate, evaluate_every)
@@ -309,6 +267,7 @@ class Loop:
     def _keep_time(self) -> None:
         """Notes how long the run has taken, and saves it where that is due."""
         self.progress.wall_s = time.monotonic() - self._started
+        self.progress.cpu_s = time.process_time() - self._cpu_before
         if time.monotonic() - self._saved_at > self.config.checkpoint_every_s:
             self.save()
             self._saved_at = time.monotonic()
@@ -357,8 +316,8 @@ class Loop:
         """
         if bad := [name for name, value in metrics.items() if not np.isfinite(value)]:
             raise FloatingPointError(
-                f"{', '.join(bad)} not finite after {self.progress.env_step} env_steps; try a lower "
-                f"learning rate; {self._what_is_saved()}"
+                f"{', '.join(bad)} not finite after {self.progress.env_step} env_steps; try a "
+                f"lower learning rate; {self._what_is_saved()}"
             )
         self.metrics = self.metrics | metrics
 
@@ -371,8 +330,8 @@ class Loop:
 
     def log(self) -> dict[str, float]:
         """Writes and returns the newest metrics."""
-        wall = {"wall_s": self.progress.wall_s}
-        shown = {**self.observer.metrics(), **self.metrics, **wall}
+        took = {"wall_s": self.progress.wall_s, "cpu_s": self.progress.cpu_s}
+        shown = {**self.observer.metrics(), **self.metrics, **took}
         self.run.log(self.progress.env_step, shown)
         return shown
 

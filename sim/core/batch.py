@@ -52,9 +52,9 @@ class MujocoBatch(SameStepVectorEnv):
         self._start_command = start_command
         self._obs_of = observe
         self._n_substeps = n_substeps
-        n_threads = min(os.cpu_count() or 1, n_envs)
+        n_threads = min(allowed_threads(), n_envs) if n_envs >= SMALL_BATCH else 1
         self._datas = [mujoco.MjData(model) for _ in range(n_threads)]
-        self._rollout = rollout.Rollout(nthread=n_threads if n_envs >= SMALL_BATCH else 0)
+        self._rollout = rollout.Rollout(nthread=n_threads if n_threads > 1 else 0)
         self._state = np.zeros((n_envs, starts[0].shape[1]))
         self._sensor = np.zeros((n_envs, starts[1].shape[1]))
 
@@ -71,7 +71,7 @@ class MujocoBatch(SameStepVectorEnv):
 
     def _advance(self, command: np.ndarray) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
         control = np.repeat(command[:, None], self._n_substeps, 1)
-        data = self._datas if self.num_envs >= SMALL_BATCH else self._datas[0]
+        data = self._datas if len(self._datas) > 1 else self._datas[0]
         state, sensor = self._rollout.rollout(self.model, data, self._state, control)
         self._state = np.asarray(state)[:, -1].copy()
         self._sensor = np.asarray(sensor)[:, -1].copy()
@@ -97,6 +97,16 @@ class MujocoBatch(SameStepVectorEnv):
         self._state = np.array(saved["state"])
         self._sensor = np.array(saved["sensor"])
         self.command = np.array(saved["command"])
+
+
+def allowed_threads() -> int:
+    """Returns OMP_NUM_THREADS where it is a number above 0, else the number of processors.
+
+    Two processes that share the processors are faster with one thread each: a simulation would wait
+    in every control step for a thread that has no processor.
+    """
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    return int(given) if given.isdecimal() and int(given) > 0 else os.cpu_count() or 1
 
 
 def _obs_space(spec: TaskSpec) -> Box:

@@ -79,6 +79,8 @@ class TaskSpec:
         domain: Family of the task, like "arm". Presets are chosen by it.
         new_coverage: Returns a counter of what one learner visits. None: the task has no such
             measure.
+        novelty_fields: Names of the obs fields on which exploration looks for new states. Empty:
+            on all.
         max_copies: Copies that an evaluation makes at most at once. None: they share one world and
             cost little.
     """
@@ -96,6 +98,7 @@ class TaskSpec:
     hold: int = 1
     domain: str = ""
     new_coverage: Callable[[], Coverage] | None = None
+    novelty_fields: tuple[str, ...] = ()
     max_copies: int | None = None
 
     @property

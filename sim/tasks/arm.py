@@ -64,6 +64,7 @@ class ArmTask(MujocoTask):
     action_kind = "increment"
     max_rate = MAX_RATE
     camera = "front"
+    novelty_fields = ("end_effector", "button_travel")
 
     @cached_property
     def model(self) -> mujoco.MjModel:

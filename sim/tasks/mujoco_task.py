@@ -59,6 +59,8 @@ class MujocoTask:
         action_unit: Unit of the commands.
         max_rate: Fastest change of a command [unit/s], one for all actuators. None: no limit.
         camera: Name of the MJCF's camera for pictures. None: MuJoCo's free camera.
+        novelty_fields: Names of the few obs fields on which exploration looks for new states, such
+            as the place of a hand and of what it handles. Empty: on all.
         reward: Reward (n,) of obs (n, obs_dim), where the task has one: override it as a method.
         success: Success (n,) bool of obs (n, obs_dim), where the task has one: override it as a
             method.
@@ -78,6 +80,7 @@ class MujocoTask:
     action_unit: str = "rad"
     max_rate: float | None = None
     camera: str | None = None
+    novelty_fields: tuple[str, ...] = ()
     reward: ObsFn | None = None
     success: ObsFn | None = None
     terminated: ObsFn | None = None
@@ -202,6 +205,7 @@ class MujocoTask:
             hold=self.hold,
             domain=self.domain,
             new_coverage=self.new_coverage,
+            novelty_fields=self.novelty_fields,
         )
 
     def make_vec(self, n_envs: int, seed: int) -> MujocoBatch:

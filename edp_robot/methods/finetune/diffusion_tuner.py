@@ -83,7 +83,9 @@ class DiffusionTuner(FineTuner):
                 width=128, learning_rate=5e-4, polyak=0.01, discount=0.95, n_step=5, expectile=0.9
             ),
             acting_denoise_steps=8,
+            anneal_from=0.4,
             n_states=512,
+            polyak=0.005,
         )
 
     def start_from(self, weights: Callable[[str], dict[str, Tensor]]) -> None:
@@ -125,12 +127,13 @@ class DiffusionTuner(FineTuner):
         Each takes the next `policy_batch` rows, from the start again after the last.
 
         Args:
-            obs: Normalised states (m, obs_dim), m a multiple of `policy_batch`.
+            obs: Normalised states (m, obs_dim).
             actions: What psi is to do there (m, act_dim).
             n: grad_steps.
         """
         self.psi.train()
-        batches = list(zip(obs.split(self.config.policy_batch), actions.split(self.config.policy_batch), strict=True))
+        size = self.config.policy_batch
+        batches = list(zip(obs.split(size), actions.split(size), strict=True))
         loss = torch.zeros(())
         for i in range(n):
             loss = self._fit_step(*batches[i % len(batches)])["loss"]
@@ -152,4 +155,3 @@ class DiffusionTuner(FineTuner):
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
         """Returns the critic's and psi's optimizers."""
         return {"iql": self.iql.optimizer, "psi": self.psi_optimizer}
-

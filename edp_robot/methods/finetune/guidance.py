@@ -13,7 +13,7 @@ from edp_robot.diffusion.networks import FourierTime, mlp
 from edp_robot.diffusion.schedule import add_noise, alpha_sigma, sample_t
 from edp_robot.engine import Adam
 from edp_robot.methods.finetune.fine_tuner import FINE_TUNERS
-from edp_robot.methods.finetune.proposals import ProposalConfig, Proposals, ProposalTuner
+from edp_robot.methods.finetune.proposals import ProposalConfig, ProposalTuner
 from edp_robot.methods.ranges import NotNegative, Ranged
 from sim.core.spec import TaskSpec
 

@@ -41,7 +41,9 @@ def test_paper_preset_fine_tunes_as_the_paper_does():
 def test_a_method_brings_its_own_settings():
     assert presets.pretrain("demo", "arm", method="particle").reward == ParticleConfig()
     assert presets.pretrain("demo", "maze-square-a").reward.estimator == "exact"
-    assert presets.pretrain("demo", "arm").reward.estimator == "shared"
+    arm = presets.pretrain("demo", "arm").reward
+    assert (arm.estimator, arm.fields) == ("exact", ("end_effector", "button_travel"))
+    assert presets.pretrain("demo", "gym:Pendulum-v1").reward.estimator == "shared"
     ddpg = presets.finetune("demo", "arm-press", method="ddpg")
     assert isinstance(ddpg.tuner, GaussianConfig)
     assert (ddpg.loop.decisions_per_update, ddpg.loop.env_steps) == (1, 90_000)

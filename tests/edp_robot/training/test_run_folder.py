@@ -113,11 +113,11 @@ def test_other_options_are_named_with_both_values(tmp_path):
 def test_a_setting_that_is_younger_than_the_run_counts_as_its_default(tmp_path):
     Run(tmp_path, tiny_pretrain()).close()
     held = read_config(tmp_path)
-    del held["config"]["loop"]["checkpoint_every_s"], held["config"]["action_model_every"]
+    del held["config"]["loop"]["checkpoint_every_s"], held["config"]["n_seeds"]
     (tmp_path / "config.json").write_text(json.dumps(held))
     Run(tmp_path, tiny_pretrain(), resume=True).close()
-    changed = replace(tiny_pretrain(), action_model_every=2)
-    with pytest.raises(ValueError, match="action_model_every=1 there, 2 asked"):
+    changed = replace(tiny_pretrain(), n_seeds=2)
+    with pytest.raises(ValueError, match="n_seeds=1 there, 2 asked"):
         Run(tmp_path, changed, resume=True)
 
 
