@@ -16,10 +16,20 @@ class Adam(torch.optim.Adam):
     Args:
         parameters: What it changes.
         rate: Learning rate.
+
+    Raises:
+        ValueError: A parameter is a part of a larger tensor, with gaps in its memory.
     """
 
     def __init__(self, parameters: Iterable[Tensor], rate: float) -> None:
-        super().__init__(parameters, lr=torch.tensor(rate, dtype=torch.float64), fused=True)
+        given = list(parameters)
+        for parameter in given:
+            if parameter.stride() != torch.empty_like(parameter).stride():
+                raise ValueError(
+                    f"a parameter {tuple(parameter.shape)} has strides {parameter.stride()}: "
+                    "its memory has gaps; give a clone of it"
+                )
+        super().__init__(given, lr=torch.tensor(rate, dtype=torch.float64), fused=True)
 
     def parameters(self) -> list[Tensor]:
         """Returns what it changes."""
@@ -46,8 +56,17 @@ class Adam(torch.optim.Adam):
         parameters = self.parameters()
         gradients = torch.autograd.grad(loss.sum(), parameters, allow_unused=True)
         for parameter, gradient in zip(parameters, gradients, strict=True):
-            # torch's fused Adam on a CPU reads a gradient's memory in the parameter's order,
-            # whatever its strides, so it has to be contiguous.
-            parameter.grad = None if gradient is None else gradient.contiguous()
+            parameter.grad = None if gradient is None else _laid_out_as(parameter, gradient)
         self.step()
         self.zero_grad(set_to_none=True)
+
+
+def _laid_out_as(parameter: Tensor, gradient: Tensor) -> Tensor:
+    """Returns the gradient with the parameter's strides.
+
+    torch's fused Adam on a CPU goes through the memory of both and looks at no strides.
+    """
+    are_contiguous = parameter.is_contiguous() and gradient.is_contiguous()
+    if are_contiguous or gradient.stride() == parameter.stride():
+        return gradient
+    return torch.empty_like(parameter).copy_(gradient)

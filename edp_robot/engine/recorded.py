@@ -12,10 +12,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from edp_robot.engine.program import Call, Program, tensors_in
+from edp_robot.engine.call import memory
+from edp_robot.engine.program import Program
+from edp_robot.engine.recorder import Recorder
 
 Metrics = dict[str, Tensor]
 
@@ -24,20 +25,23 @@ class Recorded:
     """Does what `step` does, on new inputs. Random draws are drawn anew, all else is repeated.
 
     The first call runs `step`, so that optimizers make their state. The next one with inputs of
-    some shapes runs and records it. Every later one with these shapes is a replay, with the same
-    result to the last bit. Of more than MAX_SHAPES shapes the others run `step`, and so does a GPU.
+    some shapes runs and records it. Every later one with these shapes (and strides) is a replay,
+    with the same result to the last bit. Of more than MAX_SHAPES shapes the others run `step`, and
+    so does a GPU.
 
     `step` takes and returns tensors. It may change networks, buffers and optimizers in place. What
     it does outside of torch is not repeated: it must not count, branch on what changes, or put new
-    tensors into old places. Learning rates have to be tensors, as `Adam` keeps them.
+    tensors into old places. Learning rates have to be tensors, as `Adam` keeps them. Who calls it
+    reads results and does not change them.
 
     Args:
         step: What is recorded.
         recordable: False: every call runs `step`, which may then do anything.
 
     Raises:
-        RuntimeError: When recording, if `step` makes a Python number of a tensor, or a tensor
-            whose shape depends on values.
+        RuntimeError: When recording, if `step` makes Python numbers of a tensor that may change, or
+            a tensor whose shape depends on such values; if it changes an input in place, or returns
+            what is no tensor.
     """
 
     MAX_SHAPES = 4
@@ -48,16 +52,17 @@ class Recorded:
         self.forget()
 
     def forget(self) -> None:
-        """Drops the recordings. To be called after tensors that `step` uses were replaced."""
+        """Drops the recordings. To be called when tensors that `step` uses are replaced."""
         self._is_first = True
         self.recordings: dict[tuple, Recording] = {}
 
     def __call__(self, *inputs: Tensor) -> Metrics:
         """Returns what `step` returns, valid until the next call."""
-        if self._is_first or not self.recordable or inputs[0].device.type != "cpu":
+        on_cpu = all(given.device.type == "cpu" for given in inputs)
+        if self._is_first or not self.recordable or not on_cpu:
             self._is_first = False
             return self.step(*inputs)
-        key = tuple((given.shape, given.dtype) for given in inputs)
+        key = tuple((given.shape, given.stride(), given.dtype) for given in inputs)
         known = self.recordings.get(key)
         if known is not None:
             return known.replay(*inputs)
@@ -77,11 +82,20 @@ class Recording:
 
     def __init__(self, step: Callable[..., Metrics], *inputs: Tensor) -> None:
         self._inputs = [given.clone() for given in inputs]
-        with _Recorder() as recorder:
-            result = step(*self._inputs)
+        with Recorder([*self._inputs, *inputs]) as recorder:
+            result = tree_map(self._own, step(*self._inputs))
         self.first = tree_map(torch.clone, result)
         self.program = Program(recorder.calls, tree_leaves(result))
         self._result = tree_map(self.program.placed, result)
+
+    def _own(self, value: Any) -> Tensor:
+        """Returns a result of the step. Of an input, which the next call sets, it is a copy."""
+        if not isinstance(value, Tensor):
+            raise RuntimeError(
+                f"the step returned {value!r}, which every replay would repeat; return tensors only"
+            )
+        is_input = memory(value) in {memory(given) for given in self._inputs}
+        return value.clone() if is_input else value
 
     def replay(self, *inputs: Tensor) -> Metrics:
         """Returns what `step` would return."""
@@ -90,26 +104,3 @@ class Recording:
                 own.copy_(given)
             self.program.run()
         return self._result
-
-
-class _Recorder(TorchDispatchMode):
-    """Keeps every operation below autograd, those of the backward pass too."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.calls: list[Call] = []
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        masks = any(tensor.dtype == torch.bool for tensor in tensors_in(args))
-        by_mask = torch.Tag.dynamic_output_shape in func.tags and masks
-        if by_mask or torch.Tag.data_dependent_output in func.tags:
-            raise RuntimeError(
-                f"{func} depends on values, so the step cannot be recorded; keep it out of the step"
-            )
-        made = func(*args, **kwargs)
-        if func.namespace != "profiler":
-            self.calls.append(Call(func, args, kwargs, tensors_in(made)))
-        return made

@@ -35,11 +35,16 @@ class IntrinsicReward(nn.Module):
 
     Config: ClassVar[type] = NoConfig
     learns: ClassVar[bool] = True  # False: actions are uniform and no network is trained
-    recordable: ClassVar[bool] = False  # `update` and `error` are fit for edp_robot.engine.Recorded
+    # `update` and `error` are fit for edp_robot.engine.Recorded. A subclass says so of itself.
+    recordable: ClassVar[bool] = False
     memory: ClassVar[int] = 100  # calls that the running moments look back on
     mean: Tensor
     mean_square: Tensor
     n_updates: Tensor
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        cls.recordable = vars(cls).get("recordable", False)
 
     def __init__(
         self, spec: TaskSpec, config: Any, *, n_seeds: int = 1, centre: bool = False
