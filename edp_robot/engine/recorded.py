@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
 from edp_robot.engine.call import memory
+from edp_robot.engine.listening import Recorder
 from edp_robot.engine.program import Program
-from edp_robot.engine.recorder import Recorder
 
 Metrics = dict[str, Tensor]
 
