@@ -86,7 +86,7 @@ def _demo_arm(spec: TaskSpec) -> PretrainConfig:
     demo = _demo(spec)
     return replace(
         demo,
-        loop=replace(demo.loop, env_steps=256_000, updates_per_round=8),
+        loop=replace(demo.loop, env_steps=208_000, updates_per_round=8),
         ddpg=replace(demo.ddpg, learning_rate=5e-4),
         batch=64,
     )
@@ -172,7 +172,7 @@ def _small_finetune(preset: str, spec: TaskSpec) -> FinetuneConfig:
             n_action_steps=spec.hold,
             random_env_steps=0,
             decisions_per_update=10,
-            updates_per_round=250 if demo else 20,
+            updates_per_round=150 if demo else 20,
         ),
         reuse_replay=spec.reward is not None,
         offline_rounds=6 if demo else 1,
@@ -221,7 +221,7 @@ def distill(preset: str, start: str, **changes: Any) -> DistillConfig:
     """
     check(preset)
     demo = DistillConfig(
-        start=start, learning_rate=2e-3, n_chunks=20, pairs_per_chunk=8_192, passes_per_chunk=4
+        start=start, learning_rate=2e-3, n_chunks=12, pairs_per_chunk=8_192, passes_per_chunk=4
     )
     smoke = replace(demo, n_chunks=4, pairs_per_chunk=2_048, rollout_episodes=1)
     paper = DistillConfig(start=start)

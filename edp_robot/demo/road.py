@@ -244,7 +244,7 @@ class Road:
         self.numbers["parity"] = {"max_abs_error": self.result("bundle")["max_abs_error"]}
         with self.stage("latency", "timing one action"):
             runs = ["--from", str(self.out / "finetuned"), "--student", student]
-            edp("bench", "sampler", *runs, "--json", str(self.out / "latency.json"))
+            edp("bench", "sampler", *runs, "--n", "1000", "--json", str(self.out / "latency.json"))
         timed = self.result("latency")
         self.numbers["host"] = timed["host"]
         self.numbers["latency_us"] = {
@@ -266,7 +266,7 @@ class Road:
         ):
             server = ["--server", endpoint]
             edp(*self.evaluation("served"), *server)
-            trips = ["--n", "20000", "--json", str(self.out / "roundtrip.json")]
+            trips = ["--n", "10000", "--json", str(self.out / "roundtrip.json")]
             edp_process("bench", "load", *server, *trips)
             edp_process("control", *server, *options)
         self.numbers["success"]["served"] = self.result("success-served")["success"]
