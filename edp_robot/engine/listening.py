@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map
 
 from edp_robot.engine.call import Call, memory, tensors_in, written
 
@@ -49,15 +50,17 @@ class Recorder(TorchDispatchMode):
                 f"{func} changes an input of the step, and a replay would change a copy; "
                 "clone the input first"
             )
+        # A tensor's shape may change in place later, so a call keeps views of what it was given.
+        given = tree_map(_view, (args, kwargs))
         made = func(*args, **kwargs)
-        if func.namespace == "profiler":
+        if func.namespace == "profiler" or torch.Tag.inplace_view in func.tags:
             return made
         if func is LITERAL and made.untyped_storage().resizable():  # it is not NumPy's memory
             before = made.clone()
             self._constant.add(memory(before))
             self._keep(torch.ops.aten.clone.default, (before,), {}, made)
         else:
-            self._keep(func, args, kwargs, made)
+            self._keep(func, *given, made)
         return made
 
     def check_repeats(self, func: Any, tensors: list[Tensor]) -> None:
@@ -68,7 +71,7 @@ class Recorder(TorchDispatchMode):
             )
 
     def _keep(self, func: Any, args: tuple, kwargs: dict[str, Any], made: Any) -> None:
-        call = Call(func, args, kwargs, tensors_in(made))
+        call = Call(func, args, kwargs, tensors_in(tree_map(_view, made)))
         call.repeats = call.reads() <= self._constant and not call.draws()
         if call.repeats:
             self._constant |= call.makes()
@@ -90,6 +93,10 @@ class _Leaving(TorchFunctionMode):
         if func in LEAVING:
             self._recorder.check_repeats(f"Tensor.{func.__name__}", [args[0]])
         return func(*args, **(kwargs or {}))
+
+
+def _view(value: Any) -> Any:
+    return value.detach() if isinstance(value, Tensor) else value
 
 
 def _deciding(func: Any, args: tuple) -> list[Tensor]:
