@@ -51,7 +51,7 @@ class Recorder(TorchDispatchMode):
                 "clone the input first"
             )
         # A tensor's shape may change in place later, so a call keeps views of what it was given.
-        given = tree_map(_view, (args, kwargs))
+        given, named = tree_map(_view, (args, kwargs))
         made = func(*args, **kwargs)
         if func.namespace == "profiler" or torch.Tag.inplace_view in func.tags:
             return made
@@ -60,7 +60,7 @@ class Recorder(TorchDispatchMode):
             self._constant.add(memory(before))
             self._keep(torch.ops.aten.clone.default, (before,), {}, made)
         else:
-            self._keep(func, *given, made)
+            self._keep(func, given, named, made)
         return made
 
     def check_repeats(self, func: Any, tensors: list[Tensor]) -> None:

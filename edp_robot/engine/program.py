@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
+from edp_robot.engine.binding import bound
 from edp_robot.engine.call import UNSET, Call, memory, tensors_in
 
 
@@ -47,18 +48,19 @@ class Program:
         if call.name in UNSET:
             return None
         args, kwargs, made = tree_map(self.placed, (call.args, call.kwargs, call.made))
-        operation = call.func._op
         fresh = {memory(tensor) for tensor in call.fresh()}
         if not fresh:
-            return operation, args, kwargs
+            return bound(call.func, args, kwargs), args, kwargs
         places = [
             place if memory(tensor) in fresh else None
             for tensor, place in zip(call.made, made, strict=True)
         ]
         into = None if call.writes() or None in places else _into(call.func, made)
         if into is None:
-            return _copying(operation, places), args, kwargs
-        return into[0]._op, args, kwargs | into[1]
+            return _copying(bound(call.func, args, kwargs), places), args, kwargs
+        variant, outs = into
+        kwargs = kwargs | outs
+        return bound(variant, args, kwargs), args, kwargs
 
 
 def _computing(calls: list[Call]) -> list[Call]:

@@ -27,6 +27,8 @@ PRIVATE = {
     "numpy's memory is not resizable": lambda: not shared_with_numpy().resizable(),
     "torch._neg_view": lambda: torch._neg_view(torch.ones(1)).is_neg(),
     "torch._foreach_lerp_": lambda: torch._foreach_lerp_,
+    "torch._C._nn": lambda: torch._C._nn.silu,
+    "torch._C.TensorBase": lambda: torch._C.TensorBase.mul_,
     "fused Adam on a CPU": lambda: Adam([nn.Parameter(torch.ones(1))], 0.1).defaults["fused"],
 }
 
