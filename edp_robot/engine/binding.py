@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten
 
 HOMES = (torch, torch._C._nn, torch._C.TensorBase)
 BUILT_IN = (BuiltinFunctionType, MethodDescriptorType)
@@ -62,9 +61,12 @@ def _reaches(function: Any, func: Any, args: tuple, kwargs: dict[str, Any]) -> b
 
 def _same(one: Any, other: Any) -> bool:
     """Returns whether nested arguments are equal, tensors as objects."""
-    leaves, shape = tree_flatten(one)
-    others, other_shape = tree_flatten(other)
-    pairs = zip(leaves, others, strict=False)
-    return shape == other_shape and all(
-        a is b or (type(a) is type(b) and not isinstance(a, Tensor) and a == b) for a, b in pairs
-    )
+    if one is other:
+        return True
+    if type(one) is not type(other) or isinstance(one, Tensor):
+        return False
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(_same(one[key], other[key]) for key in one)
+    if isinstance(one, (tuple, list)):
+        return len(one) == len(other) and all(map(_same, one, other))
+    return one == other

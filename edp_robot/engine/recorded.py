@@ -35,7 +35,8 @@ class Recorded:
     reads results and does not change them.
 
     Args:
-        step: What is recorded.
+        step: What is recorded. It should be a method, so that a deep copy of its object has a step
+            of its own.
         recordable: False: every call runs `step`, which may then do anything.
 
     Raises:
@@ -55,6 +56,15 @@ class Recorded:
         """Drops the recordings. To be called when tensors that `step` uses are replaced."""
         self._is_first = True
         self.recordings: dict[tuple, Recording] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Returns what a copy begins with: no recording, since those hold this one's tensors."""
+        return {"step": self.step, "recordable": self.recordable}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.step = state["step"]
+        self.recordable = state["recordable"]
+        self.forget()
 
     def __call__(self, *inputs: Tensor) -> Metrics:
         """Returns what `step` returns, valid until the next call."""

@@ -68,7 +68,7 @@ class DiffusionTuner(FineTuner):
         )
         self.iql = IQL(spec.obs_dim, spec.act_dim, config.iql)
         self.psi_optimizer = Adam(self.psi.parameters(), config.action_model.learning_rate)
-        self._critic_step = self.recorded(lambda *fields: self.iql.update(Batch(*fields)))
+        self._critic_step = self.recorded(self._critic_once)
         self._fit_step = self.recorded(self._fit_once)
 
     @classmethod
@@ -138,6 +138,9 @@ class DiffusionTuner(FineTuner):
         for i in range(n):
             loss = self._fit_step(*batches[i % len(batches)])["loss"]
         return loss
+
+    def _critic_once(self, *fields: Tensor) -> dict[str, Tensor]:
+        return self.iql.update(Batch(*fields))
 
     def _fit_once(self, obs: Tensor, actions: Tensor) -> dict[str, Tensor]:
         return {"loss": self.grad_step(denoising_loss(self.psi, actions, obs))}
