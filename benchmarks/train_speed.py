@@ -90,7 +90,7 @@ def row(name: str, result: dict[str, Any]) -> str:
     floor, plain, engine = (result[part]["p50"] for part in ("floor", "plain", "engine"))
     return (
         f"| {name} | {floor:.3f} | {plain:.2f} | {engine:.2f} | {engine / floor:.2f} "
-        f"| {plain / engine:.2f} | {1e3 / engine:.0f} |"
+        f"| {plain / engine:.2f} | {1e3 / engine:.3g} |"
     )
 
 
