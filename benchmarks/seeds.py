@@ -2,9 +2,9 @@
 
     python benchmarks/seeds.py --seeds 0 1 2 3 --out runs/seeds
 
-Each seed has a pre-training without reward, a fine-tuning from it, and the same training from
-scratch with the same number of env_steps. Two processes run at a time, with one thread each. A run
-that has its result is not run again.
+Each seed has a pre-training without reward, a fine-tuning from it, and trainings from scratch: the
+same one and DDPG with as many env_steps, and DDPG with LONG times as many. Two processes run at a
+time, with one thread each. A run that has its result is not run again.
 """
 
 from __future__ import annotations
@@ -18,6 +18,17 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from edp_robot.config import presets
+from policy_server.bench.host import host
+from policy_server.contract.disk.files import write_json
+
+LONG = 4
+DEMO_STEPS = presets.finetune("demo", "arm-press").loop.env_steps
+SCRATCH = {  # method, and whether it gets more env_steps
+    "scratch-edp": ("edp", False),
+    "scratch-ddpg": ("ddpg", False),
+    "scratch-ddpg-long": ("ddpg", True),
+}
 EDP = [sys.executable, "-m", "edp_robot.cli"]
 
 
@@ -42,23 +53,26 @@ def edp(result: Path, *args: str) -> dict[str, float]:
 
 
 def one_seed(seed: int, given: argparse.Namespace) -> dict[str, dict[str, float]]:
-    """Returns the results of one seed: pretrain, finetuned, scratch."""
+    """Returns the results of one seed: pretrain, finetuned, and one from scratch by each method."""
     out = given.out / str(seed)
     start = str(out / "pretrain")
     chosen = ["--seed", str(seed)]
     explore = ["pretrain", "--task", "arm", *_steps(given.pretrain_steps), *chosen]
-    tune = ["finetune", "--task", given.task, "--eval-episodes", str(given.episodes)]
-    tune += [*_steps(given.finetune_steps), *chosen]
+    tune = ["finetune", "--task", given.task, "--eval-episodes", str(given.episodes), *chosen]
+    equal = _steps(given.finetune_steps or DEMO_STEPS)
     options = ["--reuse-replay", given.reuse_replay] if given.reuse_replay else []
     finetuned = out / f"finetuned{given.mark}"
-    scratch = out / f"scratch{given.mark}"
     made = {
         "pretrain": edp(out / "pretrain.json", *explore, "--out", start),
         "finetuned": edp(
-            _json(finetuned), *tune, "--from", start, "--out", str(finetuned), *options
+            _json(finetuned), *tune, *equal, "--from", start, "--out", str(finetuned), *options
         ),
-        "scratch": edp(_json(scratch), *tune, "--out", str(scratch)),
     }
+    for name, (method, is_long) in SCRATCH.items():
+        folder = out / f"{name}{given.mark}"
+        steps = _steps(LONG * (given.finetune_steps or DEMO_STEPS)) if is_long else equal
+        words = [*tune, "--method", method, *steps, "--out", str(folder)]
+        made[name] = edp(_json(folder), *words)
     print(row(seed, made), flush=True)
     return made
 
@@ -71,20 +85,44 @@ def _json(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}.json")
 
 
+def best_scratch(made: dict[str, dict[str, float]]) -> float:
+    """Returns the best success from scratch with as many env_steps as the fine-tuning."""
+    return max(made[name]["success"] for name, (_, is_long) in SCRATCH.items() if not is_long)
+
+
 def row(seed: int, made: dict[str, dict[str, float]]) -> str:
     """Returns one seed's line of the table."""
-    pretrained = made["pretrain"]
+    explored = made["pretrain"]
     finetuned = made["finetuned"]["success"]
-    scratch = made["scratch"]["success"]
-    explored = f"{pretrained['coverage']:.3f} | {pretrained['n_success_episodes']:.0f}"
-    gap = finetuned - scratch
-    return f"| {seed} | {explored} | {finetuned:.3f} | {scratch:.3f} | {gap:+.3f} |"
+    cells = [
+        str(seed),
+        f"{explored['coverage']:.3f}",
+        f"{explored['n_success_episodes']:.0f}",
+        f"{finetuned:.3f}",
+        *(f"{made[name]['success']:.3f}" for name in SCRATCH),
+        f"{finetuned - best_scratch(made):+.3f}",
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def table(made: dict[int, dict[str, dict[str, float]]]) -> str:
+    """Returns the table of all seeds, and what is least in it."""
+    names = ["seed", "coverage", "presses", "fine-tuned", *SCRATCH, "gap"]
+    head = [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
+    gaps = [each["finetuned"]["success"] - best_scratch(each) for each in made.values()]
+    least = min(each["finetuned"]["success"] for each in made.values())
+    said = (
+        f"Least success {least:.3f}; gap to the best from scratch with as many env_steps: median "
+        f"{statistics.median(gaps):+.3f}, least {min(gaps):+.3f}, of {len(gaps)} seeds. "
+        f"long: {LONG} times the env_steps."
+    )
+    return "\n".join([*head, *(row(seed, each) for seed, each in made.items()), "", said])
 
 
 def main() -> None:
     """Runs the seeds, prints the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--out", type=Path, default=Path("runs/seeds"))
     parser.add_argument("--task", default="arm-press")
     parser.add_argument("--pretrain-steps", type=int)
@@ -94,15 +132,16 @@ def main() -> None:
     mark = "distinguishes fine-tunings of the same pre-training"
     parser.add_argument("--mark", default="", help=mark)
     parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--results", type=Path, help="folder for seeds.json and seeds.md")
     given = parser.parse_args()
     with ThreadPoolExecutor(given.processes) as pool:
-        made = list(pool.map(lambda seed: one_seed(seed, given), given.seeds))
-    print("\n| seed | coverage | presses | fine-tuned | scratch | gap |")
-    print("|---|---|---|---|---|---|")
-    print("\n".join(row(seed, m) for seed, m in zip(given.seeds, made, strict=True)))
-    gaps = [m["finetuned"]["success"] - m["scratch"]["success"] for m in made]
-    median = statistics.median(gaps)
-    print(f"gap: median {median:+.3f}, least {min(gaps):+.3f}, of {len(gaps)} seeds")
+        results = pool.map(lambda seed: one_seed(seed, given), given.seeds)
+        made = dict(zip(given.seeds, results, strict=True))
+    print(f"\n{table(made)}")
+    if given.results:
+        given.results.mkdir(parents=True, exist_ok=True)
+        write_json(given.results / "seeds.json", {"host": host(), "seeds": made})
+        (given.results / "seeds.md").write_text(f"{table(made)}\n")
 
 
 if __name__ == "__main__":

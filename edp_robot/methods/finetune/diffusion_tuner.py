@@ -84,7 +84,7 @@ class DiffusionTuner(FineTuner):
             ),
             acting_denoise_steps=8,
             anneal_from=0.4,
-            n_states=512,
+            n_states=1024,
             polyak=0.005,
         )
 

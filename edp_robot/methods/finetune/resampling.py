@@ -48,7 +48,7 @@ class Resampling(ProposalTuner):
     def preset(cls, preset: str, spec: TaskSpec) -> ResamplingConfig:
         """Returns ProposalTuner's settings, with some uniform actions where not the paper's."""
         config = super().preset(preset, spec)
-        return config if preset == "paper" else replace(config, n_uniform=8)
+        return config if preset == "paper" else replace(config, n_uniform=16)
 
     def improve(self, obs: Tensor, n: int) -> dict[str, Any]:
         """Takes `n` grad_steps of psi at normalised states (n_states, obs_dim); returns metrics."""
