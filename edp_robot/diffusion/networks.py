@@ -47,7 +47,9 @@ class Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:  # noqa: D102
         n = self.weight.dim() - 2
-        if self.bias.numel() == self.bias.shape[-1]:  # one network, in a stack of one or in none
+        if not n:
+            return F.linear(x, self.weight.T, self.bias)
+        if self.bias.numel() == self.bias.shape[-1]:  # a stack of one
             weight = self.weight.view(self.weight.shape[-2:])
             return F.linear(x, weight.T, self.bias.view(-1))
         weight = self.weight.flatten(0, n - 1)
@@ -67,7 +69,9 @@ class LayerNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(*stack, width))
 
     def forward(self, x: Tensor) -> Tensor:  # noqa: D102
-        if self.weight.numel() == self.width:  # one network, in a stack of one or in none
+        if not self.n:
+            return F.layer_norm(x, (self.width,), self.weight, self.bias)
+        if self.weight.numel() == self.width:  # a stack of one
             return F.layer_norm(x, (self.width,), self.weight.view(-1), self.bias.view(-1))
         shape = (*self.weight.shape[:-1], *[1] * (x.dim() - self.n - 1), self.width)
         normal = F.layer_norm(x, (self.width,))
