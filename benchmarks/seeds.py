@@ -22,6 +22,11 @@ from edp_robot.config import presets
 from policy_server.bench.host import host
 from policy_server.contract.disk.files import write_json
 
+TITLE = """# What pre-training is worth
+
+Made by `python benchmarks/seeds.py --results results/seeds`.
+
+"""
 LONG = 4
 DEMO_STEPS = presets.finetune("demo", "arm-press").loop.env_steps
 SCRATCH = {  # method, and whether it gets more env_steps
@@ -141,7 +146,7 @@ def main() -> None:
     if given.results:
         given.results.mkdir(parents=True, exist_ok=True)
         write_json(given.results / "seeds.json", {"host": host(), "seeds": made})
-        (given.results / "seeds.md").write_text(f"{table(made)}\n")
+        (given.results / "seeds.md").write_text(f"{TITLE}{table(made)}\n")
 
 
 if __name__ == "__main__":
