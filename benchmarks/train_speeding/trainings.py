@@ -39,16 +39,23 @@ class Training:
     n: int = 16
 
 
-def replay_of(spec: TaskSpec, n_seeds: int = 0) -> Replay:
-    """Returns a replay of 200 vector steps of random transitions."""
+def replay_of(spec: TaskSpec, n_seeds: int = 0, n_rows: int = 200, n_envs: int = 16) -> Replay:
+    """Returns a replay of random transitions, with ends of both kinds.
+
+    Args:
+        spec: The task.
+        n_seeds: Learners. 0: one, and batches without an axis for learners.
+        n_rows: Vector steps.
+        n_envs: Environments of each learner.
+    """
     rng = np.random.default_rng(0)
-    n_envs = 16 * max(1, n_seeds)
-    replay = Replay(200 * n_envs, n_envs, spec.obs_dim, spec.act_dim, seed=0, n_seeds=n_seeds)
-    for _ in range(200):
-        obs, after = rng.normal(size=(2, n_envs, spec.obs_dim))
-        action = rng.uniform(-1, 1, (n_envs, spec.act_dim))
-        terminated, truncated = rng.random((2, n_envs)) < 0.01
-        replay.add(obs, action, rng.normal(size=n_envs), after, terminated, truncated)
+    n = n_envs * max(1, n_seeds)
+    replay = Replay(n_rows * n, n, spec.obs_dim, spec.act_dim, seed=0, n_seeds=n_seeds)
+    for _ in range(n_rows):
+        obs, after = rng.normal(size=(2, n, spec.obs_dim))
+        action = rng.uniform(-1, 1, (n, spec.act_dim))
+        terminated, truncated = rng.random((2, n)) < 0.05
+        replay.add(obs, action, rng.normal(size=n), after, terminated, truncated)
     return replay
 
 

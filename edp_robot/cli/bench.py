@@ -21,6 +21,8 @@ from policy_server.contract.errors import printable
 def sampler(
     start: Annotated[Path | None, FROM] = None,
     student: Path | None = None,
+    teacher_bundle: Path | None = None,
+    student_bundle: Path | None = None,
     n: int = 2_000,
     json: OutFile | None = None,
 ) -> int:
@@ -33,6 +35,9 @@ def sampler(
         start: Run folder with the teacher. Without it, untrained networks of the paper's sizes are
             timed.
         student: Run folder of the teacher's distillation.
+        teacher_bundle: Bundle that `edp export` made of the teacher. Without it, the graph to time
+            is exported anew, which takes seconds.
+        student_bundle: Bundle that it made of the student.
         n: Calls of each sampler, batch 1, one thread, in turns.
         json: File to write the result to.
     """
@@ -44,7 +49,8 @@ def sampler(
 
     at_least_one("--n", n)
     torch.set_num_threads(1)
-    samples = interleaved(_samplers(start, student), n)
+    bundles = (teacher_bundle, student_bundle)
+    samples = interleaved(_samplers(start, student, bundles), n)
     result: dict[str, Any] = {name: summary(times) for name, times in samples.items()}
     print(f"{'[us], batch 1, one thread':<28}{'p50':>10}{'p99':>10}{'n':>8}")
     for name, row in result.items():
@@ -54,21 +60,32 @@ def sampler(
     return 0
 
 
-def _samplers(start: Path | None, student: Path | None) -> dict[str, Any]:
-    """Returns functions without arguments to time, by name."""
+def _samplers(
+    start: Path | None, student: Path | None, bundles: tuple[Path | None, Path | None]
+) -> dict[str, Any]:
+    """Returns functions without arguments to time, by name.
+
+    Args:
+        start: Run folder with the teacher.
+        student: Run folder of its distillation.
+        bundles: Those of teacher and student, as far as they exist.
+    """
+    from edp_robot.deploy.export import to_onnx
     from edp_robot.studies.distillation_measures import onnx_call, products_call, torch_call
+    from policy_server.contract.bundle import ONNX, Bundle
     from policy_server.runtime.onnxruntime import OnnxPolicy
 
     teacher_policy, student_policy, spec, horizon = _policies(start, student)
     weights = [w.detach().numpy() for w in student_policy.net.parameters() if w.dim() == 2]
 
-    def runtime(graph: bytes):
-        return OnnxPolicy(graph).act
+    def exported(policy, bundle: Path | None):
+        known = Bundle.load(bundle).contents[ONNX] if bundle else to_onnx(policy, spec, horizon)
+        return onnx_call(OnnxPolicy(known).act, policy, spec)
 
     return {
         "torch_teacher": torch_call(teacher_policy, spec, horizon),
-        "onnx_teacher": onnx_call(teacher_policy, spec, horizon, runtime),
-        "onnx_student": onnx_call(student_policy, spec, horizon, runtime),
+        "onnx_teacher": exported(teacher_policy, bundles[0]),
+        "onnx_student": exported(student_policy, bundles[1]),
         "numpy_matmul_floor": products_call(weights),  # no runtime can be faster than these
     }
 

@@ -117,7 +117,7 @@ def finetune(
         reuse_replay: Learn from the pre-training's data too. Default: the preset's choice.
         settings: Other fields of the run's config.json, such as tuner.iql.expectile=0.8.
         eval_every: Control steps between evaluations of 100 episodes; 0 for none.
-        eval_episodes: Episodes of the evaluation at the end.
+        eval_episodes: Episodes of the evaluation at the end; 0 for none.
         resume: Continue from the checkpoint in --out.
         json: File to write the result to.
     """
@@ -129,9 +129,12 @@ def finetune(
     made = presets.finetune(preset, task, start=str(start or ""), start_seed=from_seed, **changes)
     config = _resumed(made, settings, out, resume and env_steps is None)
     progress = run(config, str(out), resume, eval_every)
-    print((found := final_policy(config, out, eval_episodes)).said())
-    done = {"env_steps": progress.env_step, "wall_s": progress.wall_s}
-    write_json(json, done | found.to_json())
+    result = {"env_steps": progress.env_step, "wall_s": progress.wall_s}
+    if eval_episodes:
+        found = final_policy(config, out, eval_episodes)
+        print(found.said())
+        result |= found.to_json()
+    write_json(json, result)
     return 0
 
 

@@ -24,8 +24,8 @@ from policy_server.contract.disk.outputs import OutFolder
 
 TASK = "arm-press"
 SCRATCH = {"edp": "scratch-edp", "ddpg": "scratch-ddpg"}  # run folders by method
-STAGES = ("pretrain", "random", "finetuned", *SCRATCH.values(), "student", "bundle")
-EVAL_EVERY = 4_000  # env_steps of fine-tuning between points of the learning curve
+STAGES = ("pretrain", "random", "finetuned", *SCRATCH.values(), "teacher", "student", "bundle")
+EVAL_EVERY = 5_000  # env_steps of fine-tuning between points of the learning curve
 EVAL_SEED = 1_000
 STAGE_FILES = (  # what runs and bundles hold, with what a kill leaves of a file
     *("config.json", "metrics.csv", "*.safetensors", "events.out.tfevents.*", "*.tmp", "*.lock"),
@@ -180,7 +180,7 @@ class Road:
         """Pre-trains without reward. Beside it, random actions and trainings from scratch."""
         beside.add("pretrain", "--method", "random", *self.files("random"), *self.training)
         for method, folder in SCRATCH.items():
-            beside.add(*self.tuning(method), *self.files(folder))
+            beside.add(*self.tuning(method, self.options.episodes), *self.files(folder))
         with self.stage("pretrain", "exploring without reward; beside it, training from scratch"):
             edp("pretrain", *self.files("pretrain"), *self.training)
 
@@ -189,28 +189,35 @@ class Road:
         pretrained = str(self.out / "pretrain")
         beside.add(*self.evaluation("before"), "--from", pretrained)
         with self.stage("finetune", f"fine-tuning to {TASK}"):
-            edp(*self.tuning("edp"), *self.files("finetuned"), "--from", pretrained)
+            words = [*self.tuning("edp", episodes=0), "--from", pretrained]
+            edp(*words, *self.files("finetuned"))
 
     def shrink(self, beside: Beside) -> None:
-        """Distils to one step, evaluates the student, and collects what ran beside."""
+        """Distils to one step and evaluates. Beside it, the teacher is evaluated and exported."""
         student = str(self.out / "student")
+        teacher = ["--from", str(self.out / "finetuned")]
+        beside.add(*self.evaluation("finetuned"), *teacher)
+        beside.add("export", *teacher, *self.files("teacher"))
         with self.stage("distill", "distilling 15 steps to one"):
-            teacher = ["--from", str(self.out / "finetuned")]
             edp("distill", *teacher, *self.files("student"), *self.training)
-        with self.stage("evaluate", "evaluating the student"):
+        with self.stage("evaluate", "evaluating teacher and student"):
             edp(*self.evaluation("student"), "--from", student)
             beside.wait()
         self.count_training()
 
-    def tuning(self, method: str) -> list[str]:
-        """Returns the words of a fine-tuning, as many env_steps for each method."""
+    def tuning(self, method: str, episodes: int) -> list[str]:
+        """Returns the words of a fine-tuning, as many env_steps for each method.
+
+        Args:
+            method: The fine-tuner.
+            episodes: Episodes of the evaluation at the end.
+        """
         from edp_robot.config import presets
 
         config = presets.finetune(self.options.preset, TASK)
         words = ["finetune", "--task", TASK, "--method", method, *self.training]
         words += ["--env-steps", str(config.loop.env_steps)]
-        episodes = str(self.options.episodes)
-        return [*words, "--eval-every", str(EVAL_EVERY), "--eval-episodes", episodes]
+        return [*words, "--eval-every", str(EVAL_EVERY), "--eval-episodes", str(episodes)]
 
     def evaluation(self, name: str) -> list[str]:
         """Returns the words of an evaluation, without the policy; the result is success-`name`."""
@@ -226,11 +233,10 @@ class Road:
             self.numbers[key] = {"edp": explored[metric], "random": at_random[metric]}
         self.numbers["presses"]["episodes"] = explored["n_episodes"]
         success = self.numbers["success"]
-        success["finetuned"] = self.result("finetuned")["success"]
         for method, folder in SCRATCH.items():
             success[f"scratch_{method}"] = self.result(folder)["success"]
         success["scratch"] = max(success[f"scratch_{method}"] for method in SCRATCH)
-        for name in ("before", "student"):
+        for name in ("before", "finetuned", "student"):
             success[name] = self.result(f"success-{name}")["success"]
 
     def export(self) -> None:
@@ -244,7 +250,10 @@ class Road:
         self.numbers["parity"] = {"max_abs_error": self.result("bundle")["max_abs_error"]}
         with self.stage("latency", "timing one action"):
             runs = ["--from", str(self.out / "finetuned"), "--student", student]
-            edp("bench", "sampler", *runs, "--n", "1000", "--json", str(self.out / "latency.json"))
+            bundles = ["--teacher-bundle", str(self.out / "teacher")]
+            bundles += ["--student-bundle", str(self.out / "bundle")]
+            result = ["--n", "1000", "--json", str(self.out / "latency.json")]
+            edp("bench", "sampler", *runs, *bundles, *result)
         timed = self.result("latency")
         self.numbers["host"] = timed["host"]
         self.numbers["latency_us"] = {

@@ -31,8 +31,8 @@ class Recorded:
 
     `step` takes and returns tensors. It may change networks, buffers and optimizers in place. What
     it does outside of torch is not repeated: it must not count, branch on what changes, or put new
-    tensors into old places. Learning rates have to be tensors, as `Adam` keeps them. Who calls it
-    reads results and does not change them.
+    tensors into old places. Learning rates have to be tensors, as `Adam` keeps them. Callers do not
+    change the results.
 
     Args:
         step: What is recorded. It should be a method, so that a deep copy of its object has a step

@@ -126,7 +126,8 @@ def latencies(
     for policy in policies:
         contenders[f"{policy.name} torch"] = torch_call(policy.module, spec, horizon)
         for name, make in runtimes.items():
-            contenders[f"{policy.name} {name}"] = onnx_call(policy.module, spec, horizon, make)
+            graph = to_onnx(policy.module, spec, horizon)
+            contenders[f"{policy.name} {name}"] = onnx_call(make(graph), policy.module, spec)
     return interleaved(contenders, n)
 
 
@@ -148,18 +149,14 @@ def torch_call(policy: nn.Module, spec: TaskSpec, horizon: int) -> Callable[[], 
     return call
 
 
-def onnx_call(
-    policy: nn.Module, spec: TaskSpec, horizon: int, make: Callable[[bytes], ActsFn]
-) -> Callable[[], Any]:
-    """Returns a function that takes one decision by the policy's exported graph.
+def onnx_call(act: ActsFn, policy: nn.Module, spec: TaskSpec) -> Callable[[], Any]:
+    """Returns a function that takes one decision by a policy's exported graph.
 
     Args:
-        policy: Answers (obs, noise).
+        act: The graph, callable.
+        policy: The policy, whose noise the graph takes.
         spec: Its task.
-        horizon: Commands of an answer.
-        make: Makes a graph callable.
     """
-    act = make(to_onnx(policy, spec, horizon))
     obs, noise = _inputs(policy, spec)
     return lambda: act(obs, noise)
 

@@ -3,8 +3,8 @@
 from dataclasses import replace
 from types import SimpleNamespace
 
-import numpy as np
 import torch
+from train_speeding.trainings import replay_of
 
 from edp_robot.config import presets
 from edp_robot.deploy.policies import DiffusionPolicy
@@ -12,7 +12,6 @@ from edp_robot.methods.ddpg import DDPGConfig
 from edp_robot.methods.explore.intrinsic_reward import INTRINSIC_REWARDS
 from edp_robot.methods.finetune.fine_tuner import FINE_TUNERS
 from edp_robot.methods.models import NoiseModelConfig, noise_model, normaliser
-from edp_robot.methods.replay import Replay
 from edp_robot.training.clone import Cloner
 from edp_robot.training.distillers import DISTILLERS, DistillConfig, make_student
 from edp_robot.training.pretrain import Pretrainer
@@ -34,16 +33,7 @@ SIZES = {
 
 
 def random_replay(spec, n_seeds=0):
-    """Returns a replay of 60 vector steps of noise, with ends of both kinds."""
-    rng = np.random.default_rng(0)
-    n_envs = 4 * max(1, n_seeds)
-    replay = Replay(1000, n_envs, spec.obs_dim, spec.act_dim, seed=1, n_seeds=n_seeds)
-    for _ in range(60):
-        obs, after = rng.normal(size=(2, n_envs, spec.obs_dim))
-        action = rng.uniform(-1, 1, (n_envs, spec.act_dim))
-        terminated, truncated = rng.random((2, n_envs)) < 0.1
-        replay.add(obs, action, rng.normal(size=n_envs), after, terminated, truncated)
-    return replay
+    return replay_of(spec, n_seeds, n_rows=60, n_envs=4)
 
 
 class Training:
