@@ -72,15 +72,14 @@ def _samplers(
     """
     from edp_robot.deploy.export import to_onnx
     from edp_robot.studies.distillation_measures import onnx_call, products_call, torch_call
-    from policy_server.contract.bundle import ONNX, Bundle
     from policy_server.runtime.onnxruntime import OnnxPolicy
 
     teacher_policy, student_policy, spec, horizon = _policies(start, student)
     weights = [w.detach().numpy() for w in student_policy.net.parameters() if w.dim() == 2]
 
     def exported(policy, bundle: Path | None):
-        known = Bundle.load(bundle).contents[ONNX] if bundle else to_onnx(policy, spec, horizon)
-        return onnx_call(OnnxPolicy(known).act, policy, spec)
+        graph = to_onnx(policy, spec, horizon) if bundle is None else _graph_of(bundle, spec)
+        return onnx_call(OnnxPolicy(graph).act, policy, spec)
 
     return {
         "torch_teacher": torch_call(teacher_policy, spec, horizon),
@@ -88,6 +87,19 @@ def _samplers(
         "onnx_student": exported(student_policy, bundles[1]),
         "numpy_matmul_floor": products_call(weights),  # no runtime can be faster than these
     }
+
+
+def _graph_of(bundle: Path, spec) -> bytes:
+    """Returns a bundle's graph. Raises ValueError if it is of another task than `spec`."""
+    from policy_server.contract.bundle import ONNX, Bundle
+
+    held = Bundle.load(bundle)
+    if held.manifest.task != spec.name:
+        raise ValueError(
+            f"bundle {bundle} is of the task {held.manifest.task!r}, the runs are of "
+            f"{spec.name!r}; give a bundle that `edp export` made of these runs"
+        )
+    return held.contents[ONNX]
 
 
 def _policies(start: Path | None, student: Path | None):

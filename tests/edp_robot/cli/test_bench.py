@@ -42,6 +42,21 @@ def test_latency_in_this_process(bundle_path, tmp_path, capsys):
     assert "p99" in capsys.readouterr().out
 
 
+def test_the_sampler_times_the_graphs_of_bundles(bundle, tmp_path, monkeypatch):
+    monkeypatch.setattr("edp_robot.deploy.export.to_onnx", lambda *_: pytest.fail("exported anew"))
+    file = tmp_path / "sampler.json"
+    bundles = ["--teacher-bundle", bundle, "--student-bundle", bundle]
+    assert bench("sampler", *bundles, "--n", 20, "--json", file) == 0
+    timed = json.loads(file.read_text())["latency_us"]
+    assert timed["onnx_teacher"]["n"] == timed["onnx_student"]["n"] == 20
+    assert timed["onnx_teacher"]["p50"] < timed["torch_teacher"]["p50"]
+
+
+def test_the_sampler_refuses_a_bundle_of_another_task(bundle_path, capsys):
+    assert bench("sampler", "--student-bundle", bundle_path, "--teacher-bundle", bundle_path) == 1
+    assert "the runs are of 'arm-press'" in capsys.readouterr().err
+
+
 def test_an_unknown_backend_lists_those_that_exist(bundle_path, capsys):
     assert bench("latency", bundle_path, "--backend", "onxruntime") == 1
     assert "Did you mean 'onnxruntime'?" in capsys.readouterr().err

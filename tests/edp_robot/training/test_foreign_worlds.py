@@ -171,6 +171,11 @@ def test_success_that_is_not_reported_is_not_zero(tmp_path, capsys):
         assert len(read_metrics(tmp_path / "run", name)[0])
     for name in ("success", "n_success_episodes"):
         assert not len(read_metrics(tmp_path / "run", name)[0])
+    words[words.index("--eval-episodes") + 1] = "0"
+    assert (
+        cli.main([*words, "--out", str(tmp_path / "run"), "--json", str(result), "--resume"]) == 0
+    )
+    assert set(json.loads(result.read_text())) == {"env_steps", "wall_s"}
 
 
 def test_an_episode_without_a_limit_has_the_one_that_the_task_says(tmp_path):
