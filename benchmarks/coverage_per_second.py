@@ -44,6 +44,11 @@ RECIPES = {  # method and settings on top of the preset
     "particle": ("particle", []),
     "rnd": ("rnd", []),
 }
+TITLE = """# What the arm's exploration covers in a minute
+
+Made by `python benchmarks/coverage_per_second.py --results results/per_second`.
+
+"""
 AT_S = (60, 120, 240)
 
 
@@ -124,7 +129,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=240.0)
     parser.add_argument("--out", type=Path, default=Path("runs/per-second"))
     parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--results", type=Path, help="folder for per_second.json and .md")
+    parser.add_argument("--results", type=Path, help="folder for per_second.json and table.md")
     given = parser.parse_args()
     pairs = [(name, seed) for seed in given.seeds for name in given.recipes]
     with ThreadPoolExecutor(given.processes) as pool:
@@ -141,7 +146,7 @@ def main() -> None:
         given.results.mkdir(parents=True, exist_ok=True)
         held = {"host": host(), "seeds": given.seeds, "seconds": seconds, "recipes": rows}
         write_json(given.results / "per_second.json", held)
-        (given.results / "per_second.md").write_text(f"{text}\n")
+        (given.results / "table.md").write_text(f"{TITLE}{text}\n")
 
 
 if __name__ == "__main__":

@@ -137,7 +137,7 @@ def main() -> None:
     mark = "distinguishes fine-tunings of the same pre-training"
     parser.add_argument("--mark", default="", help=mark)
     parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--results", type=Path, help="folder for seeds.json and seeds.md")
+    parser.add_argument("--results", type=Path, help="folder for seeds.json and table.md")
     given = parser.parse_args()
     with ThreadPoolExecutor(given.processes) as pool:
         results = pool.map(lambda seed: one_seed(seed, given), given.seeds)
@@ -146,7 +146,7 @@ def main() -> None:
     if given.results:
         given.results.mkdir(parents=True, exist_ok=True)
         write_json(given.results / "seeds.json", {"host": host(), "seeds": made})
-        (given.results / "seeds.md").write_text(f"{TITLE}{table(made)}\n")
+        (given.results / "table.md").write_text(f"{TITLE}{table(made)}\n")
 
 
 if __name__ == "__main__":

@@ -31,6 +31,11 @@ from edp_robot.engine import Recorded
 from policy_server.bench.host import host
 from policy_server.contract.disk.files import write_atomic, write_json
 
+TITLE = """# How fast the learners learn
+
+Made by `python benchmarks/train_speed.py --threads 1 --json results/train_speed/table.json`, whose
+file says on which machine. Medians of a grad_step; the floor is its matrix products alone.
+"""
 HEAD = """| training | floor [ms] | plain [ms] | engine [ms] | engine / floor | plain / engine | \
 grad_steps/s |
 |---|---|---|---|---|---|---|"""
@@ -123,7 +128,7 @@ def main(arguments: list[str] | None = None) -> None:
     about = {"host": before, "torch": torch.__version__, "threads": given.threads}
     write_json(given.json, {**about, "rounds": given.rounds, "grad_step_ms": results})
     if given.json is not None:
-        write_atomic(given.json.with_suffix(".md"), "\n".join(lines) + "\n")
+        write_atomic(given.json.with_suffix(".md"), "\n".join([TITLE, *lines]) + "\n")
 
 
 if __name__ == "__main__":
