@@ -102,10 +102,11 @@ class MujocoBatch(SameStepVectorEnv):
 def allowed_threads() -> int:
     """Returns OMP_NUM_THREADS where it is a number above 0, else the number of processors.
 
-    Two processes that share the processors are faster with one thread each: a simulation would wait
-    in every control step for a thread that has no processor.
+    Of a list it counts the first number, as OpenMP does. Two processes that share the processors
+    are faster with one thread each: a simulation would wait in every control step for a thread that
+    has no processor.
     """
-    given = os.environ.get("OMP_NUM_THREADS", "")
+    given = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
     return int(given) if given.isdecimal() and int(given) > 0 else os.cpu_count() or 1
 
 

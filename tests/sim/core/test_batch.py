@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode
 
+from sim.core import batch
 from sim.core.action_map import ActionMap
 from sim.core.hold import Hold
 from sim.core.registry import make_vec, task_names, task_spec
@@ -241,3 +242,25 @@ def test_an_unknown_task_gets_the_list_and_the_closest():
     with pytest.raises(ValueError, match="Did you mean 'arm-press'") as caught:
         make_vec("arm-pres")
     assert all(name in str(caught.value) for name in task_names() if "<" not in name)
+
+
+@pytest.mark.parametrize(
+    ("given", "n_threads"),
+    [("1", 1), ("3", 3), ("2,1", 2), ("0", 5), ("", 5), ("many", 5), ("-1", 5)],
+)
+def test_the_environment_bounds_the_threads(monkeypatch, given, n_threads):
+    monkeypatch.setenv("OMP_NUM_THREADS", given)
+    monkeypatch.setattr(batch.os, "cpu_count", lambda: 5)
+    assert batch.allowed_threads() == n_threads
+
+
+def test_two_threads_step_as_one_does(monkeypatch):
+    seen = []
+    for n_threads in ("1", "2"):
+        monkeypatch.setenv("OMP_NUM_THREADS", n_threads)
+        env = make_vec("arm", 9, seed=3)
+        env.reset(seed=3)
+        rng = np.random.default_rng(0)
+        seen.append([env.step(rng.uniform(-1, 1, (9, 6)))[0].copy() for _ in range(5)])
+        env.close()
+    np.testing.assert_array_equal(*seen)
