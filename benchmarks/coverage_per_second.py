@@ -31,8 +31,8 @@ NETWORK = [*WHOLE, "reward.estimator=shared"]
 BEFORE = ["loop.updates_per_round=16", "batch=128", "ddpg.learning_rate=3e-4"]
 RECIPES = {  # method and settings on top of the preset
     "preset": ("edp", []),
-    "preset, 4 updates a round": ("edp", ["loop.updates_per_round=4"]),
-    "preset, 16 updates": ("edp", ["loop.updates_per_round=16"]),
+    "preset, 2 updates a round": ("edp", ["loop.updates_per_round=2"]),
+    "preset, 8 updates a round": ("edp", ["loop.updates_per_round=8"]),
     "preset, batch 128": ("edp", ["batch=128"]),
     "preset, width 64": ("edp", ["ddpg.width=64"]),
     "closed form on all 22 numbers": ("edp", ["reward.fields=[]", "reward.t_low=0.1"]),

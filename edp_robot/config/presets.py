@@ -82,11 +82,11 @@ def _demo(spec: TaskSpec) -> PretrainConfig:
 
 
 def _demo_arm(spec: TaskSpec) -> PretrainConfig:
-    """Returns what covered most in a minute of one core (docs/log.md)."""
+    """Returns what covered most in a minute of one core (results/per_second)."""
     demo = _demo(spec)
     return replace(
         demo,
-        loop=replace(demo.loop, env_steps=208_000, updates_per_round=8),
+        loop=replace(demo.loop, env_steps=224_000, updates_per_round=4),
         ddpg=replace(demo.ddpg, learning_rate=5e-4),
         batch=64,
     )

@@ -84,7 +84,7 @@ def curves(
     figure, (axis,) = columns(1)
     for (name, (x, y)), colour in zip(series.items(), (BLUE, ORANGE, GREEN, GREY), strict=False):
         axis.plot(x, y, color=colour, lw=2, marker="o", ms=3, label=name)
-    axis.set(xlabel=x_label, ylabel=y_label, ylim=(0, top))
+    axis.set(xlabel=x_label, ylabel=y_label, xlim=(0, None), ylim=(0, top))
     axis.legend(frameon=False)
     return png(figure)
 
