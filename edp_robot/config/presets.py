@@ -86,7 +86,7 @@ def _demo_arm(spec: TaskSpec) -> PretrainConfig:
     demo = _demo(spec)
     return replace(
         demo,
-        loop=replace(demo.loop, env_steps=224_000, updates_per_round=4),
+        loop=replace(demo.loop, env_steps=288_000, updates_per_round=4),
         ddpg=replace(demo.ddpg, learning_rate=5e-4),
         batch=64,
     )
