@@ -67,7 +67,8 @@ class Recorder(TorchDispatchMode):
         """Raises RuntimeError if the values of `tensors`, which leave torch, may change."""
         if not {memory(tensor) for tensor in tensors} <= self._constant:
             raise RuntimeError(
-                f"{func} depends on values, so the step cannot be recorded; keep it out of the step"
+                f"{func} depends on values, so the step cannot be recorded; take it out of the "
+                "step, or run the step plainly (recordable = False)"
             )
 
     def _keep(self, func: Any, args: tuple, kwargs: dict[str, Any], made: Any) -> None:
