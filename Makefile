@@ -19,7 +19,7 @@ help: ## prints this list
 
 venv: $(STAMP) ## makes the virtual environment with everything in it
 
-demo: $(STAMP) ## trains, exports, serves, drives and measures once (5 to 10 minutes; runs/demo/report.html)
+demo: $(STAMP) ## trains, exports, serves, drives and measures once (3 to 5 minutes; runs/demo/report.html)
 	$(BIN)/edp demo
 
 test: $(STAMP) ## runs the fast tests, a file at a time on each core (WORKERS=0: in one process)
