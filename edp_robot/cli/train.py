@@ -122,20 +122,24 @@ def finetune(
         json: File to write the result to.
     """
     from edp_robot.config import presets
-    from edp_robot.training.finetune import final_policy
     from edp_robot.training.finetune import finetune as run
 
     changes = {"method": method, "env_steps": env_steps, "seed": seed, "reuse_replay": reuse_replay}
     made = presets.finetune(preset, task, start=str(start or ""), start_seed=from_seed, **changes)
     config = _resumed(made, settings, out, resume and env_steps is None)
     progress = run(config, str(out), resume, eval_every)
-    result = {"env_steps": progress.env_step, "wall_s": progress.wall_s}
-    if eval_episodes:
-        found = final_policy(config, out, eval_episodes)
-        print(found.said())
-        result |= found.to_json()
-    write_json(json, result)
+    done = {"env_steps": progress.env_step, "wall_s": progress.wall_s}
+    write_json(json, done | (_evaluated(config, out, eval_episodes) if eval_episodes else {}))
     return 0
+
+
+def _evaluated(config: Any, out: Path, n_episodes: int) -> dict[str, Any]:
+    """Prints and returns how well the final policy of a fine-tuning does."""
+    from edp_robot.training.finetune import final_policy
+
+    found = final_policy(config, out, n_episodes)
+    print(found.said())
+    return found.to_json()
 
 
 def clone(

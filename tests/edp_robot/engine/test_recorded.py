@@ -26,7 +26,7 @@ REFUSED = {
 def test_what_depends_on_values_is_refused_by_name(name):
     step = Recorded(lambda x: {"y": REFUSED[name](x)})
     step(torch.ones(3, 2))  # the first call records nothing
-    with pytest.raises(RuntimeError, match=rf"{name}\S* depends on values.* keep it out of"):
+    with pytest.raises(RuntimeError, match=rf"{name}\S* depends on values.* take it out of"):
         step(torch.ones(3, 2))
     assert step.recordings == {}
 
