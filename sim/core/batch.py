@@ -11,6 +11,7 @@ import numpy as np
 from gymnasium.spaces import Box
 from mujoco import rollout
 
+from sim.core import readings
 from sim.core.spec import TaskSpec
 from sim.core.vec import SameStepVectorEnv
 
@@ -28,10 +29,13 @@ class MujocoBatch(SameStepVectorEnv):
         model: The compiled world.
         n_envs: Number of simulations.
         seed: Seeds the start states.
-        starts: Start states (m, state) and their sensor readings (m, n_sensordata).
+        starts: Start states (m, state) and their readings (m, n_readings).
         start_command: Returns the commands (n, nu) before the first, for the readings of starts.
-        observe: Returns obs (n, obs_dim) of readings (n, n_sensordata) and commands (n, nu).
+        observe: Returns obs (n, obs_dim) of readings (n, n_readings) and commands (n, nu).
         n_substeps: Physics steps in one control step.
+        sensors_at_end: Whether sensors of position and velocity are read at the end of the control
+            step instead of one physics step before it.
+        measured_reward: Reward (n,) of readings and commands, instead of the spec's reward of obs.
     """
 
     def __init__(
@@ -45,6 +49,8 @@ class MujocoBatch(SameStepVectorEnv):
         start_command: Callable[[np.ndarray], np.ndarray],
         observe: Callable[[np.ndarray, np.ndarray], np.ndarray],
         n_substeps: int,
+        sensors_at_end: bool = False,
+        measured_reward: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None,
     ) -> None:
         super().__init__(spec, n_envs, seed, _obs_space(spec))
         self.model = model
@@ -52,6 +58,8 @@ class MujocoBatch(SameStepVectorEnv):
         self._start_command = start_command
         self._obs_of = observe
         self._n_substeps = n_substeps
+        self._late = readings.of_the_state(model) if sensors_at_end else None
+        self._measured_reward = measured_reward
         n_threads = min(allowed_threads(), n_envs) if n_envs >= SMALL_BATCH else 1
         self._datas = [mujoco.MjData(model) for _ in range(n_threads)]
         self._rollout = rollout.Rollout(nthread=n_threads if n_threads > 1 else 0)
@@ -70,17 +78,31 @@ class MujocoBatch(SameStepVectorEnv):
         return self._obs_of(self._sensor, self.command)
 
     def _advance(self, command: np.ndarray) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
-        control = np.repeat(command[:, None], self._n_substeps, 1)
-        data = self._datas if len(self._datas) > 1 else self._datas[0]
-        state, sensor = self._rollout.rollout(self.model, data, self._state, control)
-        self._state = np.asarray(state)[:, -1].copy()
-        self._sensor = np.asarray(sensor)[:, -1].copy()
+        self._state, sensor = self._simulated(command, self._n_substeps)
+        if self._late is not None:
+            _, at_end = self._simulated(command, 1)
+            sensor[:, self._late] = at_end[:, self._late]
+        self._sensor = readings.readings(self.model, self._state, sensor)
         obs = self._observe()
         spec = self.task_spec
-        reward = spec.reward(obs) if spec.reward else np.zeros(self.num_envs, np.float32)
+        reward = self._reward(obs)
         infos = {"success": np.asarray(spec.success(obs))} if spec.success else {}
         ended = spec.terminated(obs) if spec.terminated else np.zeros(self.num_envs, bool)
         return reward, ended, infos
+
+    def _simulated(self, command: np.ndarray, n_steps: int) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the states after `n_steps` physics steps, and what the last step measured."""
+        control = np.repeat(command[:, None], n_steps, 1)
+        data = self._datas if len(self._datas) > 1 else self._datas[0]
+        state, sensor = self._rollout.rollout(self.model, data, self._state, control)
+        return np.asarray(state)[:, -1].copy(), np.asarray(sensor)[:, -1].copy()
+
+    def _reward(self, obs: np.ndarray) -> np.ndarray:
+        """Returns the reward (n,) of what was just observed; 0 where the task has none."""
+        if self._measured_reward:
+            return self._measured_reward(self._sensor, self.command)
+        reward = self.task_spec.reward
+        return reward(obs) if reward else np.zeros(self.num_envs, np.float32)
 
     def close(self, **kwargs: Any) -> None:
         """Frees the threads."""

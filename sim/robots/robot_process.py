@@ -23,6 +23,7 @@ import mujoco
 import numpy as np
 
 from policy_server.contract.clock import wait_until
+from sim.core.readings import n_readings, reading
 from sim.core.registry import make_task
 from sim.tasks.mujoco_task import FULL_STATE, MujocoTask, Starts
 
@@ -97,7 +98,7 @@ class Layout:
 
     Args:
         n_commands: Numbers in a command.
-        n_sensors: Numbers of the world's sensors.
+        n_sensors: Numbers in a reading of the world.
 
     Attributes:
         request: What the driver wants: the target sent at `sent_ns` (0: none yet) in the episode
@@ -120,7 +121,7 @@ class Layout:
     @classmethod
     def of(cls, task: MujocoTask) -> Layout:
         """Returns the layout of a task's robot."""
-        return cls(task.model.nu, task.model.nsensordata)
+        return cls(task.model.nu, n_readings(task.model))
 
     def rings(self, memory: mmap.mmap) -> tuple[Ring, Ring]:
         """Returns the rings of requests and readings in `memory` of `n_bytes`."""
@@ -160,7 +161,7 @@ class RobotCore:
         mujoco.mj_resetData(self.task.model, self.data)
         mujoco.mj_setState(self.task.model, self.data, states[chosen], FULL_STATE)
         command = self.task.start_command(sensors[chosen][None])[0]
-        self.data.sensordata[:] = sensors[chosen]
+        self.data.sensordata[:] = sensors[chosen][: self.task.model.nsensordata]
         self.data.ctrl[:] = command
         self.reading["command"] = command
         self._on_the_way.clear()
@@ -191,7 +192,7 @@ class RobotCore:
         return self.task.observe(self.reading["sensor"][None], self.reading["command"][None])[0]
 
     def _read(self) -> None:
-        self.reading["sensor"] = self.data.sensordata
+        self.reading["sensor"] = reading(self.data)
 
     def _success(self) -> int:
         judge = self.task.success

@@ -26,6 +26,7 @@ import mujoco
 import numpy as np
 
 from policy_server.contract.field import Field
+from sim.core import readings
 from sim.core.action_map import ActionMap
 from sim.core.batch import MujocoBatch
 from sim.core.coverage import Coverage
@@ -41,9 +42,10 @@ Starts = tuple[np.ndarray, np.ndarray]
 class MujocoTask:
     """A task in a MuJoCo world.
 
-    A subclass sets the attributes and overrides the methods that it needs. The obs is made of the
-    MJCF's sensors, in their order, followed by the last command where the action map is
-    `increment`. Actions drive the MJCF's actuators.
+    A subclass sets the attributes and overrides the methods that it needs. A reading is what the
+    MJCF's sensors measure, in their order, followed by the activations of actuators that have one.
+    The obs is made of it, followed by the last command where the action map is `increment`. Actions
+    drive the MJCF's actuators.
 
     Attributes:
         name: Name of the task. By default the subclass's `module:Class`.
@@ -61,7 +63,13 @@ class MujocoTask:
         camera: Name of the MJCF's camera for pictures. None: MuJoCo's free camera.
         novelty_fields: Names of the few obs fields on which exploration looks for new states, such
             as the place of a hand and of what it handles. Empty: on all.
+        sensors_at_end: Whether sensors of position and velocity are read at the end of the control
+            step, as dm_control does, at the cost of one more physics step. Otherwise all are those
+            of the last physics step, one timestep before the end.
         reward: Reward (n,) of obs (n, obs_dim), where the task has one: override it as a method.
+        measured_reward: Reward (n,) of readings (n, n_readings) and commands (n, nu): override it
+            as a method where the obs does not tell the reward, or only after a computation.
+            Training relabels old data only where there is a `reward`.
         success: Success (n,) bool of obs (n, obs_dim), where the task has one: override it as a
             method.
         terminated: (n,) bool of obs (n, obs_dim), where something besides time ends an episode:
@@ -81,7 +89,9 @@ class MujocoTask:
     max_rate: float | None = None
     camera: str | None = None
     novelty_fields: tuple[str, ...] = ()
+    sensors_at_end: bool = False
     reward: ObsFn | None = None
+    measured_reward: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None
     success: ObsFn | None = None
     terminated: ObsFn | None = None
     new_coverage: Callable[[], Coverage] | None = None
@@ -101,7 +111,7 @@ class MujocoTask:
         raise NotImplementedError(f"{type(self).__name__} lacks obs_parts(): name the obs fields")
 
     def observe(self, sensor: np.ndarray, command: np.ndarray) -> np.ndarray:
-        """Returns obs (n, obs_dim) float32 of readings (n, n_sensordata) and commands (n, nu)."""
+        """Returns obs (n, obs_dim) float32 of readings (n, n_readings) and commands (n, nu)."""
         parts = [sensor, command] if self.action_kind == "increment" else [sensor]
         return np.concatenate(parts, axis=1).astype(np.float32)
 
@@ -116,7 +126,7 @@ class MujocoTask:
         return True
 
     def start_command(self, sensor: np.ndarray) -> np.ndarray:
-        """Returns the commands (n, nu) that stand at the start, for readings (n, n_sensordata).
+        """Returns the commands (n, nu) that stand at the start, for readings (n, n_readings).
 
         By default what the first sensors measure for `increment`, else the middle of the range.
         """
@@ -154,7 +164,7 @@ class MujocoTask:
 
     @cached_property
     def starts(self) -> Starts:
-        """Start states (m, state) and their sensor readings (m, n_sensordata), drawn by `place`."""
+        """Start states (m, state) and their readings (m, n_readings), drawn by `place`."""
         return draw_starts(self.model, self.place)
 
     @property
@@ -219,16 +229,19 @@ class MujocoTask:
             start_command=self.start_command,
             observe=self.observe,
             n_substeps=self.n_substeps,
+            sensors_at_end=self.sensors_at_end,
+            measured_reward=self.measured_reward,
         )
 
     def _check_obs(self, obs: tuple[Field, ...]) -> None:
         """Raises ValueError where the fields have another length than what `observe` returns."""
         model = self.model
-        made = self.observe(np.zeros((1, model.nsensordata)), np.zeros((1, model.nu)))
+        made = self.observe(np.zeros((1, readings.n_readings(model))), np.zeros((1, model.nu)))
         if made.shape != (1, obs[-1].stop):
             raise ValueError(
                 f"task {self.name!r}: obs_parts() has {obs[-1].stop} numbers, observe() "
-                f"returns {made.shape[1]} ({model.nsensordata} of sensors, {model.nu} commands); "
+                f"returns {made.shape[1]} ({model.nsensordata} of sensors, {model.na} activations, "
+                f"{model.nu} commands); "
                 "make them equal"
             )
 
@@ -258,7 +271,7 @@ def draw_starts(
     place: Callable[[mujoco.MjData, np.random.Generator], bool],
     n: int = N_STARTS,
 ) -> Starts:
-    """Returns `n` start states (n, state) and sensor readings (n, n_sensordata).
+    """Returns `n` start states (n, state) and their readings (n, n_readings).
 
     They are the same on every machine.
 
@@ -274,16 +287,16 @@ def draw_starts(
     rng = np.random.default_rng(START_SEED)
     data = mujoco.MjData(model)
     states: list[np.ndarray] = []
-    sensors: list[np.ndarray] = []
+    read: list[np.ndarray] = []
     for _ in range(MAX_DRAWS * n):
         if len(states) == n:
-            return np.array(states), np.array(sensors)
+            return np.array(states), np.array(read)
         mujoco.mj_resetData(model, data)
         if place(data, rng):
             state = np.empty(mujoco.mj_stateSize(model, FULL_STATE))
             mujoco.mj_getState(model, data, state, FULL_STATE)
             states.append(state)
-            sensors.append(data.sensordata.copy())
+            read.append(readings.reading(data))
     raise RuntimeError(
         f"only {len(states)} of {MAX_DRAWS * n} start states are usable; check the MJCF and place()"
     )
