@@ -26,11 +26,8 @@ from sim.tasks.urlb.body import (
     suite_model,
 )
 
-JOINTS = ("rootz", "rootx", "rooty", "right_hip", "right_knee", "right_ankle") + (
-    "left_hip",
-    "left_knee",
-    "left_ankle",
-)
+LEGS = ("right_hip", "right_knee", "right_ankle", "left_hip", "left_knee", "left_ankle")
+JOINTS = ("rootz", "rootx", "rooty", *LEGS)
 BODIES = ("torso", "right_thigh", "right_leg", "right_foot", "left_thigh", "left_leg", "left_foot")
 AXES = tuple(f"framexaxis.{body}" for body in BODIES)
 VELOCITIES = tuple(f"jointvel.{joint}" for joint in JOINTS)
