@@ -24,6 +24,15 @@ SENSOR = mujoco.mjtSensor
 def suite_model(name: str) -> mujoco.MjSpec:
     """Returns a model of the DeepMind Control Suite, by the name of its file.
 
+    Raises:
+        ImportError: dm_control is not installed.
+    """
+    return dm_control_model(f"suite/{name}.xml")
+
+
+def dm_control_model(path: str) -> mujoco.MjSpec:
+    """Returns a model of dm_control, by its file's path in that package.
+
     Only the installed file is read; dm_control is not imported.
 
     Raises:
@@ -32,12 +41,10 @@ def suite_model(name: str) -> mujoco.MjSpec:
     found = find_spec("dm_control")
     if found is None or not found.submodule_search_locations:
         raise ImportError(
-            f"the model of {name!r} is one of dm_control, which is not installed: "
+            f"the model {path!r} is one of dm_control, which is not installed: "
             "pip install 'edp-robot[urlb]'"
         )
-    return mujoco.MjSpec.from_file(
-        str(Path(found.submodule_search_locations[0]) / "suite" / f"{name}.xml")
-    )
+    return mujoco.MjSpec.from_file(str(Path(found.submodule_search_locations[0]) / path))
 
 
 def measure(spec: mujoco.MjSpec, kind: SENSOR, of: mujoco.mjtObj, *names: str) -> None:
