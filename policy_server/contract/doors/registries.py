@@ -135,7 +135,7 @@ class Registry(Generic[T]):
         if self._package is None or self._scanned:
             return
         package = importlib.import_module(self._package)
-        for module in pkgutil.iter_modules(package.__path__, f"{self._package}."):
+        for module in pkgutil.walk_packages(package.__path__, f"{self._package}."):
             importlib.import_module(module.name)
         self._scanned = True
 

@@ -86,6 +86,14 @@ def test_a_file_dropped_into_the_package_is_found_without_being_named(folder, mo
     assert parts.get("square").__module__ == "mine_d.square"
 
 
+def test_a_file_in_a_folder_of_the_package_is_found_too(folder, monkeypatch):
+    parts = make_package(folder, monkeypatch, "mine_g", round=SQUARE.replace("square", "round"))
+    (folder / "mine_g" / "corners").mkdir()
+    (folder / "mine_g" / "corners" / "__init__.py").write_text("")
+    (folder / "mine_g" / "corners" / "square.py").write_text(SQUARE.format(package="mine_g"))
+    assert parts.names() == ("round", "square")
+
+
 def test_a_module_of_the_package_that_fails_is_not_passed_over_the_second_time(folder, monkeypatch):
     parts = make_package(folder, monkeypatch, "mine_e", broken="import mine_absent", square=SQUARE)
     for _ in range(2):
