@@ -78,10 +78,7 @@ class MujocoBatch(SameStepVectorEnv):
         return self._obs_of(self._sensor, self.command)
 
     def _advance(self, command: np.ndarray) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
-        self._state, sensor = self._simulated(command, self._n_substeps)
-        if self._late is not None:
-            _, at_end = self._simulated(command, 1)
-            sensor[:, self._late] = at_end[:, self._late]
+        self._state, sensor = self._simulated(command)
         self._sensor = readings.readings(self.model, self._state, sensor)
         obs = self._observe()
         spec = self.task_spec
@@ -90,12 +87,22 @@ class MujocoBatch(SameStepVectorEnv):
         ended = spec.terminated(obs) if spec.terminated else np.zeros(self.num_envs, bool)
         return reward, ended, infos
 
-    def _simulated(self, command: np.ndarray, n_steps: int) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the states after `n_steps` physics steps, and what the last step measured."""
+    def _simulated(self, command: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the states (n, state) after a control step, and its readings of sensors.
+
+        The sensors are those of the last physics step. Where some are read at the end, they are
+        those of one physics step more, whose state is left out.
+        """
+        last = self._n_substeps - 1
+        n_steps = self._n_substeps if self._late is None else self._n_substeps + 1
         control = np.repeat(command[:, None], n_steps, 1)
         data = self._datas if len(self._datas) > 1 else self._datas[0]
-        state, sensor = self._rollout.rollout(self.model, data, self._state, control)
-        return np.asarray(state)[:, -1].copy(), np.asarray(sensor)[:, -1].copy()
+        rolled = self._rollout.rollout(self.model, data, self._state, control)
+        states, sensors = (np.asarray(array) for array in rolled)
+        sensor = sensors[:, last].copy()
+        if self._late is not None:
+            sensor[:, self._late] = sensors[:, -1, self._late]
+        return states[:, last].copy(), sensor
 
     def _reward(self, obs: np.ndarray) -> np.ndarray:
         """Returns the reward (n,) of what was just observed; 0 where the task has none."""

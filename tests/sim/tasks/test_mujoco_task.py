@@ -74,6 +74,100 @@ def test_termination_starts_the_next_episode():
     assert not ends[first][3].any()
 
 
+SPRUNG = (
+    MJCF.replace('axis="1 0 0"', 'axis="1 0 0" stiffness="100"')
+    .replace("<geom", '<site name="middle"/><geom')
+    .replace("</sensor>", '<accelerometer site="middle"/></sensor>')
+)
+
+
+class Sprung(Mass):
+    """The mass on a spring of 100 N/m, with an accelerometer."""
+
+    mjcf = SPRUNG
+    terminated = None
+
+    def obs_parts(self):
+        return (*super().obs_parts(), Part("acceleration", "m/s2", [-9] * 3, [9] * 3))
+
+
+class AtEnd(Sprung):
+    """The same, seen at the end of the control step."""
+
+    sensors_at_end = True
+
+
+def test_positions_and_velocities_are_read_at_the_end_where_a_task_says_so():
+    """A physics step adds (8 - 100 x) / 2 * .01 to the velocity, then .01 times that to x."""
+    x = [0.0]
+    v = [0.0]
+    for _ in range(5):
+        v.append(v[-1] + (8 - 100 * x[-1]) / 2 * 0.01)
+        x.append(x[-1] + 0.01 * v[-1])
+    before = Sprung().make_vec(1, 0)
+    at_end = AtEnd().make_vec(1, 0)
+    for env, k in ((before, 4), (at_end, 5)):
+        env.reset()
+        obs = env.step(np.ones((1, 1)))[0][0]
+        last = (8 - 100 * x[4]) / 2  # a force acts during a physics step: it is that of the last
+        np.testing.assert_allclose(obs, [x[k], v[k], last, 0, 0], rtol=1e-6)
+    np.testing.assert_array_equal(before.get_state()["state"], at_end.get_state()["state"])
+
+
+def test_reading_at_the_end_does_not_change_what_follows():
+    envs = (Sprung().make_vec(9, 0), AtEnd().make_vec(9, 0))
+    rng = np.random.default_rng(0)
+    for env in envs:
+        env.reset()
+    for action in rng.uniform(-1, 1, (6, 9, 1)):
+        states = [(env.step(action), env.get_state()["state"])[1] for env in envs]
+        np.testing.assert_array_equal(*states)
+
+
+class Measured(Mass):
+    """The mass, paid by what is measured and commanded: 10 x + u. Old data are paid by speed."""
+
+    def measured_reward(self, rows, command):
+        return 10 * rows[:, 0] + command[:, 0]
+
+
+def test_a_measured_reward_is_paid_instead_of_that_of_the_obs():
+    """After four physics steps at 4 and -2 m/s2, x is .01^2 (1 + 2 + 3 + 4) a."""
+    env = Measured().make_vec(2, 0)
+    env.reset()
+    obs, reward, *_ = env.step(np.array([[1.0], [-1.0]]))
+    np.testing.assert_allclose(reward, [10 * 0.004 + 8, 10 * -0.002 - 4], rtol=1e-9)
+    np.testing.assert_array_equal(env.task_spec.reward(obs), obs[:, 1])
+
+
+def test_a_measured_reward_alone_cannot_relabel():
+    task = type("Alone", (Measured,), {"reward": None})()
+    assert task.spec.reward is None
+    env = task.make_vec(1, 0)
+    env.reset()
+    assert env.step(np.ones((1, 1)))[1][0] == pytest.approx(8.04)
+
+
+class Lagging(Mass):
+    """The mass, pushed by an actuator that follows its command with a time constant of 100 ms."""
+
+    mjcf = MJCF.replace('<motor name="push"', '<general name="push" dyntype="filter" dynprm="0.1"')
+
+    def obs_parts(self):
+        return (*super().obs_parts(), Part("activation", "N", -4, 8))
+
+
+def test_activations_follow_the_sensors_in_a_reading():
+    """In each of five physics steps the activation goes a tenth of the way to 8 N."""
+    env = Lagging().make_vec(1, 0)
+    obs, _ = env.reset()
+    assert obs.tolist() == [[0, 0, 0]]
+    obs, *_ = env.step(np.ones((1, 1)))
+    pushes = 8 * (1 - 0.9 ** np.arange(6))
+    np.testing.assert_allclose(obs[0, 2], pushes[5], rtol=1e-6)  # of the state that is reached
+    np.testing.assert_allclose(obs[0, 1], 0.01 * pushes[:4].sum() / 2, rtol=1e-6)
+
+
 class Rated(Mass):
     """The mass with a rate of the force as its action."""
 
