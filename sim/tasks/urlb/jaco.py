@@ -16,9 +16,11 @@ from scipy.spatial.transform import Rotation
 
 from sim.core.registry import TASKS
 from sim.core.spec import ObsFn, Part
-from sim.tasks.urlb.body import JOINT, SENSOR, Body, measure, near
+from sim.tasks.mujoco_task import Starts, draw_starts
+from sim.tasks.urlb.body import Body, near
 from sim.tasks.urlb.jaco_model import ARM, BRICK_CENTRE_M, FINGERS, jaco_spec
 from sim.tasks.urlb.jaco_poses import N_JOINTS, poses
+from sim.tasks.urlb.measured import JOINT, SENSOR, measure
 
 FINGER = slice(24, 27)  # columns of the obs
 PINCH = slice(30, 33)
@@ -56,9 +58,9 @@ class Jaco(Body):
         self._corner_m = corner_m
         self.reward = paid
 
-    @cached_property
-    def model(self) -> mujoco.MjModel:
-        """dm_control's arm, hand and brick, with sensors for what is observed."""
+    @classmethod
+    def world(cls) -> mujoco.MjSpec:
+        """Returns dm_control's arm, hand and brick, with sensors for what is observed."""
         spec = jaco_spec()
         measure(spec, SENSOR.mjSENS_JOINTPOS, JOINT, *ARM, *FINGERS)
         measure(spec, SENSOR.mjSENS_JOINTVEL, JOINT, *ARM, *FINGERS)
@@ -66,7 +68,12 @@ class Jaco(Body):
         measure(spec, SENSOR.mjSENS_FRAMEPOS, SITE, "hand_pinchsite")
         for axis in (SENSOR.mjSENS_FRAMEXAXIS, SENSOR.mjSENS_FRAMEYAXIS, SENSOR.mjSENS_FRAMEZAXIS):
             measure(spec, axis, SITE, "hand_pinchsite")
-        return spec.compile()
+        return spec
+
+    @cached_property
+    def starts(self) -> Starts:
+        """Start states and their readings; each task has a corner of its own."""
+        return draw_starts(self.model, self.place)
 
     def obs_parts(self) -> tuple[Part, ...]:
         """Returns the eleven fields of the observation."""

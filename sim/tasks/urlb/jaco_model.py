@@ -9,7 +9,7 @@ from __future__ import annotations
 import mujoco
 import numpy as np
 
-from sim.tasks.urlb.body import dm_control_model
+from sim.tasks.urlb.measured import dm_control_model
 
 ARM = tuple(f"arm_joint_{i}" for i in range(1, 7))
 FINGERS = tuple(f"hand_finger_{i}" for i in range(1, 4))

@@ -6,25 +6,15 @@ torso; velocity (9) [m/s, rad/s] of the joints, the root's z, x and rotation fir
 
 from __future__ import annotations
 
-from functools import cached_property, partial
+from functools import partial
 
 import mujoco
 import numpy as np
 
-from sim.core.registry import TASKS
 from sim.core.spec import Part
-from sim.tasks.urlb.body import (
-    BODY,
-    JOINT,
-    SENSOR,
-    Body,
-    Measured,
-    at_least,
-    measure,
-    near,
-    random_joints,
-    suite_model,
-)
+from sim.tasks.urlb.body import Body, Paid, at_least, near, register
+from sim.tasks.urlb.measured import BODY, JOINT, SENSOR, Measured, measure, suite_model
+from sim.tasks.urlb.starts import draw_hinges, draw_limited, forward_unpowered
 
 LEGS = ("right_hip", "right_knee", "right_ankle", "left_hip", "left_knee", "left_ankle")
 JOINTS = ("rootz", "rootx", "rooty", *LEGS)
@@ -44,15 +34,15 @@ class Walker(Body):
     domain = "walker"
     camera = "side"
 
-    @cached_property
-    def model(self) -> mujoco.MjModel:
-        """dm_control's walker, with sensors for what is observed."""
-        spec = suite_model("walker")
+    @classmethod
+    def world(cls) -> mujoco.MjSpec:
+        """Returns dm_control's walker, with sensors for what is observed and paid."""
+        spec = suite_model(cls.domain)
         measure(spec, SENSOR.mjSENS_FRAMEXAXIS, BODY, *BODIES)
         measure(spec, SENSOR.mjSENS_FRAMEPOS, BODY, "torso")
         measure(spec, SENSOR.mjSENS_JOINTVEL, JOINT, *JOINTS)
         measure(spec, SENSOR.mjSENS_SUBTREEANGMOM, mujoco.mjtObj.mjOBJ_BODY, "torso")
-        return spec.compile()
+        return spec
 
     def obs_parts(self) -> tuple[Part, ...]:
         """Returns the three fields of the observation."""
@@ -75,8 +65,9 @@ class Walker(Body):
 
     def place(self, data: mujoco.MjData, rng: np.random.Generator) -> bool:
         """Puts the joints anywhere; the body then falls."""
-        random_joints(self.model, data, rng)
-        mujoco.mj_forward(self.model, data)
+        draw_limited(data, rng)
+        draw_hinges(data, rng)
+        forward_unpowered(data)
         return True
 
     def qpos(self, obs: np.ndarray) -> np.ndarray:
@@ -110,16 +101,15 @@ def move(seen: Measured, speed_ms: float) -> np.ndarray:
 
 def flip(seen: Measured) -> np.ndarray:
     """Returns (n,) the reward of standing and of turning forward about y."""
-    spin = seen("subtreeangmom.torso")[:, 1]
-    return stand(seen) * (5 * at_least(spin, SPIN, SPIN) + 1) / 6
+    turning = at_least(seen("subtreeangmom.torso")[:, 1], SPIN, SPIN)
+    return stand(seen) * (5 * turning + 1) / 6
 
 
 WALKER_TASKS = {
     "walker": None,
-    "walker-stand": stand,
-    "walker-walk": partial(move, speed_ms=WALK_MS),
-    "walker-run": partial(move, speed_ms=RUN_MS),
-    "walker-flip": flip,
+    "walker-stand": Paid(stand),
+    "walker-walk": Paid(partial(move, speed_ms=WALK_MS)),
+    "walker-run": Paid(partial(move, speed_ms=RUN_MS)),
+    "walker-flip": Paid(flip, hidden="mass"),
 }
-for _name, _paid in WALKER_TASKS.items():
-    TASKS.register(_name)(partial(Walker, _name, _paid))
+register(Walker, WALKER_TASKS)

@@ -5,9 +5,9 @@ from dm_control import manipulation
 
 from sim.core.registry import make_task
 from sim.tasks.mujoco_task import FULL_STATE
-from sim.tasks.urlb.body import Readings
 from sim.tasks.urlb.jaco import JACO_TASKS
 from sim.tasks.urlb.jaco_poses import drawn_poses, poses
+from sim.tasks.urlb.measured import Readings
 
 N_STEPS = 25
 BRICK = slice(9, 12)  # the brick's place in qpos
