@@ -20,11 +20,12 @@ from policy_server.contract.doors.lazy import lazy_names
 
 if TYPE_CHECKING:
     from sim.core.action_map import ActionMap
-    from sim.core.coverage import BinCoverage, Coverage, VoxelCoverage
+    from sim.core.coverage import BinCoverage, Coverage, SeveralCoverages, VoxelCoverage
     from sim.core.evaluate import Evaluation, evaluate, evaluate_commands
     from sim.core.hold import Hold
     from sim.core.registry import TASKS, Task, make_task, make_vec, task_names, task_spec
     from sim.core.spec import Part, TaskSpec, tile
+    from sim.core.subspaces import grid_coverage, pattern_coverage
     from sim.core.vec import SameStepVectorEnv, TaskVectorEnv
     from sim.robots.sim_robot import SimRobot, SimRobotError
     from sim.tasks.mazes import Maze
@@ -41,6 +42,7 @@ __all__ = [
     "MujocoTask",
     "Part",
     "SameStepVectorEnv",
+    "SeveralCoverages",
     "SimRobot",
     "SimRobotError",
     "Task",
@@ -49,8 +51,10 @@ __all__ = [
     "VoxelCoverage",
     "evaluate",
     "evaluate_commands",
+    "grid_coverage",
     "make_task",
     "make_vec",
+    "pattern_coverage",
     "task_names",
     "task_spec",
     "tile",

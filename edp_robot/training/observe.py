@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from sim.core.coverage import Coverage
+from sim.core.coverage import Coverage, HasMeasures
 from sim.core.spec import TaskSpec
 
 COUNTED = ("n_episodes", "n_success", "now", "running", "recent", "reports")
@@ -26,6 +26,8 @@ class Decision:
         reward: Sum of the rewards of its control steps (n,).
         success: Whether the task succeeded in it (n,). None: the environment reports no success.
         ended: Whether the episode ended with it (n,).
+        explored: What exploration is measured by (n_action_steps, n, k), as the path. None: it is
+            the obs.
     """
 
     obs: np.ndarray
@@ -33,6 +35,7 @@ class Decision:
     reward: np.ndarray
     success: np.ndarray | None
     ended: np.ndarray
+    explored: np.ndarray | None = None
 
     def split(self, n: int) -> list[Decision]:
         """Returns the decisions of `n` equal blocks of environments."""
@@ -43,9 +46,20 @@ class Decision:
             np.split(self.reward, n),
             successes,
             np.split(self.ended, n),
+            [None] * n if self.explored is None else np.split(self.explored, n, 1),
             strict=True,
         )
         return [Decision(*row) for row in rows]
+
+    def visited(self) -> tuple[np.ndarray, np.ndarray]:
+        """Returns what a Coverage takes: the numbers (n, k) before, and those on the path.
+
+        No environment tells what is explored before an episode's first control step, so that of a
+        decision's first control step stands for it.
+        """
+        if self.explored is None:
+            return self.obs, self.path
+        return self.explored[0], self.explored
 
 
 class Observer:
@@ -80,7 +94,7 @@ class Observer:
         self._now = now & ~ended
         self._running = np.where(ended, 0.0, running)
         if self.coverage is not None:
-            self.coverage.visit(seen.obs, seen.path)
+            self.coverage.visit(*seen.visited())
 
     def forget(self) -> None:
         """Forgets the running episodes, where the environments begin new ones."""
@@ -91,9 +105,11 @@ class Observer:
         """Returns what was counted.
 
         `episode_return` is the mean over the newest episodes. `n_success_episodes` is left out
-        where the environment reports no success.
+        where the environment reports no success. A coverage of several subspaces adds theirs.
         """
         covered = {} if self.coverage is None else {"coverage": self.coverage.share()}
+        if isinstance(self.coverage, HasMeasures):
+            covered |= self.coverage.measures()
         counts: dict[str, float] = {"n_episodes": self.n_episodes}
         if self._reports:
             counts["n_success_episodes"] = self.n_success

@@ -348,7 +348,8 @@ class Loop:
         self.replay.add(self.obs, action, reward, infos["final_obs"], terminated, truncated)
         ended = terminated | truncated
         success = infos.get("success")
-        seen = Decision(self.obs, infos["path"], infos["reward_sum"], success, ended)
+        explored = infos.get("explored")
+        seen = Decision(self.obs, infos["path"], infos["reward_sum"], success, ended, explored)
         self.observer.observe(seen)
         self.obs = obs
         n_learners = len(self.observer.observers)

@@ -23,6 +23,7 @@ class MujocoBatch(SameStepVectorEnv):
     """`n_envs` simulations of one world; see `sim.core.vec`.
 
     `infos["success"]` (n,) is the task's success at this step, where the task has one.
+    `infos["explored"]` (n, k) float32 is what exploration is measured by, likewise.
 
     Args:
         spec: The task's contract.
@@ -36,6 +37,8 @@ class MujocoBatch(SameStepVectorEnv):
         sensors_at_end: Whether sensors of position and velocity are read at the end of the control
             step instead of one physics step before it.
         measured_reward: Reward (n,) of readings and commands, instead of the spec's reward of obs.
+        explored: Returns the numbers (n, k) of readings and commands that exploration is measured
+            by. None: there are none but the obs.
     """
 
     def __init__(
@@ -51,6 +54,7 @@ class MujocoBatch(SameStepVectorEnv):
         n_substeps: int,
         sensors_at_end: bool = False,
         measured_reward: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None,
+        explored: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None,
     ) -> None:
         super().__init__(spec, n_envs, seed, _obs_space(spec))
         self.model = model
@@ -60,6 +64,7 @@ class MujocoBatch(SameStepVectorEnv):
         self._n_substeps = n_substeps
         self._late = readings.of_the_state(model) if sensors_at_end else None
         self._measured_reward = measured_reward
+        self._explored = explored
         n_threads = min(allowed_threads(), n_envs) if n_envs >= SMALL_BATCH else 1
         self._datas = [mujoco.MjData(model) for _ in range(n_threads)]
         self._rollout = rollout.Rollout(nthread=n_threads if n_threads > 1 else 0)
@@ -84,6 +89,8 @@ class MujocoBatch(SameStepVectorEnv):
         spec = self.task_spec
         reward = self._reward(obs)
         infos = {"success": np.asarray(spec.success(obs))} if spec.success else {}
+        if self._explored:
+            infos["explored"] = np.asarray(self._explored(self._sensor, self.command), np.float32)
         ended = spec.terminated(obs) if spec.terminated else np.zeros(self.num_envs, bool)
         return reward, ended, infos
 

@@ -1,9 +1,9 @@
-"""How much of its space a learner has visited: voxels of a point's path, or bins of a maze."""
+"""How much of its space a learner has visited: voxels of a point's path, bins of a grid."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Mapping
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -15,7 +15,7 @@ class Coverage(Protocol):
         """Takes one decision of n environments.
 
         The obs (n, obs_dim) is the one before the decision. The path (n_action_steps, n, obs_dim)
-        holds the obs after each control step.
+        holds the obs after each control step. Of a task with `explored` numbers both hold these.
         """
 
     def share(self) -> float:
@@ -28,6 +28,58 @@ class Coverage(Protocol):
 
     def load(self, saved: dict[str, np.ndarray]) -> None:
         """Goes back to what `state` returned."""
+
+
+@runtime_checkable
+class HasMeasures(Protocol):
+    """A coverage that counts several things. Training logs each by its name."""
+
+    def measures(self) -> dict[str, float]:
+        """Returns each count or share by the name that it is logged by."""
+        ...
+
+
+class SeveralCoverages:
+    """Counts several subspaces at once; the first is the main one, whose share is `coverage`.
+
+    Args:
+        counters: By the names that they are logged by, such as `coverage_torso`.
+    """
+
+    def __init__(self, counters: Mapping[str, Coverage]) -> None:
+        self._counters = dict(counters)
+        self._main = next(iter(self._counters))
+
+    def visit(self, obs: np.ndarray, path: np.ndarray) -> None:
+        """Shows one decision to all."""
+        for counter in self._counters.values():
+            counter.visit(obs, path)
+
+    def share(self) -> float:
+        """Returns the main one's share."""
+        return self._counters[self._main].share()
+
+    def measures(self) -> dict[str, float]:
+        """Returns what each has counted, the main one too."""
+        return {name: counter.share() for name, counter in self._counters.items()}
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Returns the arrays of all: the main one's by their names, others' as `<name>.<array>`."""
+        return {
+            self._stored(name, key): array
+            for name, counter in self._counters.items()
+            for key, array in counter.state().items()
+        }
+
+    def load(self, saved: dict[str, np.ndarray]) -> None:
+        """Goes back to what `state` returned. What an older checkpoint lacks begins empty."""
+        for name, counter in self._counters.items():
+            stored = {key: self._stored(name, key) for key in counter.state()}
+            if all(key in saved for key in stored.values()):
+                counter.load({key: saved[place] for key, place in stored.items()})
+
+    def _stored(self, name: str, key: str) -> str:
+        return key if name == self._main else f"{name}.{key}"
 
 
 class VoxelCoverage:

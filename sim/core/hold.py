@@ -31,6 +31,8 @@ class Hold(VectorWrapper):
     - `path` (n_played, n, obs_dim): the observation after each control step, before any reset.
       `n_played` is `n_action_steps`, or less where all episodes have ended. A copy whose decision
       has ended stays at its `final_obs`.
+    - `explored` (n_played, n, k): what exploration is measured by after each control step, as the
+      path. Absent where the environment gives none.
     - `n_control_steps` (n,): the control steps of each decision.
 
     Args:
@@ -83,6 +85,7 @@ class Hold(VectorWrapper):
         success = infos.get("success")
         final_obs = infos["final_obs"]
         path = [final_obs]
+        explored = [infos["explored"]] if "explored" in infos else []
         n_control_steps = np.ones(self.num_envs, np.float32)
         running = ~(terminated | truncated)
         while len(path) < self.n_action_steps and running.any():
@@ -90,6 +93,9 @@ class Hold(VectorWrapper):
             success = self._joined(success, infos.get("success"), running)
             final_obs = np.where(running[:, None], infos["final_obs"], final_obs)
             path.append(final_obs)
+            if explored:
+                now = np.where(running[:, None], infos["explored"], explored[-1])
+                explored.append(now)
             total = total + np.where(running, reward, 0.0).astype(np.float32)
             n_control_steps += running
             terminated = terminated | (running & ended)
@@ -104,6 +110,8 @@ class Hold(VectorWrapper):
         }
         if success is not None:
             infos["success"] = success
+        if explored:
+            infos["explored"] = np.stack(explored)
         return obs, total / self.n_action_steps, terminated, truncated, infos
 
     def _joined(

@@ -81,6 +81,8 @@ class TaskSpec:
             measure.
         novelty_fields: Names of the obs fields on which exploration looks for new states. Empty:
             on all.
+        explored: Fields of the numbers that exploration is measured by and no policy sees, which
+            the environment gives as `infos["explored"]`. Empty: coverage is counted on the obs.
         max_copies: Copies that an evaluation makes at most at once. None: they share one world and
             cost little.
     """
@@ -99,6 +101,7 @@ class TaskSpec:
     domain: str = ""
     new_coverage: Callable[[], Coverage] | None = None
     novelty_fields: tuple[str, ...] = ()
+    explored: tuple[Field, ...] = ()
     max_copies: int | None = None
 
     @property

@@ -11,6 +11,8 @@ The contract, for `n` simulations, `obs_dim` and `act_dim` numbers each:
 - both take `running` (n,) bool. A copy that does not run stands at the start of its episode: its
   action is not played, its reward is 0, and nothing of it ends;
 - `infos["success"]` (n,) bool is absent where the task reports no success;
+- `infos["explored"]` (n, k) are numbers that exploration is measured by and no policy sees, after
+  this step and before any reset. It is absent where the obs is all that there is;
 - an observation, reward or success that is not finite is refused with `sim.core.finite.NotFinite`;
 - `gymnasium.vector.AutoresetMode.SAME_STEP`: where an episode ended, `obs` is already the next
   episode's first observation, and `infos["final_obs"]` (n, obs_dim) float32 is the last one of the

@@ -14,9 +14,10 @@ from importlib import resources
 import mujoco
 import numpy as np
 
-from sim.core.coverage import VoxelCoverage
+from sim.core.coverage import SeveralCoverages, VoxelCoverage
 from sim.core.registry import TASKS
-from sim.core.spec import Part
+from sim.core.spec import Part, tile
+from sim.core.subspaces import grid_coverage
 from sim.tasks.arm_reach import VOXEL_M, reachable_voxels
 from sim.tasks.mujoco_task import MujocoTask, Starts, draw_starts
 
@@ -107,9 +108,18 @@ class ArmTask(MujocoTask):
         """Returns (n,) bool: the button is down."""
         return pressed(obs)
 
-    def new_coverage(self) -> VoxelCoverage:
-        """Returns a counter of the voxels that the end effector passes through."""
-        return VoxelCoverage(END_EFFECTOR, VOXEL_M, reachable_voxels)
+    def new_coverage(self) -> SeveralCoverages:
+        """Returns a counter of the voxels that the end effector passes through.
+
+        It also counts bins of the four joints that move the end effector.
+        """
+        joints = {f"{joint}.pos": 8 for joint in JOINTS[:4]}
+        return SeveralCoverages(
+            {
+                "coverage_hand": VoxelCoverage(END_EFFECTOR, VOXEL_M, reachable_voxels),
+                "coverage_joints": grid_coverage(tile(*self.obs_parts()), joints),
+            }
+        )
 
     def qpos(self, obs: np.ndarray) -> np.ndarray:
         """Returns joint positions (n, 7), the button's travel last."""

@@ -74,7 +74,11 @@ class MujocoTask:
             method.
         terminated: (n,) bool of obs (n, obs_dim), where something besides time ends an episode:
             override it as a method.
-        new_coverage: Returns a counter of what one learner visits: override it as a method.
+        new_coverage: Returns a counter of what one learner visits: override it as a method. It
+            counts what `explored` returns, where there is that, else the obs.
+        explored: Numbers (n, k) of readings (n, n_readings) and commands (n, nu) that exploration
+            is measured by and no policy sees, such as a torso's place: override it as a method, and
+            `explored_parts`.
     """
 
     name: str = ""
@@ -95,6 +99,7 @@ class MujocoTask:
     success: ObsFn | None = None
     terminated: ObsFn | None = None
     new_coverage: Callable[[], Coverage] | None = None
+    explored: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None
 
     def __init_subclass__(cls) -> None:
         """Gives a class without a `name` of its own the path that it is found by."""
@@ -114,6 +119,13 @@ class MujocoTask:
         """Returns obs (n, obs_dim) float32 of readings (n, n_readings) and commands (n, nu)."""
         parts = [sensor, command] if self.action_kind == "increment" else [sensor]
         return np.concatenate(parts, axis=1).astype(np.float32)
+
+    def explored_parts(self) -> tuple[Part, ...]:
+        """Returns one `Part` for each field of what `explored` returns, in its order.
+
+        Limits matter: grids of bins lie between them (`sim.core.subspaces`).
+        """
+        return ()
 
     def place(self, data: mujoco.MjData, rng: np.random.Generator) -> bool:
         """Puts a reset `data` into a random start state, and returns whether that state is usable.
@@ -216,6 +228,7 @@ class MujocoTask:
             domain=self.domain,
             new_coverage=self.new_coverage,
             novelty_fields=self.novelty_fields,
+            explored=self.explored_fields,
         )
 
     def make_vec(self, n_envs: int, seed: int) -> MujocoBatch:
@@ -231,12 +244,34 @@ class MujocoTask:
             n_substeps=self.n_substeps,
             sensors_at_end=self.sensors_at_end,
             measured_reward=self.measured_reward,
+            explored=self.explored,
         )
+
+    @cached_property
+    def explored_fields(self) -> tuple[Field, ...]:
+        """Fields of the numbers that exploration is measured by; empty where it is the obs.
+
+        Raises:
+            ValueError: They do not fit `explored`.
+        """
+        fields = tile(*self.explored_parts())
+        n_numbers = fields[-1].stop if fields else 0
+        made = self.explored(*self._no_readings()).shape[1] if self.explored else 0
+        if made != n_numbers:
+            raise ValueError(
+                f"task {self.name!r}: explored_parts() has {n_numbers} numbers, explored() returns "
+                f"{made}; make them equal"
+            )
+        return fields
+
+    def _no_readings(self) -> tuple[np.ndarray, np.ndarray]:
+        """Returns readings (1, n_readings) and commands (1, nu) of zeros."""
+        return np.zeros((1, readings.n_readings(self.model))), np.zeros((1, self.model.nu))
 
     def _check_obs(self, obs: tuple[Field, ...]) -> None:
         """Raises ValueError where the fields have another length than what `observe` returns."""
         model = self.model
-        made = self.observe(np.zeros((1, readings.n_readings(model))), np.zeros((1, model.nu)))
+        made = self.observe(*self._no_readings())
         if made.shape != (1, obs[-1].stop):
             raise ValueError(
                 f"task {self.name!r}: obs_parts() has {obs[-1].stop} numbers, observe() "

@@ -59,6 +59,18 @@ def measure(spec: mujoco.MjSpec, kind: mujoco.mjtSensor, of: mujoco.mjtObj, *nam
         spec.add_sensor(name=label, type=kind, objtype=of, objname=name)
 
 
+def measure_contacts(spec: mujoco.MjSpec, *bodies: str) -> None:
+    """Adds a sensor `contact.<body>` for each body: how many contacts it has with anything."""
+    for name in bodies:
+        spec.add_sensor(
+            name=f"contact.{name}",
+            type=SENSOR.mjSENS_CONTACT,
+            objtype=mujoco.mjtObj.mjOBJ_BODY,
+            objname=name,
+            intprm=[1 << int(mujoco.mjtConDataField.mjCONDATA_FOUND), 0, 1],
+        )
+
+
 class Measured:
     """Readings (n, n_readings), by the sensors' names.
 

@@ -2,6 +2,11 @@
 
 Observation: orientations (14), the x components of each body's x and z axis; height (1) [m] of the
 torso; velocity (9) [m/s, rad/s] of the joints, the root's z, x and rotation first.
+
+Exploration is measured by bins of the torso (height, pitch, forward speed), of where it is (x,
+height, pitch), of hips and knees at each height and speed of the torso, and by the number of
+different sets of limbs in contact, counted apart for every half m/s. The hips and knees alone would
+say little: episodes begin with any joint angles.
 """
 
 from __future__ import annotations
@@ -11,15 +16,27 @@ from functools import partial
 import mujoco
 import numpy as np
 
+from sim.core.coverage import SeveralCoverages
 from sim.core.spec import Part
+from sim.core.subspaces import grid_coverage, pattern_coverage
 from sim.tasks.urlb.body import Body, Paid, at_least, near, register
-from sim.tasks.urlb.measured import BODY, JOINT, SENSOR, Measured, measure, suite_model
+from sim.tasks.urlb.measured import (
+    BODY,
+    JOINT,
+    SENSOR,
+    Measured,
+    measure,
+    measure_contacts,
+    suite_model,
+)
 from sim.tasks.urlb.starts import draw_hinges, draw_limited, forward_unpowered
 
 LEGS = ("right_hip", "right_knee", "right_ankle", "left_hip", "left_knee", "left_ankle")
 JOINTS = ("rootz", "rootx", "rooty", *LEGS)
 BODIES = ("torso", "right_thigh", "right_leg", "right_foot", "left_thigh", "left_leg", "left_foot")
 AXES = tuple(f"framexaxis.{body}" for body in BODIES)
+CONTACTS = tuple(f"contact.{body}" for body in BODIES)
+ANGLES = tuple(f"jointpos.{joint}" for joint in LEGS)
 VELOCITIES = tuple(f"jointvel.{joint}" for joint in JOINTS)
 STAND_HEIGHT_M = 1.2
 WALK_MS = 1.0
@@ -42,6 +59,8 @@ class Walker(Body):
         measure(spec, SENSOR.mjSENS_FRAMEPOS, BODY, "torso")
         measure(spec, SENSOR.mjSENS_JOINTVEL, JOINT, *JOINTS)
         measure(spec, SENSOR.mjSENS_SUBTREEANGMOM, mujoco.mjtObj.mjOBJ_BODY, "torso")
+        measure(spec, SENSOR.mjSENS_JOINTPOS, JOINT, *LEGS)
+        measure_contacts(spec, *BODIES)
         return spec
 
     def obs_parts(self) -> tuple[Part, ...]:
@@ -62,6 +81,41 @@ class Walker(Body):
         axes = (seen(*AXES).reshape(-1, 3)[:, [0, 2]] * (1, -1)).reshape(len(sensor), -1)
         height = seen("framepos.torso")[:, 2:]
         return np.concatenate([axes, height, seen(*VELOCITIES)], axis=1).astype(np.float32)
+
+    def explored_parts(self) -> tuple[Part, ...]:
+        """Returns the fields of what exploration is measured by."""
+        low, high = self.model.jnt_range[[self.model.joint(leg).id for leg in LEGS]].T
+        flags = np.ones(len(BODIES))
+        return (
+            Part("x", "m", -15.0, 15.0),
+            Part("height", "m", 0.0, 1.8),
+            Part("pitch", "rad", -np.pi, np.pi),
+            Part("speed", "m/s", -6.0, 6.0),
+            Part("angle", "rad", low, high, entries=LEGS),
+            Part("contact", "1", 0 * flags, flags, entries=CONTACTS),
+        )
+
+    def explored(self, sensor: np.ndarray, command: np.ndarray) -> np.ndarray:
+        """Returns the numbers (n, 17) of `explored_parts` of readings (n, n_readings)."""
+        seen = self.measured(sensor)
+        forward = seen("framexaxis.torso")
+        pitch = np.arctan2(-forward[:, 2:], forward[:, :1])
+        place = seen("framepos.torso")[:, [0, 2]]
+        speed = seen("torso_subtreelinvel")[:, :1]
+        return np.concatenate([place, pitch, speed, seen(*ANGLES), seen(*CONTACTS)], axis=1)
+
+    def new_coverage(self) -> SeveralCoverages:
+        """Returns a counter of what the class's module names."""
+        fields = self.explored_fields
+        bends = {joint: 4 for joint in LEGS if "ankle" not in joint}
+        return SeveralCoverages(
+            {
+                "coverage_torso": grid_coverage(fields, {"height": 18, "pitch": 24, "speed": 24}),
+                "coverage_place": grid_coverage(fields, {"x": 60, "height": 9, "pitch": 12}),
+                "coverage_joints": grid_coverage(fields, {**bends, "height": 6, "speed": 8}),
+                "n_contacts": pattern_coverage(fields, "contact", {"speed": 24}),
+            }
+        )
 
     def place(self, data: mujoco.MjData, rng: np.random.Generator) -> bool:
         """Puts the joints anywhere; the body then falls."""

@@ -3,7 +3,10 @@ import pytest
 
 from edp_robot.training.checkpoint import flatten, unflatten
 from edp_robot.training.observe import Decision, Observer, make_observer
+from sim.core.coverage import SeveralCoverages
 from sim.core.registry import task_spec
+from sim.core.spec import Part, tile
+from sim.core.subspaces import grid_coverage, pattern_coverage
 
 
 def watch(observer, success, ended, reward=(0.0, 0.0)):
@@ -78,6 +81,25 @@ def test_the_task_measures_its_coverage_for_each_seed(task):
     again = make_observer(spec, n_seeds=2)
     again.load(unflatten(*flatten(observer.state())))
     assert again.metrics() == metrics
+
+
+def test_explored_numbers_are_counted_instead_of_the_obs():
+    fields = tile(Part("x", "m", 0.0, 4.0), Part("contact", "1", [0.0, 0.0], [1.0, 1.0]))
+    explored = np.zeros((3, 2, 3))
+    explored[:, 1] = [[1.5, 0, 0], [2.5, 1, 0], [2.5, 1, 1]]
+    nothing = np.zeros(2)
+    seen = Decision(nothing[:, None], np.zeros((3, 2, 1)), nothing, None, nothing > 0, explored)
+    counted = []
+    for part in seen.split(2):
+        measures = {
+            "coverage_x": grid_coverage(fields, {"x": 4}),
+            "n_contacts": pattern_coverage(fields, "contact"),
+        }
+        observer = Observer(SeveralCoverages(measures))
+        observer.observe(part)
+        counted.append(observer.metrics())
+    assert counted[0] == {"coverage": 1 / 4, "coverage_x": 1 / 4, "n_contacts": 1, "n_episodes": 0}
+    assert counted[1] == {"coverage": 2 / 4, "coverage_x": 2 / 4, "n_contacts": 3, "n_episodes": 0}
 
 
 def test_a_task_without_measure_has_no_coverage():

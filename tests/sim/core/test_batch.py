@@ -196,6 +196,25 @@ def test_hold_averages_rewards_and_joins_successes(when, first):
     )
 
 
+class Explored(Script):
+    """It also gives 10 k and the number of the simulation."""
+
+    def _advance(self, command):
+        reward, _, infos = super()._advance(command)
+        infos["explored"] = np.stack([10 * self.k, [0, 1]], axis=1)
+        return reward, self.k == [3, 99], infos
+
+
+def test_a_hold_stacks_what_is_explored_along_its_path():
+    env = Hold(Explored("any"), 4)
+    env.reset()
+    first = env.step(np.zeros((2, 1)))[-1]["explored"]
+    assert first.shape == (4, 2, 2) and first[0, :, 1].tolist() == [0, 1]
+    assert first[:, :, 0].T.tolist() == [[10, 20, 30, 30], [10, 20, 30, 40]]  # the first has ended
+    second = env.step(np.zeros((2, 1)))[-1]["explored"]
+    assert second[:, :, 0].T.tolist() == [[10, 20, 30, 30], [50, 60, 70, 80]]
+
+
 class Ending(Script):
     """Episodes of the first simulation terminate at k = 3, those of the second never."""
 
