@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import mujoco
@@ -39,6 +39,8 @@ class MujocoBatch(SameStepVectorEnv):
         measured_reward: Reward (n,) of readings and commands, instead of the spec's reward of obs.
         explored: Returns the numbers (n, k) of readings and commands that exploration is measured
             by. None: there are none but the obs.
+        worlds: Worlds like `model`. Each episode is in one of them, drawn at its start; episodes
+            that start at once have them in turn. One or none: all are in `model`.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class MujocoBatch(SameStepVectorEnv):
         sensors_at_end: bool = False,
         measured_reward: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None,
         explored: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None,
+        worlds: Sequence[mujoco.MjModel] = (),
     ) -> None:
         super().__init__(spec, n_envs, seed, _obs_space(spec))
         self.model = model
@@ -65,6 +68,8 @@ class MujocoBatch(SameStepVectorEnv):
         self._late = readings.of_the_state(model) if sensors_at_end else None
         self._measured_reward = measured_reward
         self._explored = explored
+        self._worlds = worlds if len(worlds) > 1 else ()
+        self._world = np.zeros(n_envs, np.int64)
         n_threads = min(allowed_threads(), n_envs) if n_envs >= SMALL_BATCH else 1
         self._datas = [mujoco.MjData(model) for _ in range(n_threads)]
         self._rollout = rollout.Rollout(nthread=n_threads if n_threads > 1 else 0)
@@ -78,6 +83,9 @@ class MujocoBatch(SameStepVectorEnv):
         self._state[rows] = states[chosen]
         self._sensor[rows] = sensors[chosen]
         self.command[rows] = self._start_command(sensors[chosen])
+        if self._worlds:
+            n_worlds = len(self._worlds)
+            self._world[rows] = (rows + self.rng.integers(n_worlds)) % n_worlds
 
     def _observe(self) -> np.ndarray:
         return self._obs_of(self._sensor, self.command)
@@ -104,7 +112,8 @@ class MujocoBatch(SameStepVectorEnv):
         n_steps = self._n_substeps if self._late is None else self._n_substeps + 1
         control = np.repeat(command[:, None], n_steps, 1)
         data = self._datas if len(self._datas) > 1 else self._datas[0]
-        rolled = self._rollout.rollout(self.model, data, self._state, control)
+        models = [self._worlds[i] for i in self._world.tolist()] if self._worlds else self.model
+        rolled = self._rollout.rollout(models, data, self._state, control)
         states, sensors = (np.asarray(array) for array in rolled)
         sensor = sensors[:, last].copy()
         if self._late is not None:
@@ -125,6 +134,7 @@ class MujocoBatch(SameStepVectorEnv):
     def get_state(self) -> dict[str, np.ndarray | str]:
         """Returns everything that `set_state` needs to go on exactly from here."""
         own = {"state": self._state, "sensor": self._sensor, "command": self.command}
+        own |= {"world": self._world} if self._worlds else {}
         return {**super().get_state(), **{name: array.copy() for name, array in own.items()}}
 
     def set_state(self, saved: dict[str, np.ndarray | str]) -> None:
@@ -133,6 +143,8 @@ class MujocoBatch(SameStepVectorEnv):
         self._state = np.array(saved["state"])
         self._sensor = np.array(saved["sensor"])
         self.command = np.array(saved["command"])
+        if self._worlds:
+            self._world = np.array(saved["world"])
 
 
 def allowed_threads() -> int:

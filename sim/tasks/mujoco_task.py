@@ -163,6 +163,14 @@ class MujocoTask:
             str(Path(inspect.getfile(type(self))).parent / self.mjcf)
         )
 
+    @property
+    def worlds(self) -> tuple[mujoco.MjModel, ...]:
+        """Worlds that episodes draw from, such as bodies of several masses; by default `model`.
+
+        They differ from `model` in numbers only: they have its bodies, joints and sensors.
+        """
+        return (self.model,)
+
     @cached_property
     def n_substeps(self) -> int:
         """Physics steps in one control step."""
@@ -245,6 +253,7 @@ class MujocoTask:
             sensors_at_end=self.sensors_at_end,
             measured_reward=self.measured_reward,
             explored=self.explored,
+            worlds=self.worlds,
         )
 
     @cached_property

@@ -124,6 +124,25 @@ def test_reading_at_the_end_does_not_change_what_follows():
         np.testing.assert_array_equal(*states)
 
 
+class TwoMasses(Mass):
+    """The mass of 2 kg or of 4 kg."""
+
+    @property
+    def worlds(self):
+        heavy = mujoco.MjModel.from_xml_string(MJCF.replace('mass="2"', 'mass="4"'))
+        return (self.model, heavy)
+
+
+def test_copies_have_the_tasks_worlds_in_turn():
+    """Full force 8 N is 4 or 2 m/s2; the speed is that after four physics steps of .01 s."""
+    env = TwoMasses().make_vec(4, 0)
+    env.reset(seed=0)
+    obs = env.step(np.ones((4, 1)))[0]
+    expected = np.array([0.16, 0.08, 0.16, 0.08])
+    first = int(obs[0, 1] < 0.1)
+    np.testing.assert_allclose(obs[:, 1], np.roll(expected, -first), rtol=1e-6)
+
+
 class Measured(Mass):
     """The mass, paid by what is measured and commanded: 10 x + u. Old data are paid by speed."""
 
