@@ -33,12 +33,16 @@ class Twin:
         task: Name of our task.
         dm_task: dm_control's domain and task, like "walker-walk".
         reward: The wanted reward of dm_control's physics. None: that of dm_task.
+        mass_scale: Factor on all masses of dm_control's body.
     """
 
-    def __init__(self, task, dm_task, reward=None):
+    def __init__(self, task, dm_task, reward=None, mass_scale=1.0):
         domain, _, name = dm_task.partition("-")
         self.task = make_task(task)
         self.theirs = suite.load(domain, name, task_kwargs={"random": 0})
+        physics = self.theirs.physics
+        physics.model.body_mass[:] *= mass_scale
+        mujoco.mj_setConst(physics.model.ptr, physics.data.ptr)
         self.ours = self.task.make_vec(1, 0)
         self.ours.reset(seed=0)
         self._reward = reward

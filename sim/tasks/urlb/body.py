@@ -64,7 +64,12 @@ class Body(MujocoTask):
     @cached_property
     def model(self) -> mujoco.MjModel:
         """The compiled world, one for all tasks of a body."""
-        return _compiled(type(self))
+        return self.compiled()
+
+    @classmethod
+    def compiled(cls) -> mujoco.MjModel:
+        """Returns the compiled `world`."""
+        return _compiled(cls)
 
     @cached_property
     def starts(self) -> Starts:
