@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import mujoco
 import numpy as np
@@ -34,8 +34,8 @@ class MujocoBatch(SameStepVectorEnv):
         start_command: Returns the commands (n, nu) before the first, for the readings of starts.
         observe: Returns obs (n, obs_dim) of readings (n, n_readings) and commands (n, nu).
         n_substeps: Physics steps in one control step.
-        sensors_at_end: Whether sensors of position and velocity are read at the end of the control
-            step instead of one physics step before it.
+        sensors_at_end: Whether sensors of position and velocity, or all, are read at the end of the
+            control step instead of one physics step before it.
         measured_reward: Reward (n,) of readings and commands, instead of the spec's reward of obs.
         explored: Returns the numbers (n, k) of readings and commands that exploration is measured
             by. None: there are none but the obs.
@@ -54,7 +54,7 @@ class MujocoBatch(SameStepVectorEnv):
         start_command: Callable[[np.ndarray], np.ndarray],
         observe: Callable[[np.ndarray, np.ndarray], np.ndarray],
         n_substeps: int,
-        sensors_at_end: bool = False,
+        sensors_at_end: bool | Literal["all"] = False,
         measured_reward: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None,
         explored: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None,
         worlds: Sequence[mujoco.MjModel] = (),
@@ -65,7 +65,7 @@ class MujocoBatch(SameStepVectorEnv):
         self._start_command = start_command
         self._obs_of = observe
         self._n_substeps = n_substeps
-        self._late = readings.of_the_state(model) if sensors_at_end else None
+        self._late = readings.at_the_end(model, sensors_at_end) if sensors_at_end else None
         self._measured_reward = measured_reward
         self._explored = explored
         self._worlds = worlds if len(worlds) > 1 else ()

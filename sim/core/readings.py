@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import mujoco
 import numpy as np
 
@@ -30,6 +32,14 @@ def readings(model: mujoco.MjModel, state: np.ndarray, sensor: np.ndarray) -> np
         return np.array(sensor)
     first = 1 + model.nq + model.nv  # after time, positions and velocities
     return np.concatenate([sensor, state[:, first : first + model.na]], axis=1)
+
+
+def at_the_end(model: mujoco.MjModel, which: Literal[True, "all"]) -> np.ndarray:
+    """Returns which numbers of sensordata are read at the end of a control step (n_sensordata,).
+
+    True: those that follow from position and velocity.
+    """
+    return np.ones(model.nsensordata, bool) if which == "all" else of_the_state(model)
 
 
 def of_the_state(model: mujoco.MjModel) -> np.ndarray:

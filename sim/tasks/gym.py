@@ -18,9 +18,11 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property, partial
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -107,7 +109,15 @@ def make_one(gym_id: str, **kwargs: Any) -> FlatEnv:
         raise ValueError(
             f"Gymnasium could not make {gym_id!r}: {type(error).__name__}: {error}{hint}"
         ) from error
+    _remove_maze_file(env)
     return FlatEnv(env)
+
+
+def _remove_maze_file(env: gym.Env) -> None:
+    """Removes the world that gymnasium-robotics' mazes write, read once, and leave in /tmp."""
+    written = getattr(env.unwrapped, "tmp_xml_file_path", None)
+    if written and Path(written).match(f"{tempfile.gettempdir()}/ant_maze*.xml"):
+        Path(written).unlink(missing_ok=True)
 
 
 def _arguments(gym_id: str) -> str:

@@ -64,8 +64,8 @@ class MujocoTask:
         novelty_fields: Names of the few obs fields on which exploration looks for new states, such
             as the place of a hand and of what it handles. Empty: on all.
         sensors_at_end: Whether sensors of position and velocity are read at the end of the control
-            step, as dm_control does, at the cost of one more physics step. Otherwise all are those
-            of the last physics step, one timestep before the end.
+            step, as dm_control does, at the cost of one more physics step. "all": those of forces
+            too. Otherwise all are those of the last physics step, one timestep before the end.
         reward: Reward (n,) of obs (n, obs_dim), where the task has one: override it as a method.
         measured_reward: Reward (n,) of readings (n, n_readings) and commands (n, nu): override it
             as a method where the obs does not tell the reward, or only after a computation.
@@ -93,7 +93,7 @@ class MujocoTask:
     max_rate: float | None = None
     camera: str | None = None
     novelty_fields: tuple[str, ...] = ()
-    sensors_at_end: bool = False
+    sensors_at_end: bool | Literal["all"] = False
     reward: ObsFn | None = None
     measured_reward: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None
     success: ObsFn | None = None

@@ -59,6 +59,11 @@ def test_forces_do_not_follow_from_the_state_alone():
     assert late.tolist() == [True, False, False, False, True, False, True]
 
 
+def test_all_can_be_read_at_the_end():
+    assert readings.at_the_end(MODEL, "all").all()
+    assert (readings.at_the_end(MODEL, True) == readings.of_the_state(MODEL)).all()
+
+
 def test_a_full_physics_state_holds_the_activations_where_readings_looks():
     data = mujoco.MjData(MODEL)
     data.act[:] = [7, 8]
