@@ -87,14 +87,25 @@ def tasks() -> int:
 
     Example: edp tasks
     """
-    from sim.core.registry import task_names, task_spec
+    from sim.core.registry import task_names
 
-    print(f"{'task':<22}{'obs':>5}{'act':>5}{'episode':>9}{'control':>10}")
-    for name in task_names():
-        if "<" in name:
-            print(f"{name:<22}any Gymnasium environment, e.g. gym:FetchReach-v4")
-            continue
-        spec = task_spec(name)
-        sizes = f"{spec.obs_dim:>5}{spec.act_dim:>5}{spec.episode_steps:>9}"
-        print(f"{name:<22}{sizes}{1 / spec.control_period_s:>7.0f} Hz")
+    names = task_names()
+    width = max(map(len, names)) + 2
+    print(f"{'task':<{width}}{'obs':>4}{'act':>5}{'episode':>9}{'control':>9}")
+    for name in names:
+        print(f"{name:<{width}}{_sizes(name)}")
     return 0
+
+
+def _sizes(task: str) -> str:
+    """Returns the sizes and times of a task, or what it lacks."""
+    from sim.core.registry import task_spec
+
+    if "<" in task:
+        return "any Gymnasium environment, e.g. gym:FetchReach-v4"
+    try:
+        spec = task_spec(task)
+    except ImportError as error:
+        return import_problem(error)
+    hz = 1 / spec.control_period_s
+    return f"{spec.obs_dim:>4}{spec.act_dim:>5}{spec.episode_steps:>9}{hz:>6.0f} Hz"

@@ -38,9 +38,10 @@ def dm_control_model(path: str) -> mujoco.MjSpec:
     """
     found = find_spec("dm_control")
     if found is None or not found.submodule_search_locations:
-        raise ImportError(
+        raise ModuleNotFoundError(
             f"the model {path!r} is one of dm_control, which is not installed: "
-            "pip install 'edp-robot[urlb]'"
+            "pip install 'edp-robot[urlb]'",
+            name="dm_control",
         )
     return mujoco.MjSpec.from_file(str(Path(found.submodule_search_locations[0]) / path))
 

@@ -145,6 +145,17 @@ def test_tasks_and_doctor_run(capsys):
     assert "robot (client, control loop)" in capsys.readouterr().out
 
 
+def test_tasks_that_lack_a_package_are_listed_with_what_to_install(capsys, monkeypatch):
+    def lacking(name):
+        raise ModuleNotFoundError("no model", name="dm_control")
+
+    monkeypatch.setattr("sim.core.registry.task_spec", lacking)
+    assert cli.main(["tasks"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    [walker] = [line for line in lines if line.split()[0] == "walker"]
+    assert walker.endswith("which is not installed: pip install 'edp-robot[urlb]'")
+
+
 @pytest.mark.slow
 def test_the_whole_road_with_the_smoke_preset(tmp_path):
     """Runs every stage with real processes. It learns nothing, and writes everything."""
