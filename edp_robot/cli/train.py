@@ -11,6 +11,8 @@ from edp_robot.cli.arguments import FROM, SET, Preset
 from policy_server.contract.disk.files import write_json
 from policy_server.contract.disk.outputs import OutFile, OutFolder
 
+COUNTED = ("cpu_s", "coverage", "n_episodes", "n_success_episodes", "episode_return", "grad_steps")
+
 
 def pretrain(
     out: OutFolder,
@@ -42,7 +44,7 @@ def pretrain(
         n_seeds: Independent learners trained at once, as stacked networks.
         preset: Sizes and rates.
         settings: Other fields of the run's config.json, as NAME=VALUE: ddpg.discount=0.95
-            reward.n_draws=8. `edp plugins` lists the fields of the methods.
+            loop.max_cpu_s=240 (a budget of processor time [s]). `edp plugins` lists the methods'.
         device: Where the networks are trained. auto: on a GPU where torch finds one.
         resume: Continue from the checkpoint in --out.
         json: File to write the result to.
@@ -57,7 +59,7 @@ def pretrain(
     config = _resumed(config, settings, out, resume and env_steps is None)
     progress = run(config, str(out), resume, pick(device))
     result = {"env_steps": progress.env_step, "wall_s": progress.wall_s, "n_seeds": n_seeds}
-    for name in ("coverage", "n_episodes", "n_success_episodes", "episode_return", "grad_steps"):
+    for name in COUNTED:
         result |= _last(out, name)
     print(", ".join(f"{key} {value:.4g}" for key, value in result.items()))
     write_json(json, result)

@@ -45,6 +45,7 @@ class FinetuneConfig(RunConfig):
     COMMAND = "edp finetune"
     POLICY = "psi_average"
     LENGTH = "loop.env_steps"
+    MAY_CHANGE = ("loop.max_cpu_s",)
     task: str = "arm-press"
     method: str = "edp"
     seed: Seed = 0

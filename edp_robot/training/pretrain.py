@@ -53,6 +53,7 @@ class PretrainConfig(RunConfig):
     COMMAND = "edp pretrain"
     POLICY = "action_model"
     LENGTH = "loop.env_steps"
+    MAY_CHANGE = ("loop.max_cpu_s",)
     task: str = "arm"
     method: str = "edp"
     seed: Seed = 0

@@ -43,6 +43,7 @@ class RunConfig(Ranged):
     TITLE: ClassVar[str] = "run"
     COMMAND: ClassVar[str] = "edp"
     LENGTH: ClassVar[str] = ""  # the field that a resumed run may change; empty: none
+    MAY_CHANGE: ClassVar[tuple[str, ...]] = ()  # fields that it may change besides the length
     POLICY: ClassVar[str] = ""  # the diffusion policy's name in the checkpoint; empty: none
     task: str
     loop: Any
@@ -234,7 +235,9 @@ class Run:
 
     def __init__(self, path: str | Path, config: Any, resume: bool = False) -> None:
         self.path = Path(path)
-        self.length = config.LENGTH if isinstance(config, RunConfig) else ""
+        known = isinstance(config, RunConfig)
+        self.length = config.LENGTH if known else ""
+        self._may_change = (self.length, *config.MAY_CHANGE) if known else ()
         self._writer = None
         self._purge_step: int | None = None
         self._config = {
@@ -279,7 +282,7 @@ class Run:
         other = differences(config, old, self._config["config"])
         if held["kind"] != self._config["kind"]:
             other = [f"kind={held['kind']} there, {self._config['kind']} asked"]
-        other = [one for one in other if not one.startswith(f"{self.length}=")]
+        other = [one for one in other if one.partition("=")[0] not in self._may_change]
         if other:
             more = f"; and {len(other) - MOST} more" if len(other) > MOST else ""
             raise ValueError(
@@ -336,10 +339,18 @@ class Run:
             with self._space():
                 write_atomic(path, "".join(",".join(row) + "\n" for row in kept))
 
-    def say_done(self, n_done: int) -> None:
-        """Says that nothing is left to do of the `n_done` env_steps (or chunks) that there are."""
+    def say_done(self, n_done: int, spent_s: float = 0.0) -> None:
+        """Says that nothing is left to do of the `n_done` env_steps (or chunks) that there are.
+
+        Args:
+            n_done: What was done.
+            spent_s: The budget of processor time [s] if that ended the run, else 0.
+        """
         name = self.length.rpartition(".")[2] or "steps"
-        print(f"{self.path} is done: it has {n_done} {name}; to go on, ask for more of them")
+        more = "ask for more of them"
+        if spent_s:
+            more = f"raise loop.max_cpu_s, whose {spent_s:g} s are used up"
+        print(f"{self.path} is done: it has {n_done} {name}; to go on, {more}")
 
     def close(self) -> None:
         """Flushes TensorBoard's events and lets others write to the folder.

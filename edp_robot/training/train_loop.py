@@ -32,9 +32,13 @@ class LoopConfig(Ranged):
     several learners are trained at once, all numbers are those of one of them. `final_updates` are
     grad_steps after the last env_step, of what takes no part in acting. `n_logs` counts the rows of
     each metric over the run.
+
+    `max_cpu_s` is a budget of processor time [s] of the whole process: no decision begins after it,
+    `final_updates` still follow, and a resumed run counts what it used before. 0: no such limit.
     """
 
     env_steps: int = 100_000
+    max_cpu_s: NotNegative = 0.0
     n_envs: int = 32
     n_action_steps: int = 1
     random_env_steps: Natural = 4_000
@@ -194,7 +198,7 @@ class Loop:
                 self.run.go_on()
                 self._train(evaluate, evaluate_every)
             else:
-                self.run.say_done(self.progress.env_step)
+                self.run.say_done(self.progress.env_step, self._spent)
         except NotFinite as error:
             raise NotFinite(f"{error}; {self._what_is_saved()}") from error
         finally:
@@ -205,7 +209,31 @@ class Loop:
     @property
     def is_over(self) -> bool:
         """Returns whether nothing is left to do."""
-        return self.progress.env_step >= self.config.env_steps and not self._n_final
+        return self._done >= 1 and not self._n_final
+
+    @property
+    def _done(self) -> float:
+        """Returns the share of the env_steps that is over, or of the budget, whichever is more."""
+        return min(1.0, max(self.progress.env_step / self.config.env_steps, self._share_spent))
+
+    @property
+    def _share_spent(self) -> float:
+        """Returns the share of the budget that is used up, 0 without one."""
+        budget = self.config.max_cpu_s
+        return min(1.0, self.progress.cpu_s / budget) if budget else 0.0
+
+    @property
+    def _n_rows(self) -> int:
+        """Returns how many rows of each metric are due by now."""
+        config = self.config
+        by_step = self.progress.env_step // max(1, config.env_steps // config.n_logs)
+        return max(by_step, int(self._share_spent * config.n_logs))
+
+    @property
+    def _spent(self) -> float:
+        """Returns the budget [s] if it is what ended the run, else 0."""
+        config = self.config
+        return config.max_cpu_s if self.progress.env_step < config.env_steps else 0.0
 
     @property
     def _n_final(self) -> int:
@@ -234,17 +262,16 @@ class Loop:
     ) -> None:
         """Takes the env_steps that are left, and learns from them."""
         progress = self.progress
-        config = self.config
-        log_every = max(1, config.env_steps // config.n_logs)
-        with self._bar(config.env_steps, progress.env_step, "env_step") as bar:
-            while progress.env_step < config.env_steps and not stop.is_set():
+        with self._bar(self.config.env_steps, progress.env_step, "env_step") as bar:
+            while self._done < 1 and not stop.is_set():
+                n_logged = self._n_rows
                 self.decision()
                 progress.final_updates = 0
                 bar.update(progress.env_step - self._before)
                 self._keep_time()
                 if evaluate and self._is_due(evaluate_every):
                     self.run.log(progress.env_step, evaluate())
-                if self._is_due(log_every) and progress.env_step < config.env_steps:
+                if self._n_rows > n_logged and self._done < 1:
                     shown = [f"{name}={value:.3g}" for name, value in self.log().items()]
                     bar.set_postfix_str(", ".join(shown[:4]), refresh=False)
 
@@ -300,9 +327,8 @@ class Loop:
         explores = progress.env_step < config.random_env_steps
         if explores or progress.decision % config.decisions_per_update:
             return
-        done = progress.env_step / config.env_steps
         try:
-            self._learned(self.learner.update(self.replay, config.updates_per_round, done))
+            self._learned(self.learner.update(self.replay, config.updates_per_round, self._done))
         except TooFewSteps:
             if self.replay.max_rows == self.replay.n_rows:
                 raise  # more will never come
