@@ -19,9 +19,10 @@ from typing import Any
 import mujoco
 import numpy as np
 
-from sim.core.coverage import BinCoverage
+from sim.core.coverage import BinCoverage, SeveralCoverages
 from sim.core.registry import TASKS
-from sim.core.spec import Part
+from sim.core.spec import Part, tile
+from sim.core.subspaces import grid_coverage
 from sim.tasks.mujoco_task import MujocoTask
 
 CELL_M = 4.0  # edge of a maze's cell
@@ -32,6 +33,8 @@ GOAL_RADIUS_M = 0.45
 BIN_M = 1.0  # edge of a square of the coverage
 N_ANT = 15  # positions of the ant; the goal's x and y follow
 JOINTS = tuple(f"{joint}_{leg}" for leg in range(1, 5) for joint in ("hip", "ankle"))
+GOAL = slice(105, 107)  # columns of the obs
+PLACE = slice(107, 109)
 BODY_FORCES = 13
 SENSOR = mujoco.mjtSensor
 OBJECT = mujoco.mjtObj
@@ -136,16 +139,22 @@ class AntMaze(MujocoTask):
 
     def success(self, obs: np.ndarray) -> np.ndarray:
         """Returns (n,) bool: the torso is within GOAL_RADIUS_M of the goal."""
-        return np.linalg.norm(obs[:, 105:107] - obs[:, 107:109], axis=1) <= GOAL_RADIUS_M
+        return np.linalg.norm(obs[:, GOAL] - obs[:, PLACE], axis=1) <= GOAL_RADIUS_M
 
-    def new_coverage(self) -> BinCoverage:
-        """Returns a counter of the floor's squares of 1 m that the torso passes through."""
+    def new_coverage(self) -> SeveralCoverages:
+        """Returns a counter of the floor's squares of 1 m, and of bins of the joints."""
+        bends = {f"{name}.pos": 3 for name in JOINTS}
+        joints = grid_coverage(tile(*self.obs_parts()), bends)
+        return SeveralCoverages({"coverage_place": self._squares(), "coverage_joints": joints})
+
+    def _squares(self) -> BinCoverage:
+        """Returns a counter of the squares that the torso passes through, of all on the floor."""
         maze, _ = self._maze
         shape = np.array([maze.map_width, maze.map_length]) * int(CELL_M / BIN_M)
         cells = np.array([[cell != 1 for cell in row] for row in maze.maze_map])
 
         def bin_index(obs: np.ndarray) -> np.ndarray:
-            place = np.floor(obs[:, 107:109] / BIN_M + shape / 2).astype(int)
+            place = np.floor(obs[:, PLACE] / BIN_M + shape / 2).astype(int)
             x, y = np.clip(place, 0, shape - 1).T
             return x * shape[1] + y
 
@@ -153,7 +162,7 @@ class AntMaze(MujocoTask):
 
     def qpos(self, obs: np.ndarray) -> np.ndarray:
         """Returns joint positions (n, 17), the goal's last."""
-        return np.concatenate([obs[:, 107:109], obs[:, :13], obs[:, 105:107]], 1).astype(np.float64)
+        return np.concatenate([obs[:, PLACE], obs[:, :13], obs[:, GOAL]], 1).astype(np.float64)
 
 
 def _add_goal(spec: mujoco.MjSpec) -> None:

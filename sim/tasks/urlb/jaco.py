@@ -4,6 +4,10 @@ Observation, in URLB's order: sine and cosine of the arm's joints (12); symlog o
 them (6) [Nm]; their velocity (6) [rad/s]; the fingers' position (3) [rad] and velocity (3) [rad/s];
 the pinch site's position (3) [m] and rotation matrix (9); the brick's angular velocity (3) [rad/s],
 velocity (3) [m/s], quaternion (4) and position (3) [m].
+
+Exploration is measured by bins of the hand's place (`coverage_hand`), of the brick's
+(`coverage_brick`), of the arm's joints (`coverage_joints`), and by the sets of finger tips and
+brick that touch something, in bins of the brick's height (`n_contacts`).
 """
 
 from __future__ import annotations
@@ -14,25 +18,30 @@ import mujoco
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from sim.core.coverage import SeveralCoverages
 from sim.core.registry import TASKS
 from sim.core.spec import ObsFn, Part
+from sim.core.subspaces import grid_coverage, pattern_coverage
 from sim.tasks.mujoco_task import Starts, draw_starts
 from sim.tasks.urlb.body import Body, near
 from sim.tasks.urlb.jaco_model import ARM, BRICK_CENTRE_M, FINGERS, jaco_spec
 from sim.tasks.urlb.jaco_poses import N_JOINTS, poses
-from sim.tasks.urlb.measured import JOINT, SENSOR, measure
+from sim.tasks.urlb.measured import JOINT, SENSOR, measure, measure_contacts
 
 FINGER = slice(24, 27)  # columns of the obs
 PINCH = slice(30, 33)
 QUATERNION = slice(48, 52)
 CENTRE = slice(52, 55)
 SITE = mujoco.mjtObj.mjOBJ_SITE
+HAND_BOX_M = ((-1.0, -0.6, 0.0), (1.0, 1.4, 1.3))
+BRICK_BOX_M = ((-0.6, -0.6, 0.0), (0.6, 0.6, 0.6))
 TARGET_RADIUS_M = 0.05
 CORNER_M = 0.09  # how far the brick lies from the middle, along x and along y
 DROP_M = 0.001  # above the floor; from there the brick settles
 STILL = (1e-3, 1e-2)  # largest velocity and acceleration of a brick that has settled
 BRICK_MOTION = ("brick_angular_velocity", "brick_linear_velocity")
 BRICK_POSE = ("brick_orientation", "brick_position")
+TOUCHING = (*(f"hand_b_finger_tip_{i}" for i in range(1, 4)), "brick")
 PINCH_AXES = tuple(f"frame{axis}axis.hand_pinchsite" for axis in "xyz")
 
 
@@ -68,6 +77,7 @@ class Jaco(Body):
         measure(spec, SENSOR.mjSENS_FRAMEPOS, SITE, "hand_pinchsite")
         for axis in (SENSOR.mjSENS_FRAMEXAXIS, SENSOR.mjSENS_FRAMEYAXIS, SENSOR.mjSENS_FRAMEZAXIS):
             measure(spec, axis, SITE, "hand_pinchsite")
+        measure_contacts(spec, *TOUCHING)
         return spec
 
     @cached_property
@@ -87,7 +97,7 @@ class Jaco(Body):
             Part("joint_velocity", "rad/s", -free, free, entries=tuple(f"{j}.vel" for j in ARM)),
             Part("fingers", "rad", np.full(3, low), high, entries=FINGERS),
             Part("finger_velocity", "rad/s", -free[:3], np.inf),
-            Part("pinch_position", "m", (-1.0, -0.6, 0.0), (1.0, 1.4, 1.3)),
+            Part("pinch_position", "m", *HAND_BOX_M),
             Part("pinch_rotation", "1", -one[:9], 1.0),
             Part("brick_angular_velocity", "rad/s", -free[:3], np.inf),
             Part("brick_velocity", "m/s", -free[:3], np.inf),
@@ -112,6 +122,39 @@ class Jaco(Body):
             seen(*BRICK_MOTION, *BRICK_POSE),
         ]
         return np.concatenate(parts, axis=1).astype(np.float32)
+
+    def explored_parts(self) -> tuple[Part, ...]:
+        """Returns the fields of what exploration is measured by."""
+        around = np.full(len(ARM), 2 * np.pi)
+        flags = np.ones(len(TOUCHING))
+        return (
+            Part("hand", "m", *HAND_BOX_M, entries=("hand.x", "hand.y", "hand.z")),
+            Part("brick", "m", *BRICK_BOX_M, entries=("brick.x", "brick.y", "brick.z")),
+            Part("angle", "rad", 0 * around, around, entries=ARM),
+            Part("contact", "1", 0 * flags, flags, entries=TOUCHING),
+        )
+
+    def explored(self, sensor: np.ndarray, command: np.ndarray) -> np.ndarray:
+        """Returns the numbers (n, 16) of `explored_parts` of readings (n, n_readings)."""
+        seen = self.measured(sensor)
+        angles = np.mod(seen(*(f"jointpos.{joint}" for joint in ARM)), 2 * np.pi)
+        places = seen("framepos.hand_pinchsite", "brick_position")
+        contacts = seen(*(f"contact.{body}" for body in TOUCHING))
+        return np.concatenate([places, angles, contacts], axis=1)
+
+    def new_coverage(self) -> SeveralCoverages:
+        """Returns a counter of what the class's module names."""
+        fields = self.explored_fields
+        bends = dict(zip(ARM, (8, 8, 8, 4, 4, 4), strict=True))
+        brick = {"brick.x": 24, "brick.y": 24, "brick.z": 12}
+        return SeveralCoverages(
+            {
+                "coverage_hand": grid_coverage(fields, {"hand.x": 20, "hand.y": 20, "hand.z": 13}),
+                "coverage_brick": grid_coverage(fields, brick),
+                "coverage_joints": grid_coverage(fields, bends),
+                "n_contacts": pattern_coverage(fields, "contact", {"brick.z": 12}),
+            }
+        )
 
     def place(self, data: mujoco.MjData, rng: np.random.Generator) -> bool:
         """Puts the hand above the workspace, and the brick into its corner, turned at random."""

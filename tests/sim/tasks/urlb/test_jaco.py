@@ -5,7 +5,7 @@ from dm_control import manipulation
 
 from sim.core.registry import make_task
 from sim.tasks.mujoco_task import FULL_STATE
-from sim.tasks.urlb.jaco import JACO_TASKS
+from sim.tasks.urlb.jaco import JACO_TASKS, TOUCHING
 from sim.tasks.urlb.jaco_poses import drawn_poses, poses
 from sim.tasks.urlb.measured import Readings
 
@@ -108,6 +108,29 @@ def test_a_first_obs_is_dm_controls(task):
 
 def test_shipped_poses_are_those_dm_control_draws():
     np.testing.assert_allclose(drawn_poses(3, seed=0), poses()[:3], atol=1e-4)
+
+
+def test_exploration_is_of_hand_brick_joints_and_what_touches(task):
+    """A finger tip is set into the brick: both touch, and the numbers are the simulation's."""
+    data = mujoco.MjData(task.model)
+    mujoco.mj_setState(task.model, data, task.starts[0][0], FULL_STATE)
+    mujoco.mj_forward(task.model, data)
+    data.qpos[BRICK] = data.body("hand_b_finger_tip_2").xipos
+    mujoco.mj_forward(task.model, data)
+    row = task.explored(data.sensordata[None], np.zeros((1, 9)))[0]
+    np.testing.assert_allclose(row[:3], data.site("hand_pinchsite").xpos)
+    np.testing.assert_allclose(row[3:6], data.site("brick_bounding_box").xpos)
+    np.testing.assert_allclose(row[6:12], data.qpos[:6])
+    touching = dict(zip(TOUCHING, row[12:] > 0, strict=True))
+    assert touching["brick"] and touching["hand_b_finger_tip_2"]
+    counter = task.new_coverage()
+    counter.visit(row[None], row[None, None])
+    assert counter.measures() == {
+        "coverage_hand": 1 / 5200,
+        "coverage_brick": 1 / 6912,
+        "coverage_joints": 1 / 8**3 / 4**3,
+        "n_contacts": 1,
+    }
 
 
 def test_the_task_without_reward_pays_nothing():
