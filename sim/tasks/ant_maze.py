@@ -11,8 +11,10 @@ learner that does not move covers the maze too.
 
 from __future__ import annotations
 
+from contextlib import redirect_stderr
 from functools import cached_property, partial
 from importlib.util import find_spec
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -69,8 +71,9 @@ class AntMaze(MujocoTask):
     @cached_property
     def _maze(self) -> tuple[Any, mujoco.MjSpec]:
         """gymnasium-robotics' Maze, and the world of ant and walls."""
-        from gymnasium_robotics.envs.maze import maps
-        from gymnasium_robotics.envs.maze.maze_v4 import Maze
+        with redirect_stderr(StringIO()):  # it prints a notice about another environment
+            from gymnasium_robotics.envs.maze import maps
+            from gymnasium_robotics.envs.maze.maze_v4 import Maze
 
         package = find_spec("gymnasium")
         assert package and package.origin

@@ -21,6 +21,13 @@ GYM_IDS = {
 }
 
 
+@pytest.fixture(autouse=True)
+def written(tmp_path, monkeypatch):
+    """Where gymnasium-robotics writes each maze, beside its temporary directory, and leaves it."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return tmp_path
+
+
 @pytest.fixture(scope="module")
 def task():
     return make_task("ant-maze-umaze")
@@ -137,13 +144,13 @@ def test_coverage_counts_squares_of_the_floor(task):
     assert coverage.measures() == {"coverage_place": 2 / 112, "coverage_joints": 1 / 3**8}
 
 
-def test_no_file_stays_behind(tmp_path, monkeypatch):
-    """gymnasium-robotics writes each maze beside the temporary directory, and leaves it there."""
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+def test_no_file_stays_behind(written):
     assert AntMaze("u", "U_MAZE", 10).model.nu == 8
     assert GymTask("AntMaze_UMaze-v5").make_vec(1, 0).task_spec.obs_dim == 109
     assert GymTask("PointMaze_UMaze-v3").spec.obs_dim == 8
-    assert not list(tmp_path.iterdir())
+    assert not list(written.iterdir())
+    gym.make("PointMaze_UMaze-v3").close()
+    assert len(list(written.iterdir())) == 1  # it would
 
 
 def test_many_run_at_once():
