@@ -146,7 +146,7 @@ class AntMaze(MujocoTask):
 
     def new_coverage(self) -> SeveralCoverages:
         """Returns a counter of the floor's squares of 1 m, and of bins of the joints."""
-        bends = {f"{name}.pos": 3 for name in JOINTS}
+        bends = {f"{name}.pos": 5 for name in JOINTS}
         joints = grid_coverage(tile(*self.obs_parts()), bends)
         return SeveralCoverages({"coverage_place": self._squares(), "coverage_joints": joints})
 

@@ -134,14 +134,14 @@ def test_the_pose_follows_from_the_obs(task):
 
 
 def test_coverage_counts_squares_of_the_floor(task):
-    """The U has 7 cells of 16 squares. Each joint has three bins."""
+    """The U has 7 cells of 16 squares. Each joint has five bins."""
     coverage = task.new_coverage()
     obs = np.zeros((2, 109), np.float32)
     obs[:, 107:109] = [[-5.5, 4.5], [-5.4, 4.4]]
     path = obs[None].copy()
     path[0, 1, 107] = 5.5
     coverage.visit(obs, path)
-    assert coverage.measures() == {"coverage_place": 2 / 112, "coverage_joints": 1 / 3**8}
+    assert coverage.measures() == {"coverage_place": 2 / 112, "coverage_joints": 1 / 5**8}
 
 
 def test_no_file_stays_behind(written):
