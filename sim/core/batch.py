@@ -68,7 +68,10 @@ class MujocoBatch(SameStepVectorEnv):
         self._late = readings.at_the_end(model, sensors_at_end) if sensors_at_end else None
         self._measured_reward = measured_reward
         self._explored = explored
-        self._worlds = worlds if len(worlds) > 1 else ()
+        self._worlds = worlds or (model,)
+        apart = sensors_at_end is True
+        self._still = tuple(map(readings.without_contacts, self._worlds)) if apart else ()
+        self._n_steps = n_substeps + 1 if sensors_at_end == "all" else n_substeps
         self._world = np.zeros(n_envs, np.int64)
         n_threads = min(allowed_threads(), n_envs) if n_envs >= SMALL_BATCH else 1
         self._datas = [mujoco.MjData(model) for _ in range(n_threads)]
@@ -83,8 +86,8 @@ class MujocoBatch(SameStepVectorEnv):
         self._state[rows] = states[chosen]
         self._sensor[rows] = sensors[chosen]
         self.command[rows] = self._start_command(sensors[chosen])
-        if self._worlds:
-            n_worlds = len(self._worlds)
+        n_worlds = len(self._worlds)
+        if n_worlds > 1:
             self._world[rows] = (rows + self.rng.integers(n_worlds)) % n_worlds
 
     def _observe(self) -> np.ndarray:
@@ -105,20 +108,28 @@ class MujocoBatch(SameStepVectorEnv):
     def _simulated(self, command: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns the states (n, state) after a control step, and its readings of sensors.
 
-        The sensors are those of the last physics step. Where some are read at the end, they are
-        those of one physics step more, whose state is left out.
+        The sensors are those of the last physics step. Those that are read at the end come of one
+        physics step more, whose state is left out.
         """
         last = self._n_substeps - 1
-        n_steps = self._n_substeps if self._late is None else self._n_substeps + 1
-        control = np.repeat(command[:, None], n_steps, 1)
-        data = self._datas if len(self._datas) > 1 else self._datas[0]
-        models = [self._worlds[i] for i in self._world.tolist()] if self._worlds else self.model
-        rolled = self._rollout.rollout(models, data, self._state, control)
-        states, sensors = (np.asarray(array) for array in rolled)
+        states, sensors = self._rolled(self._worlds, self._state, command, self._n_steps)
+        state = states[:, last].copy()
         sensor = sensors[:, last].copy()
         if self._late is not None:
+            if self._still:
+                _, sensors = self._rolled(self._still, state, command, 1)
             sensor[:, self._late] = sensors[:, -1, self._late]
-        return states[:, last].copy(), sensor
+        return state, sensor
+
+    def _rolled(
+        self, worlds: Sequence[mujoco.MjModel], state: np.ndarray, command: np.ndarray, n_steps: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Returns states and readings of sensors, (n, n_steps, ..), from `state` (n, state) on."""
+        models = [worlds[i] for i in self._world.tolist()] if len(worlds) > 1 else worlds[0]
+        control = np.repeat(command[:, None], n_steps, 1)
+        data = self._datas if len(self._datas) > 1 else self._datas[0]
+        states, sensors = self._rollout.rollout(models, data, state, control)
+        return np.asarray(states), np.asarray(sensors)
 
     def _reward(self, obs: np.ndarray) -> np.ndarray:
         """Returns the reward (n,) of what was just observed; 0 where the task has none."""
@@ -134,7 +145,7 @@ class MujocoBatch(SameStepVectorEnv):
     def get_state(self) -> dict[str, np.ndarray | str]:
         """Returns everything that `set_state` needs to go on exactly from here."""
         own = {"state": self._state, "sensor": self._sensor, "command": self.command}
-        own |= {"world": self._world} if self._worlds else {}
+        own |= {"world": self._world} if len(self._worlds) > 1 else {}
         return {**super().get_state(), **{name: array.copy() for name, array in own.items()}}
 
     def set_state(self, saved: dict[str, np.ndarray | str]) -> None:
@@ -143,7 +154,7 @@ class MujocoBatch(SameStepVectorEnv):
         self._state = np.array(saved["state"])
         self._sensor = np.array(saved["sensor"])
         self.command = np.array(saved["command"])
-        if self._worlds:
+        if len(self._worlds) > 1:
             self._world = np.array(saved["world"])
 
 

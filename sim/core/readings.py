@@ -2,11 +2,31 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Literal
 
 import mujoco
 import numpy as np
 
+_SENSOR = mujoco.mjtSensor
+_DISABLE = mujoco.mjtDisableBit
+OF_CONSTRAINTS = {
+    int(kind)
+    for kind in (
+        _SENSOR.mjSENS_JOINTLIMITPOS,
+        _SENSOR.mjSENS_JOINTLIMITVEL,
+        _SENSOR.mjSENS_TENDONLIMITPOS,
+        _SENSOR.mjSENS_TENDONLIMITVEL,
+        _SENSOR.mjSENS_PLUGIN,
+        _SENSOR.mjSENS_USER,
+    )
+}
+NO_CONSTRAINTS = int(
+    _DISABLE.mjDSBL_CONTACT
+    | _DISABLE.mjDSBL_EQUALITY
+    | _DISABLE.mjDSBL_FRICTIONLOSS
+    | _DISABLE.mjDSBL_LIMIT
+)
 LATE = (mujoco.mjtStage.mjSTAGE_POS, mujoco.mjtStage.mjSTAGE_VEL)
 
 
@@ -40,6 +60,19 @@ def at_the_end(model: mujoco.MjModel, which: Literal[True, "all"]) -> np.ndarray
     True: those that follow from position and velocity.
     """
     return np.ones(model.nsensordata, bool) if which == "all" else of_the_state(model)
+
+
+def without_contacts(model: mujoco.MjModel) -> mujoco.MjModel:
+    """Returns the model for reading what follows from position and velocity, at least cost.
+
+    A physics step of it finds no contacts and solves no constraints. Where a sensor may read these,
+    it is `model` itself.
+    """
+    if set(model.sensor_type.tolist()) & OF_CONSTRAINTS:
+        return model
+    still = copy.copy(model)
+    still.opt.disableflags |= NO_CONSTRAINTS
+    return still
 
 
 def of_the_state(model: mujoco.MjModel) -> np.ndarray:

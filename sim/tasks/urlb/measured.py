@@ -129,7 +129,7 @@ class Readings:
 
     def __init__(self, model: mujoco.MjModel) -> None:
         n_threads = allowed_threads()
-        self._model = model
+        self._model = readings.without_contacts(model)
         self._datas = [mujoco.MjData(model) for _ in range(n_threads)]
         self._rollout = rollout.Rollout(nthread=n_threads if n_threads > 1 else 0)
 

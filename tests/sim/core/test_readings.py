@@ -71,3 +71,37 @@ def test_a_full_physics_state_holds_the_activations_where_readings_looks():
     mujoco.mj_getState(MODEL, data, state, mujoco.mjtState.mjSTATE_FULLPHYSICS)
     made = readings.readings(MODEL, state[None], np.zeros((1, 7)))
     assert made[0, 7:].tolist() == [7, 8]
+
+
+LIMITED = """
+<mujoco>
+  <worldbody>
+    <geom type="plane" size="1 1 1"/>
+    <body pos="0 0 .05">
+      <joint name="z" type="slide" axis="0 0 1" range="-1 -.5" limited="true"/>
+      <geom size=".1"/>
+    </body>
+  </worldbody>
+  <sensor><jointpos joint="z"/><jointvel joint="z"/>{}</sensor>
+</mujoco>"""
+
+
+def read_after_a_step(model):
+    data = mujoco.MjData(model)
+    data.qvel[:] = 2
+    mujoco.mj_step(model, data)
+    return data.nefc, data.sensordata.tolist()
+
+
+def test_positions_and_velocities_are_read_without_contacts_and_limits():
+    model = mujoco.MjModel.from_xml_string(LIMITED.format(""))
+    n_constraints, read = read_after_a_step(model)
+    assert n_constraints > 0 and read == [0, 2]
+    assert read_after_a_step(readings.without_contacts(model)) == (0, [0, 2])
+    assert read_after_a_step(model)[0] == n_constraints  # the model itself is as before
+
+
+def test_sensors_of_limits_keep_them():
+    model = mujoco.MjModel.from_xml_string(LIMITED.format('<jointlimitpos joint="z"/>'))
+    _, read = read_after_a_step(readings.without_contacts(model))
+    assert read == [0, 2, -0.5]  # that far beyond the range
