@@ -1,0 +1,1 @@
+"""Parts of vector_env.py."""
