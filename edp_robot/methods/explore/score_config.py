@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from edp_robot.methods.models import NoiseModelConfig
-from edp_robot.methods.ranges import Ranged, Share
+from edp_robot.methods.ranges import NotNegative, Ranged, Share
 
 ESTIMATORS = ("iid", "stratified", "antithetic", "shared", "exact")
 SPACINGS = ("time", "log_snr")
@@ -32,6 +32,7 @@ class ScoreRewardConfig(Ranged):
     spacing: Literal["time", "log_snr"] = "time"
     estimator: Literal["iid", "stratified", "antithetic", "shared", "exact"] = "shared"
     n_states: int = 1024
+    n_neighbours: NotNegative = 0.0
     pseudo_count: float = 0.1
     fields: tuple[str, ...] = ()
     model: NoiseModelConfig = field(default_factory=NoiseModelConfig)

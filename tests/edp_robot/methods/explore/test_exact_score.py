@@ -1,5 +1,6 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 from support.tiny import plain_spec
@@ -153,3 +154,43 @@ def test_a_ring_keeps_the_newest_and_knows_what_is_empty():
     ring.add(torch.tensor([[[3.0], [4.0]]]))
     assert (ring.states[0, ring.older()].tolist(), ring.n_older().item()) == ([[2.0]], 1)
     assert sorted(ring.states.flatten().tolist()) == [2.0, 3.0, 4.0]
+
+
+def perplexity(intrinsic, x):
+    """Returns the mean over states x (batch, dim) of log(number of neighbours), in plain numpy."""
+    states = intrinsic.ring.states[0][intrinsic.ring.older()].double().numpy()
+    std = math.exp(float(intrinsic.log_std))
+    squared = ((x.double().numpy()[:, None] - states) ** 2).sum(-1)
+    weights = np.exp(-(squared - squared.min(-1, keepdims=True)) / (2 * std**2))
+    weights /= weights.sum(-1, keepdims=True)
+    logs = np.log(np.maximum(weights, 1e-300))
+    return float(np.exp(-(weights * logs).sum(-1).mean()))
+
+
+@pytest.mark.parametrize(("dim", "scale"), [(2, 1.0), (24, 1.0), (24, 0.05), (78, 3.0)])
+def test_the_resolution_finds_the_number_of_neighbours(dim, scale):
+    torch.manual_seed(0)
+    intrinsic = reward(dim, n_neighbours=16.0, t_low=0.2)
+    for _ in range(1_000):
+        batch = scale * torch.randn(1, 64, dim)
+        intrinsic.update(batch)
+    assert perplexity(intrinsic, scale * torch.randn(256, dim)) == pytest.approx(16, rel=0.2)
+
+
+def test_the_resolution_stays_without_neighbours_to_find_and_without_older_states():
+    fixed = reward(3)
+    found = reward(3, n_neighbours=16.0)
+    start = float(fixed.log_std)
+    found.update(torch.randn(1, 64, 3))  # all are the newest: nothing to compare with
+    for _ in range(3):
+        fixed.update(torch.randn(1, 64, 3))
+    assert float(found.log_std) == float(fixed.log_std) == start
+
+
+def test_each_learner_finds_its_own_resolution():
+    torch.manual_seed(0)
+    intrinsic = reward(4, n_seeds=2, n_neighbours=16.0)
+    for _ in range(500):
+        intrinsic.update(torch.tensor([1.0, 10.0]).reshape(2, 1, 1) * torch.randn(2, 64, 4))
+    near, far = intrinsic.log_std.flatten().tolist()
+    assert far - near == pytest.approx(math.log(10), abs=0.1)
