@@ -30,11 +30,18 @@ def _distillation() -> Any:
 def exploration(options: Annotated[Any, arg(name="", constructor_factory=_exploration)]) -> int:
     """Make the table of exploration results: each method in each maze, several seeds.
 
-    Ctrl-C stops it. The same command continues, and runs nothing twice. Tables and figures are
+    With --domains: each recipe on each body for the same processor time, and tasks learned after
+    it. Ctrl-C stops it. The same command continues, and runs nothing twice. Tables and figures are
     written again after every run.
     Example: edp study exploration --mazes a tree --methods edp random --n-seeds 3
+    Example: edp study exploration --domains walker arm --cpu-s 240 --processes 2
     """
-    return _run(options, options.out / "table.md")
+    if not options.domains:
+        return _run(options, options.out / "table.md")
+    from edp_robot.studies.domains.domain_study import BodyOptions, BodyStudy
+
+    study = BodyStudy(BodyOptions(**options.of_bodies()), _machine())
+    return _ran(study, options.out / "domains.md")
 
 
 def ablation(options: Annotated[Any, arg(name="", constructor_factory=_ablation)]) -> int:
@@ -77,7 +84,11 @@ def _run(options: Any, table: Path) -> int:
     """Runs a study of pre-trainings and returns the exit status, 1 where a run failed."""
     from edp_robot.studies.study import Study
 
-    study = Study(options, _machine())
+    return _ran(Study(options, _machine()), table)
+
+
+def _ran(study: Any, table: Path) -> int:
+    """Runs a study and returns the exit status, 1 where a run failed."""
     if study():
         print(table)
         return 0

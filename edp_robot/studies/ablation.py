@@ -13,12 +13,11 @@ from edp_robot.methods.ranges import Ranged, Seed
 from edp_robot.studies.exploration_report import about, run_rows
 from edp_robot.studies.exploration_runs import Pretraining, Result
 from edp_robot.studies.study_options import MAZE_PREFIX, check_mazes, check_names, command_line
-from edp_robot.studies.tables import as_csv, bold, markdown
+from edp_robot.studies.tables import CONFIDENCE, as_csv, bold, interval, markdown
 from policy_server.contract.disk.files import write_atomic
 from policy_server.contract.disk.outputs import OutFolder
 
 BASE = "default"
-CONFIDENCE = 0.95
 # The state model as a network, sharp enough to hold a maze (docs/exploration.md).
 NETWORK = (
     "state_model.n_blocks=1",
@@ -116,14 +115,6 @@ class Options(Ranged):
         made = about(results, command_line("ablation", self), date.today().isoformat())
         parts = ["# What mattered in exploration", table(self, results), NOTE, made]
         write_atomic(self.out / "ablation.md", "\n\n".join(parts) + "\n")
-
-
-def interval(values: np.ndarray) -> tuple[float, float]:
-    """Returns (mean, half width of its 95 % interval by Student's t) of values (n,), n >= 2."""
-    from scipy import stats
-
-    quantile = stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1)
-    return float(values.mean()), float(quantile * stats.sem(values))
 
 
 def gain(values: np.ndarray, base: np.ndarray) -> tuple[float, float]:

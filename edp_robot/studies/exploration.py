@@ -1,15 +1,28 @@
-"""The study of exploration: each method in each maze, several seeds (`edp study exploration`)."""
+"""The study of exploration: each method in each maze, several seeds (`edp study exploration`).
+
+With `--domains` it is that of bodies, at equal processor time (`edp_robot.studies.domains`).
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from edp_robot.methods.ranges import Ranged, Seed
 from edp_robot.studies import exploration_report as report
 from edp_robot.studies.exploration_runs import ARM, METHODS, Pretraining, Result
 from edp_robot.studies.study_options import MAZE_PREFIX, check_mazes, check_names, command_line
 from policy_server.contract.disk.outputs import OutFolder
+
+OF_BODIES = (
+    "domains",
+    "recipes",
+    "cpu_s",
+    "at_env_steps",
+    "downstream_steps",
+    "downstream_episodes",
+)
 
 
 @dataclass(frozen=True)
@@ -27,6 +40,15 @@ class Options(Ranged):
         processes: Runs at the same time. Each gets its share of the cores.
         arm: Runs the desk arm too, in a table of its own.
         arm_env_steps: Control steps of a run of the arm.
+        domains: Bodies, such as walker, hopper, quadruped, arm. They are run instead of mazes: each
+            recipe explores for `cpu_s`, in n_seeds processes of one thread, and ddpg then
+            learns tasks from each run. The options below are theirs, and --methods is not.
+        recipes: Recipes of exploring (edp_robot/studies/domains/recipes.py). Empty: all.
+        cpu_s: Processor time of each exploring run [s].
+        at_env_steps: env_steps at which recipes are compared too.
+        downstream_steps: env_steps of fine-tuning at which the return is measured. Empty: no
+            fine-tuning.
+        downstream_episodes: Episodes of each such measurement, always the same ones.
     """
 
     mazes: tuple[str, ...] = ("a", "b", "c", "d", "tree", "bottleneck", "large")
@@ -39,6 +61,12 @@ class Options(Ranged):
     processes: int = 1
     arm: bool = False
     arm_env_steps: int = 64_000
+    domains: tuple[str, ...] = ()
+    recipes: tuple[str, ...] = ()
+    cpu_s: float = 240.0
+    at_env_steps: int = 50_000
+    downstream_steps: tuple[int, ...] = (10_000, 50_000, 100_000)
+    downstream_episodes: int = 20
 
     def __post_init__(self) -> None:
         """Checks the options, and shortens names of mazes that are written out."""
@@ -50,6 +78,11 @@ class Options(Ranged):
         super().__post_init__()
         if not (self.mazes or self.arm) or not self.methods:
             raise ValueError("nothing to run: give --mazes or --arm, and --methods")
+
+    def of_bodies(self) -> dict[str, Any]:
+        """Returns the options that the study of bodies takes, by name."""
+        shared = ("n_seeds", "seed", "runs", "out", "processes")
+        return {name: getattr(self, name) for name in (*OF_BODIES, *shared)}
 
     def tasks(self) -> list[str]:
         """Returns the names of the tasks, mazes first."""
@@ -68,5 +101,5 @@ class Options(Ranged):
 
     def write(self, results: list[Result]) -> None:
         """Writes the tables and figures to `out`."""
-        command = command_line("exploration", self)
+        command = command_line("exploration", self, leave_out=OF_BODIES)
         report.write(self.out, self.tasks(), self.methods, results, command)

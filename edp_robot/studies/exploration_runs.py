@@ -38,6 +38,7 @@ class Pretraining(Job):
         seed: Seeds all random generators.
         variant: Name of what was changed. Empty: nothing, and the method names the run.
         settings: NAME=VALUE for `edp pretrain --set`.
+        preset: Sizes and rates. Empty: the default's.
     """
 
     runs: Path
@@ -48,6 +49,7 @@ class Pretraining(Job):
     seed: int
     variant: str = ""
     settings: tuple[str, ...] = ()
+    preset: str = ""
 
     @property
     def name(self) -> str:
@@ -67,7 +69,8 @@ class Pretraining(Job):
     def options(self) -> dict[str, Any]:
         """Returns the options that a continued run must share with the interrupted one."""
         sizes = {"env_steps": self.env_steps, "n_seeds": self.n_seeds, "seed": self.seed}
-        return {**sizes, **({"set": " ".join(self.settings)} if self.settings else {})}
+        preset = {"preset": self.preset} if self.preset else {}
+        return {**sizes, **preset, **({"set": " ".join(self.settings)} if self.settings else {})}
 
     def words(self) -> list[str]:
         """Returns the command and its options, without files."""

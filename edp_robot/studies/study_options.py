@@ -33,21 +33,22 @@ def check_mazes(names: Sequence[str]) -> None:
     check_names("maze", names, [task.removeprefix(MAZE_PREFIX) for task in task_names()])
 
 
-def command_line(study: str, options: Any) -> str:
+def command_line(study: str, options: Any, leave_out: Collection[str] = ()) -> str:
     """Returns the command that repeats a study, with every option written out.
 
     Args:
         study: Name of the study, like "exploration".
         options: The study's dataclass of options.
+        leave_out: Names of fields that mean nothing here.
     """
     words = ["edp", "study", study]
-    for field in fields(options):
+    for field in [field for field in fields(options) if field.name not in leave_out]:
         name = field.name.replace("_", "-")
         value = getattr(options, field.name)
         if isinstance(value, bool):
             words.append(f"--{name}" if value else f"--no-{name}")
         elif isinstance(value, tuple):
-            words += [f"--{name}", *value]
+            words += [f"--{name}", *map(str, value)]
         else:
             words += [f"--{name}", str(value)]
     return shlex.join(words)

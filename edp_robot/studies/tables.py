@@ -9,10 +9,20 @@ from typing import Any
 
 import numpy as np
 
+CONFIDENCE = 0.95  # of every interval
+
 
 def mean_std(values: Sequence[float] | np.ndarray) -> tuple[float, float | None]:
     """Returns (mean, sample standard deviation), None for the latter of a single value."""
     return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else None
+
+
+def interval(values: np.ndarray) -> tuple[float, float]:
+    """Returns (mean, half width of its 95 % interval by Student's t) of values (n,), n >= 2."""
+    from scipy import stats
+
+    quantile = stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1)
+    return float(values.mean()), float(quantile * stats.sem(values))
 
 
 def cell(values: Sequence[float] | np.ndarray, digits: int = 2) -> str:

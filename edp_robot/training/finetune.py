@@ -38,7 +38,9 @@ class FinetuneConfig(RunConfig):
 
     `start` is the run folder of the pre-training, of which learner `start_seed` is taken. Empty, it
     starts from scratch. `reuse_replay` relabels the pre-training's replay with the task's reward.
-    On that it learns for `offline_rounds` rounds before the first env_step.
+    On that it learns for `offline_rounds` rounds before the first env_step. Without `reuse_policy`
+    it takes over that data alone and no networks, which random actions have none of.
+    `n_eval_episodes` are those of each evaluation on the way, always the same ones.
     """
 
     TITLE = "fine-tuning"
@@ -52,6 +54,8 @@ class FinetuneConfig(RunConfig):
     start: str = ""
     start_seed: Natural = 0
     reuse_replay: bool = True
+    reuse_policy: bool = True
+    n_eval_episodes: int = 100
     offline_rounds: Natural = 0
     loop: LoopConfig = field(default_factory=LoopConfig)
     tuner: Any = field(default_factory=ResamplingConfig)
@@ -86,8 +90,9 @@ def make_learner(spec: TaskSpec, config: FinetuneConfig) -> FineTuner:
     learner = made(spec, config.tuner)
     if config.start:
         start = load_pretrained(config.start, config.start_seed)
-        learner.start_from(start.part)
-        learner.keep_normaliser(start.part("normaliser"))
+        if config.reuse_policy:
+            learner.start_from(start.part)
+            learner.keep_normaliser(start.part("normaliser"))
         if config.reuse_replay:
             learner.prior = relabelled(start.replay, spec, config.seed)
     return learner
@@ -102,8 +107,8 @@ def finetune(
         config: Task, method, start and sizes.
         out: Run folder.
         resume: Whether to go on from the folder's checkpoint.
-        eval_every: env_steps between evaluations of 100 episodes, logged as `mean_return` and,
-            where the task reports it, `success`; 0: none.
+        eval_every: env_steps between evaluations, logged as `mean_return` and, where the task
+            reports it, `success`; 0: none.
 
     Raises:
         ValueError: There is no such task or method.
@@ -116,7 +121,8 @@ def finetune(
 
     def measure() -> dict[str, float]:
         acting = torch_actor(learner.policy, 1)
-        found = evaluate(acting, config.task, 100, 1, config.loop.n_action_steps)
+        n_episodes = config.n_eval_episodes
+        found = evaluate(acting, config.task, n_episodes, 1, config.loop.n_action_steps)
         success = {} if found.success is None else {"success": found.success}
         return {**success, "mean_return": found.mean_return}
 

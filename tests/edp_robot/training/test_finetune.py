@@ -49,6 +49,17 @@ def test_without_relabelling_there_is_no_prior(pretrained):
     assert make_learner(SPEC, config).prior is None
 
 
+def test_data_of_random_actions_is_taken_over_without_networks(tmp_path):
+    pretrain(tiny_pretrain(method="random"), str(tmp_path / "random"))
+    config = tiny_finetune(tmp_path / "random", method="ddpg")
+    with pytest.raises(ValueError, match="holds no network"):
+        make_learner(SPEC, config)
+    learner = make_learner(SPEC, replace(config, reuse_policy=False))
+    saved = checkpoint(tmp_path / "random")["replay"]["arrays"]["obs"]
+    assert learner.prior is not None and len(learner.prior) == saved.shape[0] * saved.shape[1]
+    assert not learner.normaliser.frozen
+
+
 def test_learning_offline_takes_no_env_step(pretrained):
     config = tiny_finetune(pretrained, offline_rounds=2)
     learner = make_learner(SPEC, config)

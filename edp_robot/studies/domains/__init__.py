@@ -1,0 +1,1 @@
+"""The study of exploration on bodies: `edp study exploration --domains`."""

@@ -1,0 +1,182 @@
+"""Runs the study of bodies: explores, fine-tunes, and writes tables that grow with every run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from subprocess import Popen
+
+from edp_robot.methods.ranges import Ranged, Seed
+from edp_robot.studies.domains import domain_report as report
+from edp_robot.studies.domains.domain_runs import Downstream, exploring, read_curves
+from edp_robot.studies.domains.domain_tables import Found
+from edp_robot.studies.domains.recipes import DOWNSTREAM, RECIPES, SCRATCH
+from edp_robot.studies.exploration_runs import Pretraining
+from edp_robot.studies.jobs import Job, make_missing
+from edp_robot.studies.study_options import check_names, command_line
+from policy_server.contract.disk.outputs import OutFolder
+from sim.core.registry import task_spec
+
+
+@dataclass(frozen=True)
+class BodyOptions(Ranged):
+    """What is run on bodies. The fields are those of the study of exploration.
+
+    Attributes:
+        domains: Names of tasks without reward.
+        recipes: Any of RECIPES; empty: all.
+        cpu_s: Processor time of exploring [s].
+        at_env_steps: Where recipes are compared at equal env_steps.
+        downstream_steps: env_steps of fine-tuning at which returns are measured; empty: none.
+        downstream_episodes: Episodes of each measurement.
+        n_seeds: Runs of each recipe, each in a process of its own with one thread.
+        seed: The first one's seed; the others' follow.
+        runs: Folder for runs, results and logs.
+        out: Folder for domains.md, domains.csv and the figures.
+        processes: Runs at the same time.
+    """
+
+    domains: tuple[str, ...]
+    recipes: tuple[str, ...]
+    cpu_s: float
+    at_env_steps: int
+    downstream_steps: tuple[int, ...]
+    downstream_episodes: int
+    n_seeds: int
+    seed: Seed
+    runs: OutFolder
+    out: OutFolder
+    processes: int
+
+    def __post_init__(self) -> None:
+        """Checks the options; fills in what was left empty."""
+        object.__setattr__(self, "recipes", tuple(dict.fromkeys(self.recipes)) or tuple(RECIPES))
+        object.__setattr__(self, "domains", tuple(dict.fromkeys(self.domains)))
+        object.__setattr__(self, "downstream_steps", tuple(sorted(set(self.downstream_steps))))
+        check_names("recipe", self.recipes, RECIPES)
+        for domain in self.domains:
+            if task_spec(domain).new_coverage is None:
+                raise ValueError(f"task {domain!r} has no measure of coverage (new_coverage)")
+        super().__post_init__()
+
+    @property
+    def seeds(self) -> range:
+        """The seeds."""
+        return range(self.seed, self.seed + self.n_seeds)
+
+    def plan(self) -> report.Plan:
+        """Returns what the tables compare."""
+        command = command_line("exploration", self)
+        return report.Plan(
+            self.domains, self.cpu_s, self.at_env_steps, self.downstream_steps, command
+        )
+
+
+class BodyStudy:
+    """Makes the runs that are missing, and writes the tables again after each.
+
+    Attributes:
+        jobs: All runs.
+        found: What the complete runs gave.
+        failed: What went wrong with the others that were tried.
+
+    Args:
+        options: What is run and written.
+        machine: This machine in words.
+        start: Starts a run's process. None: as `edp`, with one thread.
+
+    Raises:
+        ValueError: A run was made before with other options.
+    """
+
+    def __init__(
+        self, options: BodyOptions, machine: str, start: Callable[[Job], Popen] | None = None
+    ) -> None:
+        self.options = options
+        self.machine = machine
+        self.found = Found()
+        self.failed: dict[Pretraining | Downstream, str] = {}
+        self._start = start or (lambda job: job.start(1))
+        self._waves = [wave for seed in options.seeds for wave in self._of_seed(seed)]
+        self.jobs = [job for wave in self._waves for job in wave]
+        for job in self.jobs:
+            job.check()
+
+    def __call__(self) -> bool:
+        """Returns whether every run is complete.
+
+        Raises:
+            KeyboardInterrupt: Ctrl-C. The runs at work have saved; the same command continues them.
+        """
+        for job in self.jobs:
+            if job.finished():
+                self.take(job)
+        self.write()
+        for wave in self._waves:
+            ready = [job for job in wave if self._can_start(job)]
+            make_missing(ready, self.start, self.options.processes, self.ended)
+        return not self.failed
+
+    def start(self, job: Pretraining | Downstream) -> Popen:
+        """Returns the started process of a run."""
+        if isinstance(job, Pretraining):
+            job.note(f"{self.machine}; 1 thread a run, --processes {self.options.processes}")
+        else:
+            job.note()
+        return self._start(job)
+
+    def ended(self, job: Pretraining | Downstream, problem: str) -> None:
+        """Takes a run whose process has ended, with what went wrong ("" for nothing)."""
+        if problem:
+            self._fail(job, problem)
+        else:
+            self.take(job)
+            self.write()
+
+    def take(self, job: Pretraining | Downstream) -> None:
+        """Collects a complete run, and prints its line."""
+        try:
+            if isinstance(job, Pretraining):
+                self.found.explored[job] = read_curves(job)
+            else:
+                self.found.returns[job] = job.returns()
+        except (OSError, ValueError) as error:
+            self._fail(job, str(error))
+            return
+        print(f"{_domain(job)}, {job.name}: done, {self.found.n}/{len(self.jobs)}", flush=True)
+
+    def write(self) -> None:
+        """Writes the tables and figures of the results so far, if there are any."""
+        if self.found.explored:
+            report.write(self.options.out, self.found, self.options.plan())
+
+    def _fail(self, job: Pretraining | Downstream, problem: str) -> None:
+        self.failed[job] = problem
+        print(f"{_domain(job)}, {job.name}: failed: {problem}; log: {job.log_path}", flush=True)
+
+    def _can_start(self, job: Pretraining | Downstream) -> bool:
+        """Returns whether what the run starts from is there."""
+        explored = job.explored if isinstance(job, Downstream) else None
+        return explored is None or explored in self.found.explored
+
+    def _of_seed(self, seed: int) -> list[Sequence[Pretraining | Downstream]]:
+        """Returns a seed's runs in two waves: exploring, then what starts from it."""
+        o = self.options
+        first = [
+            exploring(o.runs, domain, recipe, seed, o.cpu_s)
+            for domain in o.domains
+            for recipe in o.recipes
+        ]
+        sizes = (seed, o.cpu_s, o.downstream_steps, o.downstream_episodes)
+        after = [
+            Downstream(o.runs, domain, recipe, task, *sizes)
+            for domain in o.domains
+            for task in DOWNSTREAM.get(domain, ())
+            for recipe in (*o.recipes, SCRATCH)
+        ]
+        return [first, after if o.downstream_steps else []]
+
+
+def _domain(job: Pretraining | Downstream) -> str:
+    """Returns the name of the task that was explored."""
+    return job.task if isinstance(job, Pretraining) else job.domain
