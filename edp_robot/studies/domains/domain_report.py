@@ -20,7 +20,7 @@ from policy_server.contract.disk.files import write_atomic
 
 NOTE = """Cells: mean [95 % interval of the mean, Student's t] (n) over n seeds, each a process of
 its own with one thread. The best mean of a column is bold. `coverage_*`: share of a grid's bins.
-Nobody knows how many can be reached, so it compares rows of one table only. The hand's is the share
+How many can be reached is unknown, so it compares rows of one table only. The hand's is the share
 of what the arm can reach. `n_contacts`: distinct sets of limbs in contact, by bins of speed where
 the body has them. The module of each body (sim/tasks) says what its measures are."""
 AFTER = """Return after so many env_steps of fine-tuning by one learner (`--method ddpg`). It goes
@@ -48,7 +48,13 @@ class Plan:
 
 
 def write(out: Path, found: Found, plan: Plan) -> None:
-    """Writes the files into the folder `out`."""
+    """Writes the files.
+
+    Args:
+        out: Their folder.
+        found: What the runs gave.
+        plan: What is compared.
+    """
     write_atomic(out / "domains.csv", as_csv(long_rows(found)))
     write_atomic(out / "domains.md", "\n\n".join(parts(found, plan)) + "\n")
     there = {job.task for job in found.explored}
