@@ -10,23 +10,13 @@ from torch import Tensor
 
 from edp_robot.diffusion.schedule import scalar_coefficients
 from edp_robot.methods.explore.intrinsic_reward import IntrinsicReward
+from edp_robot.methods.explore.novelty import novelty_columns
 from edp_robot.methods.explore.ring import Ring
 from edp_robot.methods.explore.score_config import ScoreRewardConfig
 from sim.core.spec import TaskSpec
 
 N_COMPARED = 32  # states of an update that the resolution is judged by
 GAIN = 0.02  # of the resolution: 24 dimensions times this are well below 2, where it would swing
-
-
-def novelty_columns(spec: TaskSpec, fields: tuple[str, ...]) -> list[int]:
-    """Returns the indices of the observation fields `fields`, or all indices if it is empty.
-
-    Raises:
-        KeyError: The task has no such field. The message lists those that it has.
-    """
-    every = list(range(spec.obs_dim))
-    chosen = sorted(i for name in fields for i in every[spec.obs_slice(name)])
-    return chosen if fields else every
 
 
 class ExactScoreReward(IntrinsicReward):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from edp_robot.methods.explore.intrinsic_reward import INTRINSIC_REWARDS, IntrinsicReward
+from edp_robot.methods.explore.novelty import novelty_columns
 from edp_robot.methods.explore.ring import Ring
 from edp_robot.methods.ranges import Ranged
 from sim.core.spec import TaskSpec
@@ -16,10 +17,15 @@ from sim.core.spec import TaskSpec
 
 @dataclass(frozen=True)
 class ParticleConfig(Ranged):
-    """How many states are held, and how many of the nearest count."""
+    """How many states are held, and how many of the nearest count.
+
+    Distances are measured on the observation fields named in `fields`, or on all of them if it is
+    empty.
+    """
 
     n_neighbours: int = 3
     n_particles: int = 1024
+    fields: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         n = self.n_neighbours
@@ -39,15 +45,18 @@ class Particle(IntrinsicReward):
 
     Config = ParticleConfig
     recordable = True
+    columns: Tensor
 
     def __init__(self, spec: TaskSpec, config: ParticleConfig, **learners: Any) -> None:
         super().__init__(spec, config, **learners)
         self.n_neighbours = config.n_neighbours
-        self.ring = Ring(self.n_seeds, config.n_particles, spec.obs_dim)
+        columns = novelty_columns(spec, config.fields)
+        self.register_buffer("columns", torch.tensor(columns), persistent=False)
+        self.ring = Ring(self.n_seeds, config.n_particles, len(columns))
 
     def update(self, obs: Tensor) -> dict[str, Tensor]:
         """Puts visited states into the ring of particles; learns nothing."""
-        self.ring.add(obs)
+        self.ring.add(obs[..., self.columns])
         return {}
 
     @torch.no_grad()
@@ -56,6 +65,7 @@ class Particle(IntrinsicReward):
 
         The nearest particle does not count, because a state of the replay may be that particle.
         """
-        nearest = self.ring.distance(obs).topk(self.n_neighbours + 1, largest=False).values[..., 1:]
+        distance = self.ring.distance(obs[..., self.columns])
+        nearest = distance.topk(self.n_neighbours + 1, largest=False).values[..., 1:]
         entropy = torch.log1p(nearest).mean(-1)
         return torch.where(self.ring.n_seen > self.n_neighbours, entropy, 0.0)

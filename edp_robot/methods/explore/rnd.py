@@ -11,17 +11,22 @@ from torch import Tensor
 from edp_robot.diffusion.networks import mlp
 from edp_robot.engine import Adam
 from edp_robot.methods.explore.intrinsic_reward import INTRINSIC_REWARDS, IntrinsicReward
+from edp_robot.methods.explore.novelty import novelty_columns
 from edp_robot.methods.ranges import NotNegative, Ranged
 from sim.core.spec import TaskSpec
 
 
 @dataclass(frozen=True)
 class RNDConfig(Ranged):
-    """Sizes of the two networks and the predictor's learning rate."""
+    """Sizes of the two networks and the predictor's learning rate.
+
+    The networks see the observation fields named in `fields`, or all of them if it is empty.
+    """
 
     width: int = 256
     out_dim: int = 64
     learning_rate: NotNegative = 1e-4
+    fields: tuple[str, ...] = ()
 
 
 @INTRINSIC_REWARDS.register("rnd")
@@ -33,16 +38,20 @@ class RND(IntrinsicReward):
 
     Config = RNDConfig
     recordable = True
+    columns: Tensor
 
     def __init__(self, spec: TaskSpec, config: RNDConfig, **learners: Any) -> None:
         super().__init__(spec, config, **learners)
-        sizes = [spec.obs_dim, config.width, config.width, config.out_dim]
+        columns = novelty_columns(spec, config.fields)
+        self.register_buffer("columns", torch.tensor(columns), persistent=False)
+        sizes = [len(columns), config.width, config.width, config.out_dim]
         self.predictor = mlp(sizes, layer_norm=False, stack=(self.n_seeds,))
         self.target = mlp(sizes, layer_norm=False, stack=(self.n_seeds,)).requires_grad_(False)
         self.optimizer = Adam(self.predictor.parameters(), config.learning_rate)
 
     def _error(self, obs: Tensor) -> Tensor:
-        return (self.predictor(obs) - self.target(obs)).square().mean(-1)
+        x = obs[..., self.columns]
+        return (self.predictor(x) - self.target(x)).square().mean(-1)
 
     def update(self, obs: Tensor) -> dict[str, Tensor]:
         """Takes one grad_step of the predictor on visited states; returns the loss (n_seeds,)."""

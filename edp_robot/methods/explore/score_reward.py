@@ -11,8 +11,9 @@ from torch import Tensor
 from edp_robot.diffusion.losses import denoising_loss
 from edp_robot.diffusion.schedule import add_noise, half_log_snr, sample_t, t_of_half_log_snr
 from edp_robot.engine import Adam
-from edp_robot.methods.explore.exact_score import ExactScoreReward, novelty_columns
+from edp_robot.methods.explore.exact_score import ExactScoreReward
 from edp_robot.methods.explore.intrinsic_reward import INTRINSIC_REWARDS, IntrinsicReward
+from edp_robot.methods.explore.novelty import novelty_columns
 from edp_robot.methods.explore.score_config import PAIRED, ScoreRewardConfig
 from edp_robot.methods.models import SMALL, noise_model
 from sim.core.spec import TaskSpec

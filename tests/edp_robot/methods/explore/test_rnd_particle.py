@@ -80,3 +80,21 @@ def test_neighbours_that_cannot_be_are_refused(n):
         ValueError, match=f"n_neighbours={n}: give a number from 1 to n_particles - 1 = 7"
     ):
         particle(1, n_neighbours=n, n_particles=8)
+
+
+@pytest.mark.parametrize("make", [rnd, particle])
+def test_only_the_named_fields_count_as_new(make):
+    torch.manual_seed(0)
+    intrinsic = make(3, fields=("x2", "x0"))
+    intrinsic.update(torch.randn(1, 64, 3))
+    obs = torch.randn(1, 8, 3)
+    other = obs.clone()
+    other[..., 1] += 100.0
+    torch.testing.assert_close(intrinsic.error(obs), intrinsic.error(other))
+    other[..., 2] += 100.0
+    assert (intrinsic.error(other) > 2 * intrinsic.error(obs)).all()
+
+
+def test_a_field_that_is_not_there_is_named():
+    with pytest.raises(KeyError, match=r"no obs field 'hand'.*'x0', 'x1'"):
+        particle(2, fields=("hand",))
