@@ -22,7 +22,9 @@ NOTE = """Cells: mean [95 % interval of the mean, Student's t] (n) over n seeds,
 its own with one thread. The best mean of a column is bold. `coverage_*`: share of a grid's bins.
 How many can be reached is unknown, so it compares rows of one table only. The hand's is the share
 of what the arm can reach. `n_contacts`: distinct sets of limbs in contact, by bins of speed where
-the body has them. The module of each body (sim/tasks) says what its measures are."""
+the body has them. The module of each body (sim/tasks) says what its measures are.
+`entropy`: k-NN estimate of 4,000 states of the run's replay, each number of the obs divided by its
+standard deviation under random actions."""
 AFTER = """Return after so many env_steps of fine-tuning by one learner (`--method ddpg`). It goes
 on with the run's actor and learns from its newest data too, where the reward is a function of the
 observation. Random actions leave no actor. The size of the actor is the recipe's."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from subprocess import Popen
 
 from edp_robot.methods.ranges import Ranged, Seed
@@ -11,6 +12,7 @@ from edp_robot.studies.domains import domain_report as report
 from edp_robot.studies.domains.domain_runs import Downstream, exploring, read_curves
 from edp_robot.studies.domains.domain_tables import Found
 from edp_robot.studies.domains.recipes import DOWNSTREAM, RECIPES, SCRATCH
+from edp_robot.studies.domains.state_entropy import kept_entropy
 from edp_robot.studies.exploration_runs import Pretraining
 from edp_robot.studies.jobs import Job, make_missing
 from edp_robot.studies.study_options import check_names, command_line
@@ -84,19 +86,25 @@ class BodyStudy:
         options: What is run and written.
         machine: This machine in words.
         start: Starts a run's process. None: as `edp`, with one thread.
+        entropy: Returns the entropy of a run's states, given its folder and a file to keep it in.
 
     Raises:
         ValueError: A run was made before with other options.
     """
 
     def __init__(
-        self, options: BodyOptions, machine: str, start: Callable[[Job], Popen] | None = None
+        self,
+        options: BodyOptions,
+        machine: str,
+        start: Callable[[Job], Popen] | None = None,
+        entropy: Callable[[Path, Path], float] = kept_entropy,
     ) -> None:
         self.options = options
         self.machine = machine
         self.found = Found()
         self.failed: dict[Pretraining | Downstream, str] = {}
         self._start = start or (lambda job: job.start(1))
+        self._entropy = entropy
         self._waves = [wave for seed in options.seeds for wave in self._of_seed(seed)]
         self.jobs = [job for wave in self._waves for job in wave]
         for job in self.jobs:
@@ -137,7 +145,9 @@ class BodyStudy:
         """Collects a complete run, and prints its line."""
         try:
             if isinstance(job, Pretraining):
-                self.found.explored[job] = read_curves(job)
+                curves = read_curves(job)
+                self.found.entropy[job] = self._entropy(job.folder, job.beside(".entropy.json"))
+                self.found.explored[job] = curves
             else:
                 self.found.returns[job] = job.returns()
         except (OSError, ValueError) as error:

@@ -21,6 +21,7 @@ class Found:
 
     explored: dict[Pretraining, Curves] = field(default_factory=dict)
     returns: dict[Downstream, list[float]] = field(default_factory=dict)
+    entropy: dict[Pretraining, float] = field(default_factory=dict)
 
     @property
     def n(self) -> int:
@@ -32,6 +33,14 @@ class Found:
         return [
             curves
             for job, curves in self.explored.items()
+            if job.task == domain and job.name == f"{slug(recipe)}-{job.seed}"
+        ]
+
+    def entropies(self, domain: str, recipe: str) -> list[float]:
+        """Returns the entropy [nats] of the states of a recipe's seeds in a domain."""
+        return [
+            nats
+            for job, nats in self.entropy.items()
             if job.task == domain and job.name == f"{slug(recipe)}-{job.seed}"
         ]
 
@@ -100,13 +109,18 @@ def exploring_table(
         found: What the runs gave.
         domain: Name of the task.
         value: Returns a measure of a run at that point, NaN where the run did not get there.
-        cost: `env_step` or `cpu_s`, the mean of which at the end of the runs is shown.
+        cost: `env_step` or `cpu_s`, the mean of which at the end of the runs is shown. At equal
+            time (`env_step`) the entropy of the replay at the end is shown too.
     """
     by_recipe = {recipe: found.curves(domain, recipe) for recipe in RECIPES}
     columns = {
         name: {recipe: [value(c, name) for c in runs] for recipe, runs in by_recipe.items() if runs}
         for name in found.measures(domain)
     }
+    if cost == "env_step":
+        columns["entropy [nats]"] = {
+            recipe: nats for recipe in RECIPES if (nats := found.entropies(domain, recipe))
+        }
     text = table(columns, RECIPES)
     ends = {
         recipe: np.mean([float(vars(c)[cost][-1]) for c in runs])
@@ -150,6 +164,11 @@ def long_rows(found: Found) -> list[dict[str, Any]]:
                 {**named, "measure": name, "env_step": step, "cpu_s": round(s, 2), "value": value}
                 for step, s, value in points
             ]
+    for job, nats in found.entropy.items():
+        named = {"domain": job.task, "run": job.name, "seed": job.seed, "task": ""}
+        end = found.explored[job]
+        last = {"env_step": end.env_step[-1], "cpu_s": round(end.cpu_s[-1], 2), "value": nats}
+        rows.append({**named, "measure": "entropy", **last})
     for job, values in found.returns.items():
         named = {"domain": job.domain, "run": job.name, "seed": job.seed, "task": job.task}
         for step, value in zip(job.at, values, strict=True):

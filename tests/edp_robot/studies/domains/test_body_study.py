@@ -53,7 +53,10 @@ def run(o, ended, broken=()):
             pretend(job)
         return ended(int(job.name in broken))
 
-    study = BodyStudy(o, "here", start)
+    def entropy(run, kept):
+        return 1.5 if "particle" in run.name else 1.0
+
+    study = BodyStudy(o, "here", start, entropy)
     return study, study(), started
 
 
@@ -90,7 +93,7 @@ def test_fine_tuning_follows_exploring_and_nothing_runs_twice(tmp_path, ended, c
     assert kinds == [True] * 2 + [False] * 6 + [True] * 2 + [False] * 6  # seed after seed
     text = (o.out / "domains.md").read_text()
     mean = "0.450 [-0.185, 1.085] (2)"  # of 0.4 and 0.5: 12.706 standard errors of .05
-    assert f"| particle | **{mean}** | **0.500 [0.500, 0.500] (2)** |" in text
+    assert f"| particle | **{mean}** | **0.500 [0.500, 0.500] (2)** | **1.500 [1.500," in text
     assert "0.350 [-0.285, 0.985] (2)" in text  # at 150 env_steps
     assert "| from scratch | **1.000 [1.000, 1.000] (2)** | **2.000" in text
     assert "--domains arm --recipes particle random" in text
