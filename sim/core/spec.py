@@ -79,8 +79,8 @@ class TaskSpec:
         domain: Family of the task, like "arm". Presets are chosen by it.
         new_coverage: Returns a counter of what one learner visits. None: the task has no such
             measure.
-        novelty_fields: Names of the obs fields on which exploration looks for new states. Empty:
-            on all.
+        novelty_fields: Names of the obs fields, or of single numbers by their entries, on which
+            exploration looks for new states. Empty: on all.
         explored: Fields of the numbers that exploration is measured by and no policy sees, which
             the environment gives as `infos["explored"]`. Empty: coverage is counted on the obs.
         max_copies: Copies that an evaluation makes at most at once. None: they share one world and
@@ -127,8 +127,10 @@ class TaskSpec:
         for field in self.obs:
             if field.name == name:
                 return slice(field.start, field.stop)
+        entries = [entry for field in self.obs for entry in field.entries or ()]
         raise KeyError(
             f"no obs field {name!r} in {self.name!r}; there are {[f.name for f in self.obs]}"
+            + (f", and of single numbers {entries}" if entries else "")
         )
 
     @cached_property

@@ -61,8 +61,9 @@ class MujocoTask:
         action_unit: Unit of the commands.
         max_rate: Fastest change of a command [unit/s], one for all actuators. None: no limit.
         camera: Name of the MJCF's camera for pictures. None: MuJoCo's free camera.
-        novelty_fields: Names of the few obs fields on which exploration looks for new states, such
-            as the place of a hand and of what it handles. Empty: on all.
+        novelty_fields: Names of the few obs fields, or of single numbers by their entries, on which
+            exploration looks for new states, such as the place of a hand and of what it handles.
+            Empty: on all.
         sensors_at_end: Whether sensors of position and velocity are read at the end of the control
             step, as dm_control does, at the cost of one more physics step. "all": those of forces
             too. Otherwise all are those of the last physics step, one timestep before the end.

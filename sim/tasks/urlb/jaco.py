@@ -61,6 +61,7 @@ class Jaco(Body):
     action_unit = "rad/s"
     domain = "jaco"
     camera = "front_close"
+    novelty_fields = ("pinch_position", "brick_position")
 
     def __init__(self, name: str, corner_m: tuple[float, float], paid: ObsFn | None = None) -> None:
         super().__init__(name)

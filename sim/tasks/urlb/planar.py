@@ -19,6 +19,8 @@ class Planar(Body):
     Velocity (nv) [m/s, rad/s] is that of all joints. A subclass may add what else it sees.
     """
 
+    novelty_fields = ("rootz.pos", "rooty.pos", *(f"{root}.vel" for root in ROOTS))
+
     @classmethod
     def world(cls) -> mujoco.MjSpec:
         """Returns dm_control's model of the domain, with a sensor for each number observed."""

@@ -32,7 +32,8 @@ from sim.tasks.urlb.measured import (
 from sim.tasks.urlb.starts import draw_hinges, draw_limited, forward_unpowered
 
 LEGS = ("right_hip", "right_knee", "right_ankle", "left_hip", "left_knee", "left_ankle")
-JOINTS = ("rootz", "rootx", "rooty", *LEGS)
+ROOTS = ("rootz", "rootx", "rooty")
+JOINTS = (*ROOTS, *LEGS)
 BODIES = ("torso", "right_thigh", "right_leg", "right_foot", "left_thigh", "left_leg", "left_foot")
 AXES = tuple(f"framexaxis.{body}" for body in BODIES)
 CONTACTS = tuple(f"contact.{body}" for body in BODIES)
@@ -50,6 +51,7 @@ class Walker(Body):
     control_period_s = 0.025
     domain = "walker"
     camera = "side"
+    novelty_fields = ("torso.xx", "torso.xz", "torso.z", *(f"{root}.vel" for root in ROOTS))
 
     @classmethod
     def world(cls) -> mujoco.MjSpec:

@@ -1,4 +1,5 @@
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -12,8 +13,10 @@ from edp_robot.diffusion.schedule import (
     t_of_half_log_snr,
 )
 from edp_robot.methods.explore.exact_score import ExactScoreReward
+from edp_robot.methods.explore.novelty import novelty_columns
 from edp_robot.methods.explore.ring import Ring
 from edp_robot.methods.explore.score_config import ScoreRewardConfig
+from sim.core.registry import task_spec
 
 T_LOW = 0.05
 
@@ -194,3 +197,12 @@ def test_each_learner_finds_its_own_resolution():
         intrinsic.update(torch.tensor([1.0, 10.0]).reshape(2, 1, 1) * torch.randn(2, 64, 4))
     near, far = intrinsic.log_std.flatten().tolist()
     assert far - near == pytest.approx(math.log(10), abs=0.1)
+
+
+def test_novelty_looks_at_fields_and_at_single_numbers_by_their_entries():
+    columns = partial(novelty_columns, task_spec("arm"))
+    assert columns(()) == list(range(22))
+    assert columns(("button_travel", "end_effector.z", "end_effector.x")) == [18, 20, 21]
+    assert columns(("end_effector", "end_effector.z")) == [18, 19, 20]
+    with pytest.raises(KeyError, match=r"no obs field 'elbow'.*'end_effector'.*'elbow_flex.pos'"):
+        columns(("elbow",))
