@@ -93,11 +93,12 @@ def recipes_table() -> str:
             name,
             recipe.method,
             recipe.preset,
+            "named numbers" if recipe.on_named else "all",
             f"`{' '.join(recipe.settings)}`" * bool(recipe.settings),
         ]
         for name, recipe in RECIPES.items()
     ]
-    return markdown(["recipe", "--method", "--preset", "--set"], rows)
+    return markdown(["recipe", "--method", "--preset", "looks at", "--set"], rows)
 
 
 def about(found: Found, command: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from edp_robot.studies.exploration_runs import Pretraining
 from edp_robot.studies.jobs import Job, read_result
 from edp_robot.training.runs import read_metrics
 from policy_server.contract.disk.files import write_json
+from sim.core.registry import task_spec
 
 MOST_ENV_STEPS = 10_000_000  # never reached: the processor time ends a run
 # The replay's newest transitions are what the tasks learn from; the logs are the curves.
@@ -40,6 +42,8 @@ def exploring(runs: Path, domain: str, recipe: str, seed: int, cpu_s: float) -> 
         cpu_s: Its processor time [s].
     """
     made = RECIPES[recipe]
+    fields = list(task_spec(domain).novelty_fields)
+    named = (f"reward.fields={json.dumps(fields)}",) if made.on_named else ()
     return Pretraining(
         runs,
         domain,
@@ -48,7 +52,7 @@ def exploring(runs: Path, domain: str, recipe: str, seed: int, cpu_s: float) -> 
         1,
         seed,
         variant=f"{slug(recipe)}-{seed}",
-        settings=(*SHARED, f"loop.max_cpu_s={cpu_s:g}", *made.settings),
+        settings=(*SHARED, f"loop.max_cpu_s={cpu_s:g}", *made.settings, *named),
         preset=made.preset,
     )
 

@@ -12,26 +12,36 @@ class Recipe(NamedTuple):
         method: Name of the intrinsic reward.
         settings: NAME=VALUE for `edp pretrain --set`, on top of the preset.
         preset: Sizes and rates.
+        on_named: Whether novelty is looked for on the task's `novelty_fields` alone.
     """
 
     method: str
     settings: tuple[str, ...] = ()
     preset: str = "demo"
+    on_named: bool = False
 
 
+CLOSED = (
+    "reward.estimator=exact",
+    "reward.t_low=0.1",
+    "reward.n_neighbours=8",
+    "reward.pseudo_count=1e-9",
+)
+NETWORK = (
+    "reward.estimator=antithetic",
+    "reward.spacing=log_snr",
+    "reward.t_low=0.05",
+    "reward.model.learning_rate=1e-3",
+)
+ALL = "reward.fields=[]"
 RECIPES: dict[str, Recipe] = {
-    "edp, network": Recipe("edp", ("reward.fields=[]", "reward.estimator=shared")),
-    "edp, closed form": Recipe(
-        "edp",
-        (
-            "reward.fields=[]",
-            "reward.estimator=exact",
-            "reward.t_low=0.1",
-            "reward.pseudo_count=1e-9",
-        ),
-    ),
-    "rnd": Recipe("rnd"),
+    "edp": Recipe("edp", on_named=True),
+    "edp, all numbers": Recipe("edp", (*CLOSED, ALL)),
+    "edp, network": Recipe("edp", (*NETWORK, ALL)),
     "particle": Recipe("particle"),
+    "particle, named numbers": Recipe("particle", on_named=True),
+    "rnd": Recipe("rnd"),
+    "rnd, named numbers": Recipe("rnd", on_named=True),
     "random": Recipe("random"),
     "edp, authors' settings": Recipe("edp", (), "paper"),
 }

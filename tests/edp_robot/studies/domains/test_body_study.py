@@ -67,6 +67,12 @@ def test_an_exploring_run_ends_with_its_processor_time(tmp_path):
     assert "loop.max_cpu_s=240" in words and "--preset=paper" in words and "--seed=7" in words
 
 
+def test_a_recipe_on_named_numbers_gets_those_of_its_domain(tmp_path):
+    job = exploring(tmp_path, "arm", "rnd, named numbers", 0, 60.0)
+    assert 'reward.fields=["end_effector", "button_travel"]' in job.args()
+    assert not [w for w in exploring(tmp_path, "arm", "rnd", 0, 60.0).args() if "fields" in w]
+
+
 @pytest.mark.parametrize(
     ("recipe", "said"),
     [
@@ -154,7 +160,10 @@ def test_cells_and_ties_by_hand():
     ("words", "said"),
     [
         (["--domains", "modes"], "task 'modes' has no measure of coverage"),
-        (["--domains", "arm", "--recipes", "best"], "no recipe 'best'; there are: edp, network"),
+        (
+            ["--domains", "arm", "--recipes", "best"],
+            "no recipe 'best'; there are: edp, edp, all numbers, edp, net",
+        ),
         (["--domains", "arm", "--downstream-steps", "0"], "must be at least 1"),
     ],
 )
