@@ -28,6 +28,8 @@ class Cheetah(Planar):
     control_period_s = 0.01
     domain = "cheetah"
     camera = "side"
+    fast_ms = 6.0
+    bends = ("bthigh", "bshin", "fthigh", "fshin")
 
     def place(self, data: mujoco.MjData, rng: np.random.Generator) -> bool:
         """Puts the legs anywhere and lets the body fall for two seconds."""

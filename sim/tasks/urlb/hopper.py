@@ -30,6 +30,8 @@ class Hopper(Planar):
     control_period_s = 0.02
     domain = "hopper"
     camera = "cam0"
+    fast_ms = 4.0
+    bends = ("waist", "hip", "knee", "ankle")
 
     @classmethod
     def world(cls) -> mujoco.MjSpec:

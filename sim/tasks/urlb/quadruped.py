@@ -6,6 +6,11 @@ cosine of its tilt; IMU (6), acceleration [m/s^2] and angular velocity [rad/s] i
 force and torque (24), arcsinh of the forces [N] and then the torques [N m] at the four toes.
 
 Place and heading are not observed, nor is the height.
+
+Exploration is measured by bins of the torso (height, tilt, horizontal speed), of where it is (x, y,
+height), of pitch and knee of two opposite legs at each height and tilt of the torso, and by the
+number of different sets of toes, thighs and torso in contact, counted apart by tilt and height.
+Heading and direction do not matter.
 """
 
 from __future__ import annotations
@@ -15,7 +20,9 @@ from functools import partial
 import mujoco
 import numpy as np
 
+from sim.core.coverage import SeveralCoverages
 from sim.core.spec import Part
+from sim.core.subspaces import grid_coverage, pattern_coverage
 from sim.tasks.urlb.body import Body, Paid, at_least, register
 from sim.tasks.urlb.measured import (
     BODY,
@@ -23,6 +30,7 @@ from sim.tasks.urlb.measured import (
     SENSOR,
     Measured,
     measure,
+    measure_contacts,
     sensor_slice,
     suite_model,
 )
@@ -35,6 +43,12 @@ ANGLES = tuple(f"jointpos.{hinge}" for hinge in HINGES)
 VELOCITIES = tuple(f"jointvel.{hinge}" for hinge in HINGES)
 IMU = ("imu_accel", "imu_gyro")
 TOES = tuple(f"{kind}_toe_{leg}" for kind in ("force", "torque") for leg in LEGS)
+TOUCHING = ("torso", *(f"{part}_{leg}" for part in ("hip", "toe") for leg in LEGS))
+CONTACTS = tuple(f"contact.{body}" for body in TOUCHING)
+BENDS = tuple(f"{part}_{leg}" for leg in ("front_left", "back_right") for part in ("pitch", "knee"))
+FAR_M = 15.0  # bins of the place reach so far from the origin along x and y
+HIGH_M = 1.5  # those of the torso's height up to here
+FAST_MS = 5.0  # those of its speed up to here
 SPARE_GEOMS = ("wall_px", "wall_py", "wall_nx", "wall_ny", "terrain")
 FLOOR_M = 100.0  # half its side, as drawn; it has no end for the physics
 WALK_MS = 0.5
@@ -62,7 +76,9 @@ class Quadruped(Body):
         spec.geom("floor").size = [FLOOR_M, FLOOR_M, 0.5]
         measure(spec, SENSOR.mjSENS_JOINTPOS, JOINT, *HINGES)
         measure(spec, SENSOR.mjSENS_JOINTVEL, JOINT, *HINGES)
-        measure(spec, SENSOR.mjSENS_FRAMEZAXIS, BODY, "torso")
+        for kind in (SENSOR.mjSENS_FRAMEZAXIS, SENSOR.mjSENS_FRAMEPOS, SENSOR.mjSENS_FRAMELINVEL):
+            measure(spec, kind, BODY, "torso")
+        measure_contacts(spec, *TOUCHING)
         return spec
 
     def obs_parts(self) -> tuple[Part, ...]:
@@ -87,6 +103,40 @@ class Quadruped(Body):
         torso = (seen("velocimeter"), seen("framezaxis.torso")[:, 2:], seen(*IMU))
         toes = np.arcsinh(seen(*TOES))
         return np.concatenate([*state, *torso, toes], axis=1).astype(np.float32)
+
+    def explored_parts(self) -> tuple[Part, ...]:
+        """Returns the fields of what exploration is measured by."""
+        low, high = self.model.jnt_range[1:].T
+        flags = np.ones(len(CONTACTS))
+        return (
+            Part("place", "m", np.full(2, -FAR_M), FAR_M, entries=("x", "y")),
+            Part("height", "m", 0.0, HIGH_M),
+            Part("tilt", "rad", 0.0, np.pi),
+            Part("speed", "m/s", 0.0, FAST_MS),
+            Part("angle", "rad", low, high, entries=HINGES),
+            Part("contact", "1", 0 * flags, flags, entries=CONTACTS),
+        )
+
+    def explored(self, sensor: np.ndarray, command: np.ndarray) -> np.ndarray:
+        """Returns the numbers (n, 30) of `explored_parts` of readings (n, n_readings)."""
+        seen = self.measured(sensor)
+        tilt = np.arccos(np.clip(seen("framezaxis.torso")[:, 2:], -1.0, 1.0))
+        speed = np.linalg.norm(seen("framelinvel.torso")[:, :2], axis=1, keepdims=True)
+        torso = (seen("framepos.torso"), tilt, speed)
+        return np.concatenate([*torso, seen(*ANGLES, *CONTACTS)], axis=1)
+
+    def new_coverage(self) -> SeveralCoverages:
+        """Returns a counter of what this module's docstring names."""
+        fields = self.explored_fields
+        joints = {**dict.fromkeys(BENDS, 5), "height": 6, "tilt": 6}
+        return SeveralCoverages(
+            {
+                "coverage_torso": grid_coverage(fields, {"height": 24, "tilt": 24, "speed": 32}),
+                "coverage_place": grid_coverage(fields, {"x": 60, "y": 60, "height": 6}),
+                "coverage_joints": grid_coverage(fields, joints),
+                "n_contacts": pattern_coverage(fields, "contact", {"tilt": 12, "height": 12}),
+            }
+        )
 
     def place(self, data: mujoco.MjData, rng: np.random.Generator) -> bool:
         """Turns the body anyhow, just so high that it touches nothing; it then falls."""
