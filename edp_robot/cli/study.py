@@ -94,5 +94,5 @@ def _ran(study: Any, table: Path) -> int:
         return 0
     print(f"{len(study.failed)} of {len(study.jobs)} runs failed:")
     for job, problem in study.failed.items():
-        print(f"  {job.task}, {job.name}: {problem}; log: {job.log_path}")
+        print(f"  {job.title}: {problem}; log: {job.log_path}")
     return 1

@@ -57,6 +57,11 @@ class Pretraining(Job):
         return self.variant or self.method
 
     @property
+    def title(self) -> str:
+        """The task that is explored and the run's name."""
+        return f"{self.task}, {self.name}"
+
+    @property
     def folder(self) -> Path:
         """The run folder."""
         return self.runs / self.task / self.name

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from subprocess import Popen
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from edp_robot.studies.processes import run_all, start_logged
 
@@ -25,6 +25,14 @@ class Job:
     def words(self) -> list[str]:
         """Returns the command and its options, without files."""
         raise NotImplementedError
+
+    @property
+    def title(self) -> str:
+        """What the run is called in messages."""
+        return self.folder.name
+
+    def check(self) -> None:
+        """Raises ValueError where the folder holds a run that was made with other options."""
 
     @property
     def result_path(self) -> Path:
@@ -78,6 +86,90 @@ def make_missing(
         ended(job, problem)
 
     run_all([job for job in jobs if not job.finished()], start, at_once, checked)
+
+
+class JobStudy(Generic[J]):
+    """Makes the runs that are missing, and writes the tables again after each.
+
+    A subclass says how a run is started, what it gave, and how tables are written.
+
+    Attributes:
+        jobs: All runs.
+        failed: What went wrong with those that were tried and are not complete.
+
+    Args:
+        waves: The runs, in groups. A group starts when the one before it has ended.
+        at_once: How many run at the same time.
+
+    Raises:
+        ValueError: A run was made before with other options.
+    """
+
+    def __init__(self, waves: Sequence[Sequence[J]], at_once: int) -> None:
+        self.jobs = [job for wave in waves for job in wave]
+        self.failed: dict[J, str] = {}
+        self._waves = waves
+        self._at_once = at_once
+        self._n_done = 0
+        for job in self.jobs:
+            job.check()
+
+    def __call__(self) -> bool:
+        """Returns whether every run is complete.
+
+        Raises:
+            KeyboardInterrupt: Ctrl-C. The runs at work have saved; the same command continues them.
+        """
+        for job in self.jobs:
+            if job.finished():
+                self.take(job)
+        self.write()
+        for wave in self._waves:
+            ready = [job for job in wave if self.can_start(job)]
+            make_missing(ready, self.start, self._at_once, self.ended)
+        return not self.failed
+
+    def start(self, job: J) -> Popen:
+        """Returns the started process of a run."""
+        raise NotImplementedError
+
+    def can_start(self, job: J) -> bool:
+        """Returns whether what the run needs is there."""
+        return True
+
+    def collect(self, job: J) -> str:
+        """Keeps what a complete run gave; returns its line.
+
+        Raises:
+            OSError, ValueError: The run folder lacks what its result promises.
+        """
+        raise NotImplementedError
+
+    def write(self) -> None:
+        """Writes the tables and figures of the results so far, if there are any."""
+        raise NotImplementedError
+
+    def take(self, job: J) -> None:
+        """Collects a complete run, and prints its line."""
+        try:
+            said = self.collect(job)
+        except (OSError, ValueError) as error:
+            self._fail(job, str(error))
+            return
+        self._n_done += 1
+        print(f"{said}, {self._n_done}/{len(self.jobs)} done", flush=True)
+
+    def ended(self, job: J, problem: str) -> None:
+        """Takes a run whose process has ended, with what went wrong ("" for nothing)."""
+        if problem:
+            self._fail(job, problem)
+        else:
+            self.take(job)
+            self.write()
+
+    def _fail(self, job: J, problem: str) -> None:
+        self.failed[job] = problem
+        print(f"{job.title}: failed: {problem}; log: {job.log_path}", flush=True)
 
 
 def read_result(path: Path) -> dict[str, Any]:

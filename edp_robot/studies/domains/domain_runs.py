@@ -96,6 +96,11 @@ class Downstream(Job):
         return f"{slug(self.recipe)}-{self.seed}-{self.task}"
 
     @property
+    def title(self) -> str:
+        """The task that is explored and the run's name."""
+        return f"{self.domain}, {self.name}"
+
+    @property
     def folder(self) -> Path:
         """The run folder."""
         return self.runs / self.domain / self.name

@@ -14,7 +14,7 @@ from edp_robot.studies.domains.domain_tables import Found
 from edp_robot.studies.domains.recipes import DOWNSTREAM, RECIPES, SCRATCH
 from edp_robot.studies.domains.state_entropy import kept_entropy
 from edp_robot.studies.exploration_runs import Pretraining
-from edp_robot.studies.jobs import Job, make_missing
+from edp_robot.studies.jobs import Job, JobStudy
 from edp_robot.studies.study_options import check_names, command_line
 from policy_server.contract.disk.outputs import OutFolder
 from sim.core.registry import task_spec
@@ -74,13 +74,11 @@ class BodyOptions(Ranged):
         )
 
 
-class BodyStudy:
-    """Makes the runs that are missing, and writes the tables again after each.
+class BodyStudy(JobStudy[Pretraining | Downstream]):
+    """A study of exploring and of what is learned after it.
 
     Attributes:
-        jobs: All runs.
         found: What the complete runs gave.
-        failed: What went wrong with the others that were tried.
 
     Args:
         options: What is run and written.
@@ -102,28 +100,10 @@ class BodyStudy:
         self.options = options
         self.machine = machine
         self.found = Found()
-        self.failed: dict[Pretraining | Downstream, str] = {}
         self._start = start or (lambda job: job.start(1))
         self._entropy = entropy
-        self._waves = [wave for seed in options.seeds for wave in self._of_seed(seed)]
-        self.jobs = [job for wave in self._waves for job in wave]
-        for job in self.jobs:
-            job.check()
-
-    def __call__(self) -> bool:
-        """Returns whether every run is complete.
-
-        Raises:
-            KeyboardInterrupt: Ctrl-C. The runs at work have saved; the same command continues them.
-        """
-        for job in self.jobs:
-            if job.finished():
-                self.take(job)
-        self.write()
-        for wave in self._waves:
-            ready = [job for job in wave if self._can_start(job)]
-            make_missing(ready, self.start, self.options.processes, self.ended)
-        return not self.failed
+        waves = [wave for seed in options.seeds for wave in self._of_seed(seed)]
+        super().__init__(waves, options.processes)
 
     def start(self, job: Pretraining | Downstream) -> Popen:
         """Returns the started process of a run."""
@@ -133,41 +113,25 @@ class BodyStudy:
             job.note()
         return self._start(job)
 
-    def ended(self, job: Pretraining | Downstream, problem: str) -> None:
-        """Takes a run whose process has ended, with what went wrong ("" for nothing)."""
-        if problem:
-            self._fail(job, problem)
-        else:
-            self.take(job)
-            self.write()
+    def can_start(self, job: Pretraining | Downstream) -> bool:
+        """Returns whether what the run starts from is there."""
+        explored = job.explored if isinstance(job, Downstream) else None
+        return explored is None or explored in self.found.explored
 
-    def take(self, job: Pretraining | Downstream) -> None:
-        """Collects a complete run, and prints its line."""
-        try:
-            if isinstance(job, Pretraining):
-                curves = read_curves(job)
-                self.found.entropy[job] = self._entropy(job.folder, job.beside(".entropy.json"))
-                self.found.explored[job] = curves
-            else:
-                self.found.returns[job] = job.returns()
-        except (OSError, ValueError) as error:
-            self._fail(job, str(error))
-            return
-        print(f"{_domain(job)}, {job.name}: done, {self.found.n}/{len(self.jobs)}", flush=True)
+    def collect(self, job: Pretraining | Downstream) -> str:
+        """Keeps what a complete run gave; returns its line."""
+        if isinstance(job, Pretraining):
+            curves = read_curves(job)
+            self.found.entropy[job] = self._entropy(job.folder, job.beside(".entropy.json"))
+            self.found.explored[job] = curves
+        else:
+            self.found.returns[job] = job.returns()
+        return job.title
 
     def write(self) -> None:
         """Writes the tables and figures of the results so far, if there are any."""
         if self.found.explored:
             report.write(self.options.out, self.found, self.options.plan())
-
-    def _fail(self, job: Pretraining | Downstream, problem: str) -> None:
-        self.failed[job] = problem
-        print(f"{_domain(job)}, {job.name}: failed: {problem}; log: {job.log_path}", flush=True)
-
-    def _can_start(self, job: Pretraining | Downstream) -> bool:
-        """Returns whether what the run starts from is there."""
-        explored = job.explored if isinstance(job, Downstream) else None
-        return explored is None or explored in self.found.explored
 
     def _of_seed(self, seed: int) -> list[Sequence[Pretraining | Downstream]]:
         """Returns a seed's runs in two waves: exploring, then what starts from it."""
@@ -185,8 +149,3 @@ class BodyStudy:
             for recipe in (*o.recipes, SCRATCH)
         ]
         return [first, after if o.downstream_steps else []]
-
-
-def _domain(job: Pretraining | Downstream) -> str:
-    """Returns the name of the task that was explored."""
-    return job.task if isinstance(job, Pretraining) else job.domain

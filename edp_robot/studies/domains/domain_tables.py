@@ -23,11 +23,6 @@ class Found:
     returns: dict[Downstream, list[float]] = field(default_factory=dict)
     entropy: dict[Pretraining, float] = field(default_factory=dict)
 
-    @property
-    def n(self) -> int:
-        """Returns how many runs there are."""
-        return len(self.explored) + len(self.returns)
-
     def curves(self, domain: str, recipe: str) -> list[Curves]:
         """Returns those of a recipe's seeds in a domain."""
         return [
