@@ -8,9 +8,10 @@ from typing import Literal
 from edp_robot.methods.models import NoiseModelConfig
 from edp_robot.methods.ranges import NotNegative, Ranged, Share
 
-ESTIMATORS = ("iid", "stratified", "antithetic", "shared", "exact")
+ESTIMATORS = ("iid", "stratified", "antithetic", "shared", "centred", "exact")
 SPACINGS = ("time", "log_snr")
-PAIRED = ("antithetic", "shared")
+SHARED = ("shared", "centred")
+PAIRED = ("antithetic", *SHARED)
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class ScoreRewardConfig(Ranged):
     t_low: Share = 0.05
     t_high: Share = 0.6
     spacing: Literal["time", "log_snr"] = "time"
-    estimator: Literal["iid", "stratified", "antithetic", "shared", "exact"] = "shared"
+    estimator: Literal["iid", "stratified", "antithetic", "shared", "centred", "exact"] = "shared"
     n_states: int = 1024
     n_neighbours: NotNegative = 0.0
     pseudo_count: float = 0.1

@@ -14,7 +14,7 @@ from edp_robot.engine import Adam
 from edp_robot.methods.explore.exact_score import ExactScoreReward
 from edp_robot.methods.explore.intrinsic_reward import INTRINSIC_REWARDS, IntrinsicReward
 from edp_robot.methods.explore.novelty import novelty_columns
-from edp_robot.methods.explore.score_config import PAIRED, ScoreRewardConfig
+from edp_robot.methods.explore.score_config import PAIRED, SHARED, ScoreRewardConfig
 from edp_robot.methods.models import SMALL, noise_model
 from sim.core.spec import TaskSpec
 
@@ -109,7 +109,7 @@ class ScoreReward(IntrinsicReward):
         """
         estimator = self.config.estimator
         paired = estimator in PAIRED
-        lead = () if estimator == "shared" else shape[:-1]
+        lead = () if estimator in SHARED else shape[:-1]
         n = self.config.n_draws // 2 if paired else self.config.n_draws
         n_strata = 1 if estimator == "iid" else n
         place = torch.arange(n, device=device) % n_strata
@@ -119,12 +119,16 @@ class ScoreReward(IntrinsicReward):
 
     @torch.no_grad()
     def error(self, obs: Tensor) -> Tensor:
-        """Returns method Eq. 5 (n_seeds, batch): the mean squared error per dimension and draw."""
+        """Returns method Eq. 5 (n_seeds, batch): the mean squared error per dimension and draw.
+
+        `centred` returns it less the batch's mean.
+        """
         self.model.eval()
         x0 = obs[..., self.columns]
         t, eps = self.draws(x0.shape, obs.device)
         x_t = add_noise(x0.unsqueeze(-2), eps, t)  # (n_seeds, batch, n_draws, dim)
-        return (self.model(x_t, t) - eps).square().mean((-2, -1))
+        error = (self.model(x_t, t) - eps).square().mean((-2, -1))
+        return error - error.mean(-1, keepdim=True) if self.config.estimator == "centred" else error
 
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
         """Returns the state model's optimizer."""

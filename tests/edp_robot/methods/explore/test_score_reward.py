@@ -64,10 +64,7 @@ def test_states_learned_since_pay_less(trained):
 
 
 def signal_to_noise(estimate, states, n_repeats=200) -> float:
-    """Returns the variance between states over the Monte-Carlo variance.
-
-    What all states share is no noise to a learner.
-    """
+    """Returns the variance between states over the Monte-Carlo variance within a call."""
     values = torch.stack([estimate(states)[0] for _ in range(n_repeats)])
     values = values - values.mean(1, keepdim=True)
     return (values.mean(0).var() / values.var(0).mean()).item()
@@ -85,7 +82,21 @@ def test_shared_noise_beats_independent_draws(trained, n_draws, gain):
     assert values["shared"] > gain * values["iid"], values
 
 
-@pytest.mark.parametrize("estimator", [name for name in ESTIMATORS if name != "exact"])
+def test_centred_is_shared_without_the_noise_that_all_states_have_in_common(trained):
+    states = torch.rand(1, 64, 2) * 2 - 1
+    values = {}
+    for estimator in ("shared", "centred"):
+        torch.manual_seed(2)
+        intrinsic = tiny_reward(n_draws=2, estimator=estimator)
+        intrinsic.load_state_dict(trained.state_dict())
+        values[estimator] = torch.stack([intrinsic.error(states)[0] for _ in range(100)])
+    shared = values["shared"]
+    torch.testing.assert_close(values["centred"], shared - shared.mean(1, keepdim=True))
+    common = shared.mean(1).var()
+    assert common > shared.mean(0).var()  # more than what tells the states apart
+
+
+@pytest.mark.parametrize("estimator", [n for n in ESTIMATORS if n not in ("centred", "exact")])
 def test_all_estimators_have_the_same_mean(trained, estimator):
     torch.manual_seed(3)
     states = torch.rand(1, 8, 2) * 2 - 1
