@@ -28,10 +28,12 @@ CLOSED = (
     "reward.pseudo_count=1e-9",
 )
 NETWORK = (
-    "reward.estimator=antithetic",
+    "reward.estimator=centred",
     "reward.spacing=log_snr",
-    "reward.t_low=0.05",
-    "reward.model.learning_rate=1e-3",
+    "reward.n_draws=2",
+    "reward.t_low=0.2",
+    "reward.t_high=0.6",
+    "reward.model.learning_rate=3e-4",
 )
 ALL = "reward.fields=[]"
 RECIPES: dict[str, Recipe] = {
