@@ -8,15 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from edp_robot.diffusion.schedule import scalar_coefficients
 from edp_robot.methods.explore.intrinsic_reward import IntrinsicReward
 from edp_robot.methods.explore.novelty import novelty_columns
+from edp_robot.methods.explore.resolution import Resolution
 from edp_robot.methods.explore.ring import Ring
 from edp_robot.methods.explore.score_config import ScoreRewardConfig
 from sim.core.spec import TaskSpec
-
-N_COMPARED = 32  # states of an update that the resolution is judged by
-GAIN = 0.02  # of the resolution: 24 dimensions times this are well below 2, where it would swing
 
 
 class ExactScoreReward(IntrinsicReward):
@@ -37,25 +34,17 @@ class ExactScoreReward(IntrinsicReward):
     The integral needs no draws and the model no training: it knows a state as soon as the state is
     drawn, where a network takes some hundred grad_steps, and it does not blur walls. sigma / alpha
     is the resolution in units of the normalised observation.
-
-    In many dimensions every state is far from every other, so no resolution suits all tasks. With
-    `n_neighbours` above 0 the resolution begins at t_low and follows the data: the perplexity of
-    the weights w, which is the number of states that a state is compared with, stays near
-    `n_neighbours`.
+    With `n_neighbours` above 0 it follows the data (`Resolution`).
     """
 
     Config = ScoreRewardConfig
     recordable = True
     columns: Tensor
-    log_std: Tensor
 
     def __init__(self, spec: TaskSpec, config: ScoreRewardConfig, **learners: Any) -> None:
         super().__init__(spec, config, **learners)
         columns = novelty_columns(spec, config.fields)
-        alpha, sigma, _ = scalar_coefficients(config.t_low)
-        start = torch.full((self.n_seeds, 1), math.log(sigma / alpha))
-        self.register_buffer("log_std", start, persistent=config.n_neighbours > 0)
-        self.n_neighbours = config.n_neighbours
+        self.resolution = Resolution(self.n_seeds, config.t_low, config.n_neighbours)
         self.pseudo_count = config.pseudo_count
         self.ring = Ring(self.n_seeds, config.n_states, len(columns))
         self.register_buffer("columns", torch.tensor(columns))
@@ -74,16 +63,15 @@ class ExactScoreReward(IntrinsicReward):
             )
         visited = obs[..., self.columns]
         self.ring.add(visited)
-        if self.n_neighbours:
-            self._follow(visited[:, :N_COMPARED])
+        self.resolution.follow(self.ring, visited)
         return {}
 
     @torch.no_grad()
     def error(self, obs: Tensor) -> Tensor:
         """Returns -log p_t(s) (n_seeds, batch); 0 while there is nothing to compare with."""
         x = obs[..., self.columns]
-        precision = torch.exp(-2 * self.log_std)
-        exponent = self._exponents(x, precision)
+        precision = self.resolution.precision()
+        exponent = self.ring.exponents(x, precision)
         largest = exponent.amax(-1, keepdim=True)
         # e^-80 is nothing beside the 1 in the sum. Without the clamp, exp meets denormal numbers
         # and takes ten times as long.
@@ -91,24 +79,6 @@ class ExactScoreReward(IntrinsicReward):
         total = total - 0.5 * precision * x.square().sum(-1)
         log_sum = torch.logaddexp(total, torch.full_like(total, math.log(self.pseudo_count)))
         n_older = self.ring.n_older()
-        scale = len(self.columns) * (self.log_std + 0.5 * math.log(math.tau))
+        scale = len(self.columns) * (self.resolution.log_std + 0.5 * math.log(math.tau))
         constant = n_older.clamp(min=1).log() + scale
         return torch.where(n_older > 0, constant - log_sum, 0.0)
-
-    def _exponents(self, x: Tensor, precision: Tensor) -> Tensor:
-        """Returns the exponents of the sum (n_seeds, batch, n_states), less that of x alone."""
-        states = self.ring.states
-        own = states.square().sum(-1) * (-0.5 * precision)
-        own = own.masked_fill_(~self.ring.older(), -torch.inf)
-        return torch.baddbmm(
-            own.unsqueeze(-2), x * precision.unsqueeze(-1), states.transpose(-1, -2)
-        )
-
-    @torch.no_grad()
-    def _follow(self, x: Tensor) -> None:
-        """Moves the resolution towards `n_neighbours`, as states x (n_seeds, batch, dim) tell."""
-        exponent = self._exponents(x, torch.exp(-2 * self.log_std))
-        log_weight = exponent.log_softmax(-1).clamp_(min=-80)
-        entropy = -(log_weight.exp() * log_weight).sum(-1).mean(-1, keepdim=True)
-        wrong = (math.log(self.n_neighbours) - entropy).clamp(-1, 1)
-        self.log_std += torch.where(self.ring.n_older() > self.n_neighbours, GAIN * wrong, 0.0)

@@ -60,3 +60,17 @@ class Ring(nn.Module):
         The distance to an empty place is infinite.
         """
         return torch.cdist(obs, self.states).masked_fill_(~self.filled(), torch.inf)
+
+    def exponents(self, x: Tensor, precision: Tensor) -> Tensor:
+        """Returns -precision / 2 (||x - s_i||^2 - ||x||^2), (n_seeds, batch, size).
+
+        It is -infinity for the newest states s_i and for empty places.
+
+        Args:
+            x: States (n_seeds, batch, dim).
+            precision: 1 / variance of the noise (n_seeds, 1).
+        """
+        own = self.states.square().sum(-1) * (-0.5 * precision)
+        own = own.masked_fill_(~self.older(), -torch.inf)
+        states = self.states.transpose(-1, -2)
+        return torch.baddbmm(own.unsqueeze(-2), x * precision.unsqueeze(-1), states)

@@ -22,6 +22,9 @@ class ScoreRewardConfig(Ranged):
     the last `n_states` states drawn from the replay, at `t_low`, in closed form. It suits
     observations (or `fields`) of few dimensions. The other estimators train `model`.
 
+    With `n_neighbours` above 0, the resolution at `t_low` follows the data, of which the last
+    `n_states` are held: a state is compared with about that many others.
+
     `n_draws` counts network calls per state (K). Noise levels lie in [t_low, t_high], spread by
     `spacing`. `pseudo_count` is the count of a state that is near no other. Novelty is measured on
     the observation fields named in `fields`, or on all of them if it is empty.
@@ -49,6 +52,11 @@ class ScoreRewardConfig(Ranged):
             raise ValueError(
                 f"n_draws={self.n_draws}: antithetic noise comes in pairs; "
                 "give an even number, 2 or more"
+            )
+        if self.n_neighbours and not self.t_low > 0:
+            raise ValueError(
+                f"t_low={self.t_low}, n_neighbours={self.n_neighbours}: the resolution is the "
+                "noise at t_low; give a t_low above 0"
             )
         if not self.t_low <= self.t_high:
             raise ValueError(f"t_low={self.t_low}: must be at most t_high={self.t_high}")

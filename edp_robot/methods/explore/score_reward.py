@@ -14,6 +14,8 @@ from edp_robot.engine import Adam
 from edp_robot.methods.explore.exact_score import ExactScoreReward
 from edp_robot.methods.explore.intrinsic_reward import INTRINSIC_REWARDS, IntrinsicReward
 from edp_robot.methods.explore.novelty import novelty_columns
+from edp_robot.methods.explore.resolution import Resolution
+from edp_robot.methods.explore.ring import Ring
 from edp_robot.methods.explore.score_config import PAIRED, SHARED, ScoreRewardConfig
 from edp_robot.methods.models import SMALL, noise_model
 from sim.core.spec import TaskSpec
@@ -36,6 +38,9 @@ class ScoreReward(IntrinsicReward):
     code does. `log_snr` spreads it evenly in log_snr (method Eq. 3), for the model's training too:
     with that weight Eq. 5 bounds -log p(s). Evenly in t, most draws have noise of the size of a
     whole maze, and the reward hardly knows what is rare (docs/exploration.md measures both).
+
+    With `n_neighbours` above 0, what the model sees is scaled so that the noise at t_low is the
+    `Resolution` of the data.
     """
 
     Config = ScoreRewardConfig
@@ -48,6 +53,10 @@ class ScoreReward(IntrinsicReward):
         self.config: ScoreRewardConfig = config
         self.model = noise_model(len(columns), 0, config.model, (self.n_seeds,))
         self.register_buffer("columns", torch.tensor(columns))
+        self.ring = None
+        if config.n_neighbours:
+            self.ring = Ring(self.n_seeds, config.n_states, len(columns))
+            self.resolution = Resolution(self.n_seeds, config.t_low, config.n_neighbours)
         self.optimizer = Adam(self.model.parameters(), config.model.learning_rate)
 
     @classmethod
@@ -89,9 +98,18 @@ class ScoreReward(IntrinsicReward):
         t = None
         if self.config.spacing != "time":
             t = self.level(sample_t(obs.shape[-2], obs.device, 0.0, 1.0))
-        loss = denoising_loss(self.model, obs[..., self.columns], t=t)
+        if self.ring is not None:
+            visited = obs[..., self.columns]
+            self.ring.add(visited)
+            self.resolution.follow(self.ring, visited)
+        loss = denoising_loss(self.model, self.seen(obs), t=t)
         self.optimizer.descend(loss)
         return {"state_loss": loss.detach()}
+
+    def seen(self, obs: Tensor) -> Tensor:
+        """Returns what the model sees of obs (n_seeds, batch, obs_dim): (n_seeds, batch, dim)."""
+        chosen = obs[..., self.columns]
+        return chosen if self.ring is None else chosen / self.resolution.scale()
 
     def level(self, u: Tensor) -> Tensor:
         """Returns the t at the share u of the way from t_low to t_high, in t or in log_snr."""
@@ -124,7 +142,7 @@ class ScoreReward(IntrinsicReward):
         `centred` returns it less the batch's mean.
         """
         self.model.eval()
-        x0 = obs[..., self.columns]
+        x0 = self.seen(obs)
         t, eps = self.draws(x0.shape, obs.device)
         x_t = add_noise(x0.unsqueeze(-2), eps, t)  # (n_seeds, batch, n_draws, dim)
         error = (self.model(x_t, t) - eps).square().mean((-2, -1))

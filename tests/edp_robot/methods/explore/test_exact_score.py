@@ -162,7 +162,7 @@ def test_a_ring_keeps_the_newest_and_knows_what_is_empty():
 def perplexity(intrinsic, x):
     """Returns the mean over states x (batch, dim) of log(number of neighbours), in plain numpy."""
     states = intrinsic.ring.states[0][intrinsic.ring.older()].double().numpy()
-    std = math.exp(float(intrinsic.log_std))
+    std = math.exp(float(intrinsic.resolution.log_std))
     squared = ((x.double().numpy()[:, None] - states) ** 2).sum(-1)
     weights = np.exp(-(squared - squared.min(-1, keepdims=True)) / (2 * std**2))
     weights /= weights.sum(-1, keepdims=True)
@@ -183,11 +183,11 @@ def test_the_resolution_finds_the_number_of_neighbours(dim, scale):
 def test_the_resolution_stays_without_neighbours_to_find_and_without_older_states():
     fixed = reward(3)
     found = reward(3, n_neighbours=16.0)
-    start = float(fixed.log_std)
+    start = float(fixed.resolution.log_std)
     found.update(torch.randn(1, 64, 3))  # all are the newest: nothing to compare with
     for _ in range(3):
         fixed.update(torch.randn(1, 64, 3))
-    assert float(found.log_std) == float(fixed.log_std) == start
+    assert float(found.resolution.log_std) == float(fixed.resolution.log_std) == start
 
 
 def test_each_learner_finds_its_own_resolution():
@@ -195,7 +195,7 @@ def test_each_learner_finds_its_own_resolution():
     intrinsic = reward(4, n_seeds=2, n_neighbours=16.0)
     for _ in range(500):
         intrinsic.update(torch.tensor([1.0, 10.0]).reshape(2, 1, 1) * torch.randn(2, 64, 4))
-    near, far = intrinsic.log_std.flatten().tolist()
+    near, far = intrinsic.resolution.log_std.flatten().tolist()
     assert far - near == pytest.approx(math.log(10), abs=0.1)
 
 

@@ -296,3 +296,24 @@ def test_scale_survives_a_checkpoint(trained):
 def test_odd_numbers_of_draws_are_refused(n_draws):
     with pytest.raises(ValueError, match=f"n_draws={n_draws}.*even"):
         tiny_reward(n_draws=n_draws)
+
+
+def test_what_the_model_sees_has_the_same_neighbours_whatever_the_scale():
+    torch.manual_seed(0)
+    spreads = []
+    for scale in (0.1, 3.0):
+        intrinsic = tiny_reward(n_neighbours=8.0, t_low=0.2)
+        for _ in range(400):
+            intrinsic.update(scale * torch.randn(1, 64, 2))
+        spreads.append(intrinsic.seen(scale * torch.randn(1, 500, 2)).std().item())
+    assert spreads[0] == pytest.approx(spreads[1], rel=0.1)
+
+
+def test_without_neighbours_to_find_the_model_sees_the_obs():
+    obs = torch.randn(1, 5, 2)
+    torch.testing.assert_close(tiny_reward().seen(obs), obs)
+
+
+def test_a_resolution_needs_noise_to_begin_with():
+    with pytest.raises(ValueError, match="t_low above 0"):
+        ScoreRewardConfig(n_neighbours=8.0, t_low=0.0)
