@@ -33,7 +33,6 @@ NETWORK = (
     "reward.n_draws=2",
     "reward.t_low=0.2",
     "reward.t_high=0.6",
-    "reward.n_neighbours=8",
     "reward.model.learning_rate=3e-4",
 )
 ALL = "reward.fields=[]"
