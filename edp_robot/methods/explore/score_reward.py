@@ -68,25 +68,24 @@ class ScoreReward(IntrinsicReward):
     def preset(cls, preset: str, spec: TaskSpec) -> ScoreRewardConfig:
         """Returns the paper's settings, or those that explored best in minutes on two cores.
 
-        In a maze, and on the few novelty fields of a task that names some, that is the exact form
-        (docs/exploration.md). The arm's resolution was found by trial, that of other tasks follows
+        That is the exact form (docs/exploration.md), on the few novelty fields of a task that names
+        some. The resolution of mazes and of the arm was found by trial, that of other tasks follows
         the data. Its state model, t_high and spacing are for the estimators with a network
         (`--set reward.estimator=...`).
         """
         if preset == "paper":
             draws = PAPER_DRAWS.get(spec.domain, 10)
             return ScoreRewardConfig(n_draws=draws, t_low=1e-3, t_high=1.0, estimator="iid")
-        if spec.novelty_fields:
+        if spec.domain != "maze":
+            is_arm = spec.domain == "arm"
             return ScoreRewardConfig(
                 estimator="exact",
-                t_low=0.02,
-                n_neighbours=0.0 if spec.domain == "arm" else 8.0,
+                t_low=0.02 if is_arm else 0.1,
+                n_neighbours=0.0 if is_arm else 8.0,
                 pseudo_count=1e-9,
                 fields=spec.novelty_fields,
                 model=SMALL,
             )
-        if spec.domain != "maze":
-            return ScoreRewardConfig(n_draws=4, model=SMALL)
         model = replace(SMALL, learning_rate=1e-3, n_features=32, time_dim=32)
         return ScoreRewardConfig(
             t_low=0.004, t_high=0.2, spacing="log_snr", estimator="exact", model=model

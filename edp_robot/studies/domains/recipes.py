@@ -33,6 +33,7 @@ NETWORK = (
     "reward.n_draws=2",
     "reward.t_low=0.2",
     "reward.t_high=0.6",
+    "reward.n_neighbours=0",
     "reward.model.learning_rate=3e-4",
 )
 ALL = "reward.fields=[]"

@@ -43,7 +43,8 @@ def test_a_method_brings_its_own_settings():
     assert presets.pretrain("demo", "maze-square-a").reward.estimator == "exact"
     arm = presets.pretrain("demo", "arm").reward
     assert (arm.estimator, arm.fields) == ("exact", ("end_effector", "button_travel"))
-    assert presets.pretrain("demo", "gym:Pendulum-v1").reward.estimator == "shared"
+    other = presets.pretrain("demo", "gym:Pendulum-v1").reward
+    assert (other.estimator, other.fields, other.n_neighbours) == ("exact", (), 8.0)
     ddpg = presets.finetune("demo", "arm-press", method="ddpg")
     assert isinstance(ddpg.tuner, GaussianConfig)
     assert (ddpg.loop.decisions_per_update, ddpg.loop.env_steps) == (1, 90_000)
