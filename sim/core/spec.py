@@ -127,10 +127,8 @@ class TaskSpec:
         for field in self.obs:
             if field.name == name:
                 return slice(field.start, field.stop)
-        entries = [entry for field in self.obs for entry in field.entries or ()]
         raise KeyError(
             f"no obs field {name!r} in {self.name!r}; there are {[f.name for f in self.obs]}"
-            + (f", and of single numbers {entries}" if entries else "")
         )
 
     @cached_property

@@ -14,13 +14,16 @@ def novelty_columns(spec: TaskSpec, names: tuple[str, ...]) -> list[int]:
             entries, like "end_effector.z".
 
     Raises:
-        KeyError: The task has no such field or number. The message lists those that it has.
+        ValueError: The task has no such field or number. The message lists those that it has.
     """
-    entries = {
-        entry: field.start + i for field in spec.obs for i, entry in enumerate(field.entries or ())
-    }
-    every = list(range(spec.obs_dim))
-    chosen: set[int] = set()
-    for name in names:
-        chosen |= {entries[name]} if name in entries else set(every[spec.obs_slice(name)])
-    return sorted(chosen) if names else every
+    places = {field.name: set(range(field.start, field.stop)) for field in spec.obs}
+    for field in spec.obs:
+        for i, entry in enumerate(field.entries or ()):
+            places.setdefault(entry, {field.start + i})
+    if unknown := [name for name in names if name not in places]:
+        raise ValueError(
+            f"reward.fields={list(names)}: no obs field or number {unknown[0]!r} in "
+            f"{spec.name!r}; there are: {', '.join(places)}"
+        )
+    chosen = sorted(set().union(*(places[name] for name in names)))
+    return chosen if names else list(range(spec.obs_dim))

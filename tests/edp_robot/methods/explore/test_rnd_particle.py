@@ -96,5 +96,5 @@ def test_only_the_named_fields_count_as_new(make):
 
 
 def test_a_field_that_is_not_there_is_named():
-    with pytest.raises(KeyError, match=r"no obs field 'hand'.*'x0', 'x1'"):
+    with pytest.raises(ValueError, match=r"no obs field or number 'hand'.*x0, x1"):
         particle(2, fields=("hand",))
