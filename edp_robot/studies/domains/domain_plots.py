@@ -34,6 +34,7 @@ def exploring_figure(found: Found, domains: Sequence[str]) -> bytes:
         for axis, (measure, along) in zip(row, panels, strict=False):
             for recipe in RECIPES:
                 lines |= _line(axis, found, domain, recipe, measure, along)
+            axis.locator_params(axis="x", nbins=4)
             unit = "processor time [s]" if along == "cpu_s" else "env_steps"
             axis.set(title=f"{domain}: {measure}", xlabel=unit)
             axis.set_xlim(left=0)

@@ -14,6 +14,8 @@ from edp_robot.studies.domains.recipes import RECIPES, SCRATCH
 from edp_robot.studies.exploration_runs import Pretraining
 from edp_robot.studies.tables import bold, interval, markdown
 
+N_POINTS = 30
+
 
 @dataclass
 class Found:
@@ -149,15 +151,21 @@ def downstream_table(found: Found, domain: str, tasks: Sequence[str], at: Sequen
 
 
 def long_rows(found: Found) -> list[dict[str, Any]]:
-    """Returns a row for each logged value of each run, and for each return."""
+    """Returns a row for each return, and `N_POINTS` rows at most for each curve of each run."""
     rows = []
     for job, curves in found.explored.items():
         named = {"domain": job.task, "run": job.name, "seed": job.seed, "task": ""}
         for name, values in curves.measures.items():
-            points = zip(curves.env_step, curves.cpu_s, values, strict=True)
+            chosen = np.unique(np.linspace(0, len(values) - 1, N_POINTS).round().astype(int))
             rows += [
-                {**named, "measure": name, "env_step": step, "cpu_s": round(s, 2), "value": value}
-                for step, s, value in points
+                {
+                    **named,
+                    "measure": name,
+                    "env_step": curves.env_step[i],
+                    "cpu_s": round(curves.cpu_s[i], 2),
+                    "value": round(float(values[i]), 5),
+                }
+                for i in chosen
             ]
     for job, nats in found.entropy.items():
         named = {"domain": job.task, "run": job.name, "seed": job.seed, "task": ""}
