@@ -78,6 +78,7 @@ def test_a_young_block_is_not_broken():
         send(signal.SIGINT)
         with stop.breakable(after_s=3600):
             send(signal.SIGINT)
+        assert stop.is_set()
 
 
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGQUIT])

@@ -204,7 +204,5 @@ def test_novelty_looks_at_fields_and_at_single_numbers_by_their_entries():
     assert columns(()) == list(range(22))
     assert columns(("button_travel", "end_effector.z", "end_effector.x")) == [18, 20, 21]
     assert columns(("end_effector", "end_effector.z")) == [18, 19, 20]
-    with pytest.raises(
-        ValueError, match=r"number 'elbow' in 'arm'.*end_effector, .*elbow_flex"
-    ):
+    with pytest.raises(ValueError, match=r"number 'elbow' in 'arm'.*end_effector, .*elbow_flex"):
         columns(("elbow",))
