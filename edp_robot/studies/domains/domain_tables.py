@@ -162,7 +162,7 @@ def long_rows(found: Found) -> list[dict[str, Any]]:
                     **named,
                     "measure": name,
                     "env_step": curves.env_step[i],
-                    "cpu_s": round(curves.cpu_s[i], 2),
+                    "cpu_s": round(float(curves.cpu_s[i]), 2),
                     "value": round(float(values[i]), 5),
                 }
                 for i in chosen
