@@ -22,6 +22,7 @@ OF_BODIES = (
     "at_env_steps",
     "downstream_steps",
     "downstream_episodes",
+    "downstream_tasks",
 )
 
 
@@ -49,6 +50,8 @@ class Options(Ranged):
         downstream_steps: env_steps of fine-tuning at which the return is measured. Empty: no
             fine-tuning.
         downstream_episodes: Episodes of each such measurement, always the same ones.
+        downstream_tasks: What is learned after exploring
+            (edp_robot/studies/domains/recipes.py). Empty: all tasks of each domain.
     """
 
     mazes: tuple[str, ...] = ("a", "b", "c", "d", "tree", "bottleneck", "large")
@@ -67,6 +70,7 @@ class Options(Ranged):
     at_env_steps: int = 50_000
     downstream_steps: tuple[int, ...] = (10_000, 50_000, 100_000)
     downstream_episodes: int = 20
+    downstream_tasks: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Checks the options, and shortens names of mazes that are written out."""

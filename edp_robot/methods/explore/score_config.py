@@ -8,10 +8,10 @@ from typing import Literal
 from edp_robot.methods.models import NoiseModelConfig
 from edp_robot.methods.ranges import NotNegative, Ranged, Share
 
-ESTIMATORS = ("iid", "stratified", "antithetic", "shared", "centred", "exact")
+ESTIMATORS = ("iid", "stratified", "antithetic", "shared", "centred", "fixed", "exact")
 SPACINGS = ("time", "log_snr")
 SHARED = ("shared", "centred")
-PAIRED = ("antithetic", *SHARED)
+PAIRED = ("antithetic", *SHARED, "fixed")
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,9 @@ class ScoreRewardConfig(Ranged):
     t_low: Share = 0.05
     t_high: Share = 0.6
     spacing: Literal["time", "log_snr"] = "time"
-    estimator: Literal["iid", "stratified", "antithetic", "shared", "centred", "exact"] = "shared"
+    estimator: Literal["iid", "stratified", "antithetic", "shared", "centred", "fixed", "exact"] = (
+        "shared"
+    )
     n_states: int = 1024
     n_neighbours: NotNegative = 0.0
     pseudo_count: float = 0.1

@@ -22,6 +22,7 @@ from sim.core.spec import TaskSpec
 
 # Draws per state (K) by domain, as the authors' code sets them (method section 2).
 PAPER_DRAWS = {"maze": 20, "gym": 20}
+MANY = 32  # numbers, from which on a network tells states apart better than their neighbours do
 
 
 @INTRINSIC_REWARDS.register("edp")
@@ -31,8 +32,10 @@ class ScoreReward(IntrinsicReward):
     Estimators (method section 7), each less noisy than the one before. `iid` draws t and eps for
     every state, as the authors' code does. `stratified` stratifies t. `antithetic` also pairs
     +-eps. `shared` also uses one set of (t, eps) for the whole batch, fresh at each call, so that
-    the noise of the estimate cancels between states. All are measured without dropout, which the
-    authors' code leaves on (method section 4).
+    the noise of the estimate cancels between states. `centred` also takes the batch's mean away.
+    `fixed` draws paired eps once for the run, each at the middle of its stratum of t: the reward of
+    a state then changes with the model alone. All are measured without dropout, which the authors'
+    code leaves on (method section 4).
 
     `spacing` says how t is spread over [t_low, t_high]. `time` spreads it evenly, as the authors'
     code does. `log_snr` spreads it evenly in log_snr (method Eq. 3), for the model's training too:
@@ -46,6 +49,8 @@ class ScoreReward(IntrinsicReward):
     Config = ScoreRewardConfig
     recordable = True
     columns: Tensor
+    kept_t: Tensor | None
+    kept_eps: Tensor | None
 
     def __init__(self, spec: TaskSpec, config: ScoreRewardConfig, **learners: Any) -> None:
         super().__init__(spec, config, **learners)
@@ -57,6 +62,7 @@ class ScoreReward(IntrinsicReward):
         if config.n_neighbours:
             self.ring = Ring(self.n_seeds, config.n_states, len(columns))
             self.resolution = Resolution(self.n_seeds, config.t_low, config.n_neighbours)
+        self._draw_once()
         self.optimizer = Adam(self.model.parameters(), config.model.learning_rate)
 
     @classmethod
@@ -68,27 +74,45 @@ class ScoreReward(IntrinsicReward):
     def preset(cls, preset: str, spec: TaskSpec) -> ScoreRewardConfig:
         """Returns the paper's settings, or those that explored best in minutes on two cores.
 
-        That is the exact form (docs/exploration.md), on the few novelty fields of a task that names
-        some. The resolution of mazes and of the arm was found by trial, that of other tasks follows
-        the data. Its state model, t_high and spacing are for the estimators with a network
+        That is the exact form where few numbers count as new (docs/exploration.md): all of the
+        observation, or the novelty fields of a task that names some. The resolution of mazes and of
+        the arm was found by trial, that of other tasks follows the data. Where more than `MANY`
+        numbers count, every state is far from every other, and a network explores better. The
+        mazes' state model, t_high and spacing are for the estimators with a network
         (`--set reward.estimator=...`).
         """
         if preset == "paper":
             draws = PAPER_DRAWS.get(spec.domain, 10)
             return ScoreRewardConfig(n_draws=draws, t_low=1e-3, t_high=1.0, estimator="iid")
         if spec.domain != "maze":
-            is_arm = spec.domain == "arm"
-            return ScoreRewardConfig(
-                estimator="exact",
-                t_low=0.02 if is_arm else 0.1,
-                n_neighbours=0.0 if is_arm else 8.0,
-                pseudo_count=1e-9,
-                fields=spec.novelty_fields,
-                model=SMALL,
-            )
+            return cls._body_preset(spec)
         model = replace(SMALL, learning_rate=1e-3, n_features=32, time_dim=32)
         return ScoreRewardConfig(
             t_low=0.004, t_high=0.2, spacing="log_snr", estimator="exact", model=model
+        )
+
+    @classmethod
+    def _body_preset(cls, spec: TaskSpec) -> ScoreRewardConfig:
+        """Returns the settings for a task that is no maze."""
+        fields = spec.novelty_fields
+        if len(novelty_columns(spec, fields)) > MANY:
+            return ScoreRewardConfig(
+                estimator="fixed",
+                spacing="log_snr",
+                n_draws=2,
+                t_low=0.2,
+                t_high=0.6,
+                fields=fields,
+                model=replace(SMALL, learning_rate=1e-4),
+            )
+        is_arm = spec.domain == "arm"
+        return ScoreRewardConfig(
+            estimator="exact",
+            t_low=0.02 if is_arm else 0.1,
+            n_neighbours=0.0 if is_arm else 8.0,
+            pseudo_count=1e-9,
+            fields=fields,
+            model=SMALL,
         )
 
     def update(self, obs: Tensor) -> dict[str, Tensor]:
@@ -130,9 +154,21 @@ class ScoreReward(IntrinsicReward):
         n = self.config.n_draws // 2 if paired else self.config.n_draws
         n_strata = 1 if estimator == "iid" else n
         place = torch.arange(n, device=device) % n_strata
-        t = self.level((place + torch.rand(*lead, n, device=device)) / n_strata)
+        middle = torch.full((*lead, n), 0.5, device=device)
+        within = middle if estimator == "fixed" else torch.rand(*lead, n, device=device)
+        t = self.level((place + within) / n_strata)
         eps = torch.randn(*lead, n, shape[-1], device=device)
         return (torch.cat([t, t], -1), torch.cat([eps, -eps], -2)) if paired else (t, eps)
+
+    def _draw_once(self) -> None:
+        """Keeps the draws of the estimator `fixed`, which last for the whole run."""
+        t = None
+        eps = None
+        if self.config.estimator == "fixed":
+            shape = torch.Size((self.n_seeds, 1, len(self.columns)))
+            t, eps = self.draws(shape, torch.device("cpu"))
+        self.register_buffer("kept_t", t)
+        self.register_buffer("kept_eps", eps)
 
     @torch.no_grad()
     def error(self, obs: Tensor) -> Tensor:
@@ -142,7 +178,10 @@ class ScoreReward(IntrinsicReward):
         """
         self.model.eval()
         x0 = self.seen(obs)
-        t, eps = self.draws(x0.shape, obs.device)
+        t = self.kept_t
+        eps = self.kept_eps
+        if t is None or eps is None:
+            t, eps = self.draws(x0.shape, obs.device)
         x_t = add_noise(x0.unsqueeze(-2), eps, t)  # (n_seeds, batch, n_draws, dim)
         error = (self.model(x_t, t) - eps).square().mean((-2, -1))
         return error - error.mean(-1, keepdim=True) if self.config.estimator == "centred" else error

@@ -13,7 +13,7 @@ from edp_robot.studies.domains.domain_tables import (
     exploring_table,
     long_rows,
 )
-from edp_robot.studies.domains.recipes import DOWNSTREAM, RECIPES
+from edp_robot.studies.domains.recipes import RECIPES
 from edp_robot.studies.tables import as_csv, markdown
 from policy_server.contract.commit import source_commit
 from policy_server.contract.disk.files import write_atomic
@@ -63,7 +63,8 @@ def write(out: Path, found: Found, plan: Plan) -> None:
     domains = [domain for domain in plan.domains if domain in there]
     write_atomic(out / "domains.png", exploring_figure(found, domains))
     if found.returns:
-        tasks = {d: DOWNSTREAM[d] for d in {job.domain: None for job in found.returns}}
+        learned = [domain for domain in domains if found.tasks(domain)]
+        tasks = {domain: found.tasks(domain) for domain in learned}
         write_atomic(out / "downstream.png", downstream_figure(found, tasks, plan.at))
 
 
@@ -81,8 +82,8 @@ def parts(found: Found, plan: Plan) -> list[str]:
         said.append(
             exploring_table(found, domain, lambda c, m: c.at_step(m, plan.env_steps), "cpu_s")
         )
-        if any(job.domain == domain for job in found.returns):
-            said += [AFTER, downstream_table(found, domain, DOWNSTREAM[domain], plan.at)]
+        if tasks := found.tasks(domain):
+            said += [AFTER, downstream_table(found, domain, tasks, plan.at)]
     return [*said, about(found, plan.command)]
 
 

@@ -31,6 +31,7 @@ class BodyOptions(Ranged):
         at_env_steps: Where recipes are compared at equal env_steps.
         downstream_steps: env_steps of fine-tuning at which returns are measured; empty: none.
         downstream_episodes: Episodes of each measurement.
+        downstream_tasks: Any tasks of DOWNSTREAM; empty: all.
         n_seeds: Runs of each recipe, each in a process of its own with one thread.
         seed: The first one's seed; the others' follow.
         runs: Folder for runs, results and logs.
@@ -44,6 +45,7 @@ class BodyOptions(Ranged):
     at_env_steps: int
     downstream_steps: tuple[int, ...]
     downstream_episodes: int
+    downstream_tasks: tuple[str, ...]
     n_seeds: int
     seed: Seed
     runs: OutFolder
@@ -56,6 +58,9 @@ class BodyOptions(Ranged):
         object.__setattr__(self, "domains", tuple(dict.fromkeys(self.domains)))
         object.__setattr__(self, "downstream_steps", tuple(sorted(set(self.downstream_steps))))
         check_names("recipe", self.recipes, RECIPES)
+        check_names(
+            "downstream task", self.downstream_tasks, sorted(set().union(*DOWNSTREAM.values()))
+        )
         for domain in self.domains:
             if task_spec(domain).new_coverage is None:
                 raise ValueError(f"task {domain!r} has no measure of coverage (new_coverage)")
@@ -65,6 +70,12 @@ class BodyOptions(Ranged):
     def seeds(self) -> range:
         """The seeds."""
         return range(self.seed, self.seed + self.n_seeds)
+
+    def tasks(self, domain: str) -> tuple[str, ...]:
+        """Returns the names of the tasks that are learned after exploring a domain."""
+        known = DOWNSTREAM.get(domain, ())
+        chosen = tuple(task for task in known if task in self.downstream_tasks)
+        return chosen if self.downstream_tasks else known
 
     def plan(self) -> report.Plan:
         """Returns what the tables compare."""
@@ -145,7 +156,7 @@ class BodyStudy(JobStudy[Pretraining | Downstream]):
         after = [
             Downstream(o.runs, domain, recipe, task, *sizes)
             for domain in o.domains
-            for task in DOWNSTREAM.get(domain, ())
+            for task in o.tasks(domain)
             for recipe in (*o.recipes, SCRATCH)
         ]
         return [first, after if o.downstream_steps else []]

@@ -46,6 +46,10 @@ class Found:
         named = (c.measures for job, c in self.explored.items() if job.task == domain)
         return list(dict.fromkeys(name for measures in named for name in measures))
 
+    def tasks(self, domain: str) -> list[str]:
+        """Returns the names of the tasks that were learned after exploring a domain."""
+        return list(dict.fromkeys(job.task for job in self.returns if job.domain == domain))
+
     def downstream(self, domain: str, recipe: str, task: str) -> list[list[float]]:
         """Returns a task's returns at each number of env_steps, a list for each seed.
 

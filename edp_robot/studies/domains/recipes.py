@@ -28,13 +28,13 @@ CLOSED = (
     "reward.pseudo_count=1e-9",
 )
 NETWORK = (
-    "reward.estimator=centred",
+    "reward.estimator=fixed",
     "reward.spacing=log_snr",
     "reward.n_draws=2",
     "reward.t_low=0.2",
     "reward.t_high=0.6",
     "reward.n_neighbours=0",
-    "reward.model.learning_rate=3e-4",
+    "reward.model.learning_rate=1e-4",
 )
 ALL = "reward.fields=[]"
 RECIPES: dict[str, Recipe] = {

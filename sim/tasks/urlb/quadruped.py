@@ -63,7 +63,6 @@ class Quadruped(Body):
     control_period_s = 0.02
     domain = "quadruped"
     camera = "x"
-    novelty_fields = ("torso_velocity", "torso_upright", *(f"imu_gyro.{axis}" for axis in "xyz"))
 
     @classmethod
     def world(cls) -> mujoco.MjSpec:

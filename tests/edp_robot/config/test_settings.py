@@ -28,7 +28,8 @@ def test_nested_fields_are_set_with_their_types():
         ("batch", "expected NAME=VALUE"),
         (
             "reward.estimator=best",
-            "there is no 'best'; there are: iid, stratified, antithetic, shared, centred, exact",
+            "there is no 'best'; there are: "
+            "iid, stratified, antithetic, shared, centred, fixed, exact",
         ),
         ("reward.model.activation=relu", "there is no 'relu'; there are: mish, silu"),
         ("ddpg.discount=1.5", r"discount=1.5: give a number in \[0, 1\)"),

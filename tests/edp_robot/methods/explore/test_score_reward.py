@@ -96,7 +96,9 @@ def test_centred_is_shared_without_the_noise_that_all_states_have_in_common(trai
     assert common > shared.mean(0).var()  # more than what tells the states apart
 
 
-@pytest.mark.parametrize("estimator", [n for n in ESTIMATORS if n not in ("centred", "exact")])
+@pytest.mark.parametrize(
+    "estimator", [n for n in ESTIMATORS if n not in ("centred", "fixed", "exact")]
+)
 def test_all_estimators_have_the_same_mean(trained, estimator):
     torch.manual_seed(3)
     states = torch.rand(1, 8, 2) * 2 - 1
@@ -108,6 +110,21 @@ def test_all_estimators_have_the_same_mean(trained, estimator):
         means.append(values.mean(0))
         error = values.std(0) / math.sqrt(200)
     assert ((means[0] - means[1]).abs() < 0.1 * means[0] + 4 * error).all()
+
+
+def test_fixed_draws_last_for_the_run_and_are_each_learners_own():
+    torch.manual_seed(4)
+    options = {"estimator": "fixed", "n_draws": 4, "t_low": 0.2, "t_high": 0.6}
+    intrinsic = tiny_reward(n_seeds=2, **options)
+    states = torch.rand(1, 8, 2).expand(2, 8, 2)
+    first = intrinsic.error(states)
+    assert torch.equal(first, intrinsic.error(states))
+    torch.testing.assert_close(intrinsic.kept_t[0, 0], torch.tensor([0.3, 0.5, 0.3, 0.5]))
+    assert not torch.allclose(intrinsic.kept_eps[0], intrinsic.kept_eps[1])
+    other = tiny_reward(n_seeds=2, **options)
+    assert not torch.allclose(other.error(states), first)
+    other.load_state_dict(intrinsic.state_dict())
+    assert torch.equal(other.error(states), first)
 
 
 @pytest.mark.parametrize(

@@ -114,6 +114,16 @@ def test_fine_tuning_follows_exploring_and_nothing_runs_twice(tmp_path, ended, c
     assert ok and started == [] and "16/16" in capsys.readouterr().out
 
 
+def test_only_the_tasks_that_are_asked_for_are_learned(tmp_path, ended):
+    o = options(tmp_path, n_seeds=1, downstream_tasks=("arm-reach-left",))
+    _, ok, started = run(o, ended)
+    assert ok
+    assert {job.task for job in started if isinstance(job, Downstream)} == {"arm-reach-left"}
+    assert "arm-press" not in (o.out / "domains.md").read_text()
+    with pytest.raises(ValueError, match=r"no downstream task 'arm-wave'; there are: .*arm-press"):
+        options(tmp_path, downstream_tasks=("arm-wave",))
+
+
 def test_what_starts_from_a_failed_run_is_not_tried(tmp_path, ended):
     study, ok, started = run(options(tmp_path, n_seeds=1), ended, broken=("random-0",))
     assert not ok and [job.name for job in study.failed] == ["random-0"]
