@@ -11,26 +11,21 @@ import numpy as np
 
 from edp_robot.methods.ranges import Ranged, Seed
 from edp_robot.studies.exploration_report import about, run_rows
-from edp_robot.studies.exploration_runs import Pretraining, Result
+from edp_robot.studies.exploration_runs import NETWORK, Pretraining, Result
 from edp_robot.studies.study_options import MAZE_PREFIX, check_mazes, check_names, command_line
 from edp_robot.studies.tables import CONFIDENCE, as_csv, bold, interval, markdown
 from policy_server.contract.disk.files import write_atomic
 from policy_server.contract.disk.outputs import OutFolder
 
 BASE = "default"
-# The state model as a network, sharp enough to hold a maze (docs/exploration.md).
-NETWORK = (
-    "state_model.n_blocks=1",
-    "state_model.n_features=128",
-    "state_model.learning_rate=0.003",
-)
-
 SHARED = ("score_reward.estimator=shared", *NETWORK)
 VARIANTS: dict[str, tuple[str, tuple[str, ...]]] = {  # name: (what is changed, settings)
     BASE: ("nothing", ()),
     "shared": ("estimator", SHARED),
     "antithetic": ("estimator", ("score_reward.estimator=antithetic", *NETWORK)),
     "stratified": ("estimator", ("score_reward.estimator=stratified", *NETWORK)),
+    "centred": ("estimator", ("score_reward.estimator=centred", *NETWORK)),
+    "fixed": ("estimator", ("score_reward.estimator=fixed", *NETWORK)),
     "iid": ("estimator", ("score_reward.estimator=iid", *NETWORK)),
     "shared-smooth": ("its model", SHARED[:1]),
     "shared-no-features": ("its model", (*SHARED[:1], "state_model.n_features=0")),

@@ -32,7 +32,7 @@ class Options(Ranged):
 
     Attributes:
         mazes: Any of a, b, c, d, tree, bottleneck, large. May be empty with --arm.
-        methods: Any of edp, rnd, particle, random.
+        methods: Any of edp, edp-network, rnd, particle, random.
         n_seeds: Learners of each run, trained at once in one process.
         env_steps: Control steps of a run, as in `edp pretrain`.
         seed: Seeds all random generators.
@@ -101,7 +101,10 @@ class Options(Ranged):
     def job(self, task: str, method: str) -> Pretraining:
         """Returns the run of a method on a task."""
         env_steps = self.arm_env_steps if task == ARM else self.env_steps
-        return Pretraining(self.runs, task, method, env_steps, self.n_seeds, self.seed)
+        made = METHODS[method]
+        sizes = (env_steps, self.n_seeds, self.seed)
+        variant = method if made.settings else ""
+        return Pretraining(self.runs, task, made.method, *sizes, variant, made.settings)
 
     def write(self, results: list[Result]) -> None:
         """Writes the tables and figures to `out`."""

@@ -18,7 +18,13 @@ from edp_robot.training.checkpoint import load_tree
 from sim.tasks.mazes import Maze
 
 # colour and marker, so that no two lines differ by colour alone
-LOOKS = {"edp": (BLUE, "o"), "rnd": (ORANGE, "s"), "particle": (GREEN, "^"), "random": (GREY, "D")}
+LOOKS = {
+    "edp": (BLUE, "o"),
+    "edp-network": (INK, "v"),
+    "rnd": (ORANGE, "s"),
+    "particle": (GREEN, "^"),
+    "random": (GREY, "D"),
+}
 PAPER_LABEL = "EDP, paper"
 CAP_LABEL = "cap of the metric"
 MOST = 0.995  # quantile of the visits that ends the colour scale; a few bins in corners hold more
@@ -37,7 +43,7 @@ def coverage(tasks: Sequence[str], results: Sequence[Result]) -> bytes:
     for axis, task in zip(axes, tasks, strict=False):
         for result in results:
             if result.job.task == task:
-                lines[METHODS[result.job.method]] = _curve(axis, result)
+                lines[METHODS[result.job.name].title] = _curve(axis, result)
         lines |= _references(axis, task)
         title = task if task == ARM else f"maze {_short(task)}"
         axis.set(title=title, ylim=(0, 1.05), xlabel="env_steps [thousands]")
@@ -46,7 +52,11 @@ def coverage(tasks: Sequence[str], results: Sequence[Result]) -> bytes:
         axis.set_visible(False)
     for axis in axes[::n_columns]:
         axis.set_ylabel("coverage")
-    order = [k for k in [*METHODS.values(), PAPER_LABEL, CAP_LABEL] if k in lines]
+    order = [
+        k
+        for k in [*(made.title for made in METHODS.values()), PAPER_LABEL, CAP_LABEL]
+        if k in lines
+    ]
     place = {"loc": "outside lower center", "ncols": min(len(order), 2 * n_columns)}
     figure.legend([lines[k] for k in order], order, frameon=False, **place)
     return png(figure)
@@ -54,7 +64,7 @@ def coverage(tasks: Sequence[str], results: Sequence[Result]) -> bytes:
 
 def _curve(axis: Any, result: Result) -> Any:
     """Draws one run; returns its line."""
-    colour, marker = LOOKS[result.job.method]
+    colour, marker = LOOKS[result.job.name]
     x = result.env_step / 1e3
     curves = result.curves
     axis.fill_between(x, curves.min(0), curves.max(0), color=colour, alpha=0.25, lw=0)
@@ -83,7 +93,7 @@ def visits(tasks: Sequence[str], methods: Sequence[str], results: Sequence[Resul
         results: The complete runs.
     """
     mazes = [Maze.load(task) for task in tasks]
-    there = {(r.job.task, r.job.method): r for r in results}
+    there = {(r.job.task, r.job.name): r for r in results}
     counts = {key: _counts_of(r) for key, r in there.items()}
     norm = _colour_scale([c for c in counts.values() if c is not None])
     ratios = [float(np.divide(*(m.high - m.low))) for m in mazes]
@@ -95,7 +105,7 @@ def visits(tasks: Sequence[str], methods: Sequence[str], results: Sequence[Resul
             image = _map(axis, maze, counts.get((task, method)), norm) or image
             result = there.get((task, method))
             axis.set_xlabel("no run" if result is None else f"coverage {result.coverage[0]:.2f}")
-        row[0].set_ylabel(METHODS[method], fontsize=11)
+        row[0].set_ylabel(METHODS[method].title, fontsize=11)
     for axis, task in zip(axes[0], tasks, strict=True):
         axis.set_title(f"maze {_short(task)}", fontsize=11)
     if image is not None:

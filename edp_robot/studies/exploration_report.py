@@ -57,7 +57,7 @@ def run_rows(results: Iterable[Result]) -> list[dict[str, Any]]:
         shared = {**costs, "n_seeds": len(r.coverage), **made}
         for k, coverage in enumerate(r.coverage):
             presses = "" if r.presses is None else int(r.presses[k])
-            named = {"task": r.job.task, "method": r.job.method, "seed": k}
+            named = {"task": r.job.task, "method": r.job.name, "seed": k}
             rows.append({**named, "coverage": coverage, "presses": presses, **shared})
     return rows
 
@@ -67,7 +67,7 @@ def curve_rows(results: Iterable[Result]) -> list[dict[str, Any]]:
     rows = []
     for r in results:
         for k, curve in enumerate(r.curves):
-            named = {"task": r.job.task, "method": r.job.method, "seed": k}
+            named = {"task": r.job.task, "method": r.job.name, "seed": k}
             points = zip(r.env_step, curve, strict=True)
             rows += [{**named, "env_step": step, "coverage": value} for step, value in points]
     return rows
@@ -112,7 +112,7 @@ def maze_table(mazes: Sequence[str], methods: Sequence[str], results: Iterable[R
         methods: Names of the methods.
         results: The complete runs.
     """
-    there = {(r.job.method, r.job.task): r for r in results}
+    there = {(r.job.name, r.job.task): r for r in results}
     rows = [[there.get((method, MAZE_PREFIX + maze)) for maze in mazes] for method in methods]
     cells = _measured(rows, lambda r: r.coverage, digits=2)
     blank = ["-"] * len(COSTS)
@@ -128,7 +128,7 @@ def maze_table(mazes: Sequence[str], methods: Sequence[str], results: Iterable[R
 
 def arm_table(methods: Sequence[str], results: Iterable[Result]) -> str:
     """Returns the Markdown table of the arm."""
-    there = {r.job.method: r for r in results if r.job.task == ARM}
+    there = {r.job.name: r for r in results if r.job.task == ARM}
     rows = [[there.get(method)] for method in methods]
     coverage = _measured(rows, lambda r: r.coverage, digits=2)
     presses = _measured(rows, lambda r: r.presses, digits=1)
@@ -141,7 +141,7 @@ def _body(
 ) -> list[list[str]]:
     """Returns the rows of a table: label of the method, cells, costs."""
     return [
-        [METHODS[method], *made, *_costs(row)]
+        [METHODS[method].title, *made, *_costs(row)]
         for method, made, row in zip(methods, cells, rows, strict=True)
     ]
 

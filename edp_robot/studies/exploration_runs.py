@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,7 +13,13 @@ from edp_robot.training.runs import read_config, read_metrics
 from policy_server.contract.disk.files import write_json
 
 ARM = "arm"
-METHODS = {"edp": "EDP", "rnd": "RND", "particle": "particle", "random": "random actions"}
+
+# The state model as a network, sharp enough to hold a maze (docs/exploration.md).
+NETWORK = (
+    "state_model.n_blocks=1",
+    "state_model.n_features=128",
+    "state_model.learning_rate=0.003",
+)
 PAPER = {  # coverage of EDP in the paper: mean, std of 10 seeds (arXiv 2502.07279, Table 1)
     "a": (0.99, 0.02),
     "b": (0.99, 0.01),
@@ -22,6 +28,29 @@ PAPER = {  # coverage of EDP in the paper: mean, std of 10 seeds (arXiv 2502.072
     "tree": (0.91, 0.01),
     "bottleneck": (0.75, 0.15),
     "large": (0.71, 0.07),
+}
+
+
+class Method(NamedTuple):
+    """A row of the tables.
+
+    Attributes:
+        title: Its name there.
+        method: Name of the intrinsic reward.
+        settings: NAME=VALUE for `edp pretrain --set`, on top of the preset.
+    """
+
+    title: str
+    method: str
+    settings: tuple[str, ...] = ()
+
+
+METHODS = {
+    "edp": Method("EDP", "edp"),
+    "edp-network": Method("EDP, network", "edp", ("score_reward.estimator=antithetic", *NETWORK)),
+    "rnd": Method("RND", "rnd"),
+    "particle": Method("particle", "particle"),
+    "random": Method("random actions", "random"),
 }
 
 

@@ -133,12 +133,24 @@ def test_other_options_for_the_same_runs_are_refused(tmp_path, make_run):
         Study(options(tmp_path, n_seeds=5), "here")
 
 
+def test_the_network_has_a_row_of_its_own(tmp_path):
+    options = Options(mazes=("a",), methods=("edp", "edp-network"), runs=tmp_path)
+    closed, network = options.jobs()
+    assert (closed.name, network.name) == ("edp", "edp-network")
+    assert network.words()[:5] == ["pretrain", "--task", "maze-square-a", "--method", "edp"]
+    assert "score_reward.estimator=antithetic" in network.words()
+    assert not closed.settings
+
+
 def test_unknown_names_list_those_that_exist(tmp_path, capsys):
     files = ["--runs", str(tmp_path / "r"), "--out", str(tmp_path / "o")]
     assert cli.main(["study", "exploration", "--mazes", "a", "z", *files]) == 1
     assert "no maze 'z'; there are: a, b, c, d, tree, bottleneck, large" in capsys.readouterr().err
     assert cli.main(["study", "exploration", "--methods", "edpp", *files]) == 1
-    assert "no method 'edpp'; there are: edp, rnd, particle, random" in capsys.readouterr().err
+    assert (
+        "no method 'edpp'; there are: edp, edp-network, rnd, particle, random"
+        in capsys.readouterr().err
+    )
     assert cli.main(["study", "exploration", "--n-seeds", "0", *files]) == 1
     assert "n_seeds=0: must be at least 1" in capsys.readouterr().err
     assert cli.main(["study", "exploration", "--mazes", "--no-arm", *files]) == 1

@@ -109,7 +109,7 @@ def test_everything_is_written(tmp_path):
     assert len(curves) == 1 + 2 * 3
     for name in ("coverage.png", "visits.png"):
         assert min(Image.open(tmp_path / "out" / name).size) > 300
-    assert set(METHODS) == {"edp", "rnd", "particle", "random"}
+    assert set(METHODS) == {"edp", "edp-network", "rnd", "particle", "random"}
 
 
 def test_visits_are_the_first_seeds(tmp_path, make_run):
