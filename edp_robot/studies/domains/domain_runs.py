@@ -23,8 +23,8 @@ from sim.core.registry import task_spec
 MOST_ENV_STEPS = 10_000_000  # never reached: the processor time ends a run
 # The replay's newest transitions are what the tasks learn from; the logs are the curves.
 SHARED = ("loop.replay_capacity=300000", "loop.n_logs=200", "loop.final_updates=0")
-# One grad_step of the fine-tuner for 4 env_steps: 20 copies, 10 decisions a round.
-AFTER = ("loop.updates_per_round=50",)
+# grad_steps of the fine-tuner after a control step of its 20 copies: one for 4 env_steps.
+AFTER = 5
 ACTOR = ("width", "n_layers", "layer_norm", "n_features", "feature_scale")
 
 
@@ -112,7 +112,8 @@ class Downstream(Job):
         words = ["finetune", "--task", self.task, "--method", "ddpg", "--seed", str(self.seed)]
         words += ["--env-steps", str(self.at[-1]), "--eval-every", str(math.gcd(*self.at))]
         words += ["--eval-episodes", str(self.n_episodes)]
-        settings = [*AFTER, f"n_eval_episodes={self.n_episodes}"]
+        n_updates = AFTER * task_spec(self.task).hold
+        settings = [f"loop.updates_per_round={n_updates}", f"n_eval_episodes={self.n_episodes}"]
         if start := self.explored:
             words += ["--from", str(start.folder)]
             settings += self._fitting(start)
