@@ -137,6 +137,7 @@ TRAININGS = {
     **{f"paper-{n}": lambda n=n: small_paper(n) for n in (1, 3)},
     **{f"maze-{n}": lambda n=n: small_demo("edp", n, **MAZE) for n in (1, 3)},
     **{f"network-{n}": lambda n=n: small_demo("edp", n, estimator="shared") for n in (1, 3)},
+    **{f"network-fixed-{n}": lambda n=n: small_demo("edp", n, estimator="fixed") for n in (1, 3)},
     **{f"exact-{n}": lambda n=n: small_demo("edp", n, task="maze-square-a") for n in (1, 3)},
     **{f"finetune-{name}": lambda name=name: fine_tuning(name) for name in FINE_TUNERS.names()},
     "clone": cloning,
