@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edp_robot.methods.ranges import Ranged, Seed
+from edp_robot.methods.ranges import Natural, Ranged, Seed
 from edp_robot.studies import exploration_report as report
 from edp_robot.studies.exploration_runs import ARM, METHODS, Pretraining, Result
 from edp_robot.studies.study_options import MAZE_PREFIX, check_mazes, check_names, command_line
@@ -23,6 +23,7 @@ OF_BODIES = (
     "downstream_steps",
     "downstream_episodes",
     "downstream_tasks",
+    "downstream_seeds",
 )
 
 
@@ -52,6 +53,7 @@ class Options(Ranged):
         downstream_episodes: Episodes of each such measurement, always the same ones.
         downstream_tasks: What is learned after exploring
             (edp_robot/studies/domains/recipes.py). Empty: all tasks of each domain.
+        downstream_seeds: How many of the n_seeds are fine-tuned. 0: all.
     """
 
     mazes: tuple[str, ...] = ("a", "b", "c", "d", "tree", "bottleneck", "large")
@@ -71,6 +73,7 @@ class Options(Ranged):
     downstream_steps: tuple[int, ...] = (10_000, 50_000, 100_000)
     downstream_episodes: int = 20
     downstream_tasks: tuple[str, ...] = ()
+    downstream_seeds: Natural = 0
 
     def __post_init__(self) -> None:
         """Checks the options, and shortens names of mazes that are written out."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from subprocess import Popen
 
-from edp_robot.methods.ranges import Ranged, Seed
+from edp_robot.methods.ranges import Natural, Ranged, Seed
 from edp_robot.studies.domains import domain_report as report
 from edp_robot.studies.domains.domain_runs import Downstream, exploring, read_curves
 from edp_robot.studies.domains.domain_tables import Found
@@ -32,6 +32,7 @@ class BodyOptions(Ranged):
         downstream_steps: env_steps of fine-tuning at which returns are measured; empty: none.
         downstream_episodes: Episodes of each measurement.
         downstream_tasks: Any tasks of DOWNSTREAM; empty: all.
+        downstream_seeds: How many of the seeds are fine-tuned, the first ones; 0: all.
         n_seeds: Runs of each recipe, each in a process of its own with one thread.
         seed: The first one's seed; the others' follow.
         runs: Folder for runs, results and logs.
@@ -46,6 +47,7 @@ class BodyOptions(Ranged):
     downstream_steps: tuple[int, ...]
     downstream_episodes: int
     downstream_tasks: tuple[str, ...]
+    downstream_seeds: Natural
     n_seeds: int
     seed: Seed
     runs: OutFolder
@@ -70,6 +72,11 @@ class BodyOptions(Ranged):
     def seeds(self) -> range:
         """The seeds."""
         return range(self.seed, self.seed + self.n_seeds)
+
+    def fitting(self, domain: str) -> tuple[str, ...]:
+        """Returns the recipes that a domain has, without named numbers where it names none."""
+        names = bool(task_spec(domain).novelty_fields)
+        return tuple(name for name in self.recipes if names or not RECIPES[name].on_named)
 
     def tasks(self, domain: str) -> tuple[str, ...]:
         """Returns the names of the tasks that are learned after exploring a domain."""
@@ -150,13 +157,15 @@ class BodyStudy(JobStudy[Pretraining | Downstream]):
         first = [
             exploring(o.runs, domain, recipe, seed, o.cpu_s)
             for domain in o.domains
-            for recipe in o.recipes
+            for recipe in o.fitting(domain)
         ]
         sizes = (seed, o.cpu_s, o.downstream_steps, o.downstream_episodes)
         after = [
             Downstream(o.runs, domain, recipe, task, *sizes)
             for domain in o.domains
             for task in o.tasks(domain)
-            for recipe in (*o.recipes, SCRATCH)
+            for recipe in (*o.fitting(domain), SCRATCH)
         ]
-        return [first, after if o.downstream_steps else []]
+        n_tuned = o.downstream_seeds or o.n_seeds
+        is_tuned = bool(o.downstream_steps) and seed < o.seed + n_tuned
+        return [first, after if is_tuned else []]

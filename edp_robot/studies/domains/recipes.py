@@ -1,4 +1,8 @@
-"""What the study of bodies compares: recipes of exploring, and the tasks that come after."""
+"""What the study of bodies compares: recipes of exploring, and the tasks that come after.
+
+The preset of `edp` is one of its three recipes: named numbers where a task names some, else the
+closed form, else (many numbers) the network.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,8 @@ class Recipe(NamedTuple):
         method: Name of the intrinsic reward.
         settings: NAME=VALUE for `edp pretrain --set`, on top of the preset.
         preset: Sizes and rates.
-        on_named: Whether novelty is looked for on the task's `novelty_fields` alone.
+        on_named: Whether novelty is looked for on the task's `novelty_fields` alone. A task that
+            names none has no such run.
     """
 
     method: str
@@ -38,9 +43,9 @@ NETWORK = (
 )
 ALL = "reward.fields=[]"
 RECIPES: dict[str, Recipe] = {
-    "edp": Recipe("edp", on_named=True),
-    "edp, all numbers": Recipe("edp", (*CLOSED, ALL)),
+    "edp, closed form": Recipe("edp", (*CLOSED, ALL)),
     "edp, network": Recipe("edp", (*NETWORK, ALL)),
+    "edp, named numbers": Recipe("edp", on_named=True),
     "particle": Recipe("particle"),
     "particle, named numbers": Recipe("particle", on_named=True),
     "rnd": Recipe("rnd"),

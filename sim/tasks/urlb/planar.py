@@ -34,7 +34,6 @@ class Planar(Body):
 
     fast_ms: float
     bends: tuple[str, ...]
-    novelty_fields = ("rootz.pos", "rooty.pos", *(f"{root}.vel" for root in ROOTS))
 
     @classmethod
     def world(cls) -> mujoco.MjSpec:

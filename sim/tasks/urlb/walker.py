@@ -51,7 +51,6 @@ class Walker(Body):
     control_period_s = 0.025
     domain = "walker"
     camera = "side"
-    novelty_fields = ("torso.xx", "torso.xz", "torso.z", *(f"{root}.vel" for root in ROOTS))
 
     @classmethod
     def world(cls) -> mujoco.MjSpec:

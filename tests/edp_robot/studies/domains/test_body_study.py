@@ -114,6 +114,23 @@ def test_fine_tuning_follows_exploring_and_nothing_runs_twice(tmp_path, ended, c
     assert ok and started == [] and "16/16" in capsys.readouterr().out
 
 
+def test_fewer_seeds_may_be_fine_tuned_than_explore(tmp_path, ended):
+    _, _, started = run(options(tmp_path, n_seeds=3, downstream_seeds=1), ended)
+    assert len(started) == 3 * 2 + 2 * 3
+    assert {job.seed for job in started if isinstance(job, Downstream)} == {0}
+
+
+def test_recipes_on_named_numbers_are_left_out_where_a_task_names_none(tmp_path, ended):
+    recipes = ("particle", "particle, named numbers")
+    changes = {"recipes": recipes, "n_seeds": 1, "downstream_steps": ()}
+    _, _, started = run(options(tmp_path, domains=("arm", "walker"), **changes), ended)
+    assert [(job.task, job.name) for job in started] == [
+        ("arm", "particle-0"),
+        ("arm", "particle-named-numbers-0"),
+        ("walker", "particle-0"),
+    ]
+
+
 def test_only_the_tasks_that_are_asked_for_are_learned(tmp_path, ended):
     o = options(tmp_path, n_seeds=1, downstream_tasks=("arm-reach-left",))
     _, ok, started = run(o, ended)
@@ -172,7 +189,7 @@ def test_cells_and_ties_by_hand():
         (["--domains", "modes"], "task 'modes' has no measure of coverage"),
         (
             ["--domains", "arm", "--recipes", "best"],
-            "no recipe 'best'; there are: edp, edp, all numbers, edp, net",
+            "no recipe 'best'; there are: edp, closed form, edp, net",
         ),
         (["--domains", "arm", "--downstream-steps", "0"], "must be at least 1"),
     ],
