@@ -22,7 +22,6 @@ from sim.core.spec import TaskSpec
 
 # Draws per state (K) by domain, as the authors' code sets them (method section 2).
 PAPER_DRAWS = {"maze": 20, "gym": 20}
-MANY = 32  # numbers, from which on a network tells states apart better than their neighbours do
 
 
 @INTRINSIC_REWARDS.register("edp")
@@ -74,45 +73,27 @@ class ScoreReward(IntrinsicReward):
     def preset(cls, preset: str, spec: TaskSpec) -> ScoreRewardConfig:
         """Returns the paper's settings, or those that explored best in minutes on two cores.
 
-        That is the exact form where few numbers count as new (docs/exploration.md): all of the
-        observation, or the novelty fields of a task that names some. The resolution of mazes and of
-        the arm was found by trial, that of other tasks follows the data. Where more than `MANY`
-        numbers count, every state is far from every other, and a network explores better. The
-        mazes' state model, t_high and spacing are for the estimators with a network
+        That is the exact form (docs/exploration.md), on the few novelty fields of a task that names
+        some. The resolution of mazes and of the arm was found by trial, that of other tasks follows
+        the data. Its state model, t_high and spacing are for the estimators with a network
         (`--set reward.estimator=...`).
         """
         if preset == "paper":
             draws = PAPER_DRAWS.get(spec.domain, 10)
             return ScoreRewardConfig(n_draws=draws, t_low=1e-3, t_high=1.0, estimator="iid")
         if spec.domain != "maze":
-            return cls._body_preset(spec)
+            is_arm = spec.domain == "arm"
+            return ScoreRewardConfig(
+                estimator="exact",
+                t_low=0.02 if is_arm else 0.1,
+                n_neighbours=0.0 if is_arm else 8.0,
+                pseudo_count=1e-9,
+                fields=spec.novelty_fields,
+                model=SMALL,
+            )
         model = replace(SMALL, learning_rate=1e-3, n_features=32, time_dim=32)
         return ScoreRewardConfig(
             t_low=0.004, t_high=0.2, spacing="log_snr", estimator="exact", model=model
-        )
-
-    @classmethod
-    def _body_preset(cls, spec: TaskSpec) -> ScoreRewardConfig:
-        """Returns the settings for a task that is no maze."""
-        fields = spec.novelty_fields
-        if len(novelty_columns(spec, fields)) > MANY:
-            return ScoreRewardConfig(
-                estimator="fixed",
-                spacing="log_snr",
-                n_draws=2,
-                t_low=0.2,
-                t_high=0.6,
-                fields=fields,
-                model=replace(SMALL, learning_rate=1e-4),
-            )
-        is_arm = spec.domain == "arm"
-        return ScoreRewardConfig(
-            estimator="exact",
-            t_low=0.02 if is_arm else 0.1,
-            n_neighbours=0.0 if is_arm else 8.0,
-            pseudo_count=1e-9,
-            fields=fields,
-            model=SMALL,
         )
 
     def update(self, obs: Tensor) -> dict[str, Tensor]:

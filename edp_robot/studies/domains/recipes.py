@@ -1,7 +1,7 @@
 """What the study of bodies compares: recipes of exploring, and the tasks that come after.
 
-The preset of `edp` is one of its three recipes: named numbers where a task names some, else the
-closed form, else (many numbers) the network.
+The preset of `edp` is one of its recipes: named numbers where a task names some, else the closed
+form.
 """
 
 from __future__ import annotations

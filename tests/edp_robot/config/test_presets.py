@@ -45,8 +45,8 @@ def test_a_method_brings_its_own_settings():
     assert (arm.estimator, arm.fields) == ("exact", ("end_effector", "button_travel"))
     other = presets.pretrain("demo", "gym:Pendulum-v1").reward
     assert (other.estimator, other.fields, other.n_neighbours) == ("exact", (), 8.0)
-    quadruped = presets.pretrain("demo", "quadruped").reward  # 78 numbers
-    assert (quadruped.estimator, quadruped.fields) == ("fixed", ())
+    quadruped = presets.pretrain("demo", "quadruped").reward
+    assert (quadruped.estimator, quadruped.fields) == ("exact", ())
     ddpg = presets.finetune("demo", "arm-press", method="ddpg")
     assert isinstance(ddpg.tuner, GaussianConfig)
     assert (ddpg.loop.decisions_per_update, ddpg.loop.env_steps) == (1, 90_000)
