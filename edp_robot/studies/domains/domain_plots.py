@@ -11,8 +11,9 @@ from edp_robot.studies.domains.domain_tables import Found
 from edp_robot.studies.domains.recipes import RECIPES, SCRATCH
 from edp_robot.studies.plots import BLUE, GREEN, GREY, INK, ORANGE, new_figure, png
 
-COLOURS = (BLUE, ORANGE, GREEN, INK, GREY, "#a23b72", "#7b6d8d", "#c9a227")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+MORE = ("#a23b72", "#7b6d8d", "#c9a227", "#5fb3b3", "#c0392b")
+COLOURS = (BLUE, ORANGE, GREEN, INK, GREY, *MORE)
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", "h")
 LOOKS = {
     name: {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)]}
     for i, name in enumerate([*RECIPES, SCRATCH])

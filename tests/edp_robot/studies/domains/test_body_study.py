@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from edp_robot import cli
+from edp_robot.studies.domains.domain_plots import LOOKS
 from edp_robot.studies.domains.domain_runs import Curves, Downstream, exploring, measure_names
 from edp_robot.studies.domains.domain_study import BodyOptions, BodyStudy
 from edp_robot.studies.domains.domain_tables import cell, table
@@ -199,3 +200,8 @@ def test_a_wrong_option_is_one_line(tmp_path, words, said, capsys):
     assert cli.main(["study", "exploration", *words, *files]) != 0
     error = capsys.readouterr().err
     assert said in error and "Traceback" not in error
+
+
+def test_every_row_has_a_colour_and_a_marker_of_its_own():
+    for of in ("color", "marker"):
+        assert len({look[of] for look in LOOKS.values()}) == len(LOOKS)
