@@ -31,7 +31,7 @@ class BodyOptions(Ranged):
         at_env_steps: Where recipes are compared at equal env_steps.
         downstream_steps: env_steps of fine-tuning at which returns are measured; empty: none.
         downstream_episodes: Episodes of each measurement.
-        downstream_tasks: Any tasks of DOWNSTREAM; empty: all.
+        downstream_tasks: Any of the domains' tasks in DOWNSTREAM; empty: all.
         downstream_seeds: How many of the seeds are fine-tuned, the first ones; 0: all.
         n_seeds: Runs of each recipe, each in a process of its own with one thread.
         seed: The first one's seed; the others' follow.
@@ -60,9 +60,8 @@ class BodyOptions(Ranged):
         object.__setattr__(self, "domains", tuple(dict.fromkeys(self.domains)))
         object.__setattr__(self, "downstream_steps", tuple(sorted(set(self.downstream_steps))))
         check_names("recipe", self.recipes, RECIPES)
-        check_names(
-            "downstream task", self.downstream_tasks, sorted(set().union(*DOWNSTREAM.values()))
-        )
+        known = [task for domain in self.domains for task in DOWNSTREAM.get(domain, ())]
+        check_names("downstream task", self.downstream_tasks, known)
         for domain in self.domains:
             if task_spec(domain).new_coverage is None:
                 raise ValueError(f"task {domain!r} has no measure of coverage (new_coverage)")
