@@ -118,7 +118,8 @@ def finetune(
         preset: Sizes and rates. Give the one that the pre-training had.
         reuse_replay: Learn from the pre-training's data too. Default: the preset's choice.
         settings: Other fields of the run's config.json, such as tuner.iql.expectile=0.8.
-        eval_every: Control steps between evaluations of 100 episodes; 0 for none.
+        eval_every: Control steps between evaluations of 100 episodes, the first of them before
+            the first control step; 0 for none.
         eval_episodes: Episodes of the evaluation at the end; 0 for none.
         resume: Continue from the checkpoint in --out.
         json: File to write the result to.

@@ -13,8 +13,8 @@ from edp_robot.methods.models import SMALL, NoiseModelConfig
 from edp_robot.training.clone import CloneConfig
 from edp_robot.training.distillers import DistillConfig
 from edp_robot.training.finetune import FinetuneConfig
+from edp_robot.training.loop_config import LoopConfig
 from edp_robot.training.pretrain import PretrainConfig
-from edp_robot.training.train_loop import LoopConfig
 from sim.core.registry import task_spec
 from sim.core.spec import TaskSpec
 

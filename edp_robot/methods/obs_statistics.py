@@ -14,7 +14,8 @@ Cloning fits them to its demonstrations, once. On-line training fits them to its
 whenever the replay has grown by a quarter (`GROWTH`), each learner to its own rows. So statistics
 follow a policy that moves to new places, and change less and less. Fine-tuning, distillation and
 export take over those of the run that they start from, and never change them: the pre-trained
-policy would no longer see what it was trained on.
+policy would no longer see what it was trained on. Fine-tuning that takes over a run's data alone
+fits them to these data, once.
 """
 
 from __future__ import annotations

@@ -7,24 +7,23 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from tqdm import trange
-
 from edp_robot.methods.doors import check_config, stored_config_class
 from edp_robot.methods.finetune.diffusion_tuner import DiffusionTunerConfig
 from edp_robot.methods.finetune.fine_tuner import FINE_TUNERS, FineTuner, tuner_class
 from edp_robot.methods.finetune.resampling import ResamplingConfig
 from edp_robot.methods.iql import IQLConfig
 from edp_robot.methods.models import NoiseModelConfig
+from edp_robot.methods.obs_statistics import N_ROWS, fit
 from edp_robot.methods.ranges import Natural, Seed
-from edp_robot.methods.replay import Replay, TooFewSteps
 from edp_robot.methods.replay_mix import relabelled
 from edp_robot.training.actor import torch_actor
 from edp_robot.training.checkpoint import load_tree
 from edp_robot.training.devices import seed_all
+from edp_robot.training.loop_config import LoopConfig, Progress
 from edp_robot.training.observe import make_observer
 from edp_robot.training.runs import CHECKPOINT, RUN_CONFIGS, Run, RunConfig
 from edp_robot.training.source import load_pretrained
-from edp_robot.training.train_loop import Loop, LoopConfig, Progress
+from edp_robot.training.train_loop import Loop
 from sim.core.evaluate import Evaluation, evaluate
 from sim.core.hold import Hold
 from sim.core.registry import make_vec, task_spec
@@ -39,7 +38,8 @@ class FinetuneConfig(RunConfig):
     `start` is the run folder of the pre-training, of which learner `start_seed` is taken. Empty, it
     starts from scratch. `reuse_replay` relabels the pre-training's replay with the task's reward.
     On that it learns for `offline_rounds` rounds before the first env_step. Without `reuse_policy`
-    it takes over that data alone and no networks, which random actions have none of.
+    it takes over that data alone and no networks, which random actions have none of. Observations
+    are then scaled by that data.
     `n_eval_episodes` are those of each evaluation on the way, always the same ones.
     """
 
@@ -95,6 +95,8 @@ def make_learner(spec: TaskSpec, config: FinetuneConfig) -> FineTuner:
             learner.keep_normaliser(start.part("normaliser"))
         if config.reuse_replay:
             learner.prior = relabelled(start.replay, spec, config.seed)
+            fit(learner.normaliser, spec, learner.prior.observations(N_ROWS))
+            learner.normaliser.frozen = True
     return learner
 
 
@@ -108,7 +110,7 @@ def finetune(
         out: Run folder.
         resume: Whether to go on from the folder's checkpoint.
         eval_every: env_steps between evaluations, logged as `mean_return` and, where the task
-            reports it, `success`; 0: none.
+            reports it, `success`. The first one is before the first env_step. 0: none.
 
     Raises:
         ValueError: There is no such task or method.
@@ -135,29 +137,11 @@ def finetune(
             seed=config.seed,
             observer=make_observer(env.task_spec),
             title=f"finetune {config.method}{'' if config.start else ' from scratch'}",
+            offline_rounds=config.offline_rounds if learner.prior is not None else 0,
         )
         if resume:
             loop.resume()
-        if not loop.progress.decision:
-            learn_offline(learner, loop.replay, config)
         return loop(measure if eval_every else None, eval_every)
-
-
-def learn_offline(learner: FineTuner, replay: Replay, config: FinetuneConfig) -> None:
-    """Learns for some rounds from the relabelled replay, if there is one; takes no env_step.
-
-    Args:
-        learner: What learns.
-        replay: The task's own replay, still empty.
-        config: `offline_rounds`, and the grad_steps of a round.
-    """
-    rounds = config.offline_rounds if learner.prior is not None else 0
-    silent = None if rounds else True
-    for _ in trange(rounds, desc="learning offline", unit="round", disable=silent):
-        try:
-            learner.update(replay, config.loop.updates_per_round, 0.0)
-        except TooFewSteps:  # the worlds will bring more
-            return
 
 
 def final_policy(

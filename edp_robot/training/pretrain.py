@@ -28,9 +28,10 @@ from edp_robot.methods.ranges import Natural, Seed
 from edp_robot.methods.replay import Batch, Replay
 from edp_robot.training.chunks import cosine_rate
 from edp_robot.training.devices import CPU, seed_all
+from edp_robot.training.loop_config import LoopConfig, Progress
 from edp_robot.training.observe import make_observer
 from edp_robot.training.runs import RUN_CONFIGS, Run, RunConfig
-from edp_robot.training.train_loop import Loop, LoopConfig, Progress
+from edp_robot.training.train_loop import Loop
 from sim.core.hold import Hold
 from sim.core.registry import make_vec
 from sim.core.spec import TaskSpec

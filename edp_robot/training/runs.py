@@ -18,9 +18,9 @@ from edp_robot.methods.iql import IQLConfig
 from edp_robot.methods.models import NoiseModelConfig
 from edp_robot.methods.ranges import Ranged
 from edp_robot.training.checkpoint import load_tree, save_tree
-from edp_robot.training.lock import locked
-from edp_robot.training.old_runs import translated
-from edp_robot.training.resume import at, changed_at, differences
+from edp_robot.training.folder.lock import locked
+from edp_robot.training.folder.old_runs import translated
+from edp_robot.training.folder.resume import at, changed_at, differences
 from policy_server.contract.commit import source_commit
 from policy_server.contract.disk.files import full_disk, sweep, write_atomic
 from policy_server.contract.doors.registries import Registry

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,70 +12,14 @@ from gymnasium.vector import VectorEnv
 from tqdm import tqdm
 
 from edp_robot.methods.learner import Finisher, Follower, Learner
-from edp_robot.methods.ranges import Natural, NotNegative, Ranged
 from edp_robot.methods.replay import Replay, TooFewSteps
 from edp_robot.training.checkpoint import load_tree
 from edp_robot.training.devices import CPU, random_state, set_random_state
+from edp_robot.training.loop_config import LoopConfig, Progress, SavableWorlds
 from edp_robot.training.observe import Decision, SeedsObserver
 from edp_robot.training.runs import Run
 from policy_server.contract.signals import Stop, stop_on_signals
 from sim.core.finite import NotFinite
-
-
-@dataclass(frozen=True)
-class LoopConfig(Ranged):
-    """How long to train, and how often to do what. One env_step is a control step of one world.
-
-    Learning begins after `random_env_steps`, once the replay holds the n_step that the learner
-    samples. The replay takes memory for what `env_steps` can fill, at most `replay_capacity`. Where
-    several learners are trained at once, all numbers are those of one of them. `final_updates` are
-    grad_steps after the last env_step, of what takes no part in acting. `n_logs` counts the rows of
-    each metric over the run.
-
-    `max_cpu_s` is a budget of processor time [s] of the whole process: no decision begins after it,
-    `final_updates` still follow, and a resumed run counts what it used before. 0: no such limit.
-    """
-
-    env_steps: int = 100_000
-    max_cpu_s: NotNegative = 0.0
-    n_envs: int = 32
-    n_action_steps: int = 1
-    random_env_steps: Natural = 4_000
-    replay_capacity: int = 1_000_000
-    decisions_per_update: int = 1
-    updates_per_round: int = 32
-    final_updates: Natural = 0
-    n_logs: int = 50
-    checkpoint_every_s: NotNegative = 30.0
-
-
-@runtime_checkable
-class SavableWorlds(Protocol):
-    """An environment whose state goes into the checkpoint. Gymnasium's own have none."""
-
-    def get_state(self) -> dict[str, Any]:
-        """Returns the state of all worlds."""
-        ...
-
-    def set_state(self, state: dict[str, Any]) -> None:
-        """Restores what `get_state` returned."""
-        ...
-
-
-@dataclass
-class Progress:
-    """Where a run stands. Every checkpoint holds it.
-
-    `wall_s` is the time that it took, `cpu_s` that of all its threads on a processor, which other
-    processes do not lengthen as much [s].
-    """
-
-    env_step: int = 0
-    decision: int = 0
-    wall_s: float = 0.0
-    cpu_s: float = 0.0
-    final_updates: int = 0
-
 
 FINAL_CHUNK = 50  # grad_steps after the last env_step between two looks at signals and the clock
 
@@ -95,6 +38,8 @@ class Loop:
         n_seeds: Learners trained at once, each with config.n_envs of the environments. 0: one
             learner, and batches without an axis for learners.
         device: The device of the learner's networks, whose random state the checkpoint holds.
+        offline_rounds: Rounds of learning before the first env_step, for a learner with data of
+            its own.
     """
 
     def __init__(
@@ -109,6 +54,7 @@ class Loop:
         title: str,
         n_seeds: int = 0,
         device: torch.device = CPU,
+        offline_rounds: int = 0,
     ) -> None:
         self.config = config
         self.env = env
@@ -117,6 +63,7 @@ class Loop:
         self.observer = observer
         self.title = title
         self.device = device
+        self.offline_rounds = offline_rounds
         obs_dim = env.single_observation_space.shape[0]  # type: ignore[index]
         act_dim = env.single_action_space.shape[0]  # type: ignore[index]
         capacity = config.replay_capacity * max(1, n_seeds)
@@ -146,7 +93,8 @@ class Loop:
         self.observer.load(saved["observer"])
         self.rng.bit_generator.state = saved["rng"]
         set_random_state(saved["torch_rng"], self.device)
-        self.run.truncate(self.progress.env_step)
+        # What belongs before the first env_step is measured again.
+        self.run.truncate(self.progress.env_step if self.progress.decision else -1)
         worlds = self.env.unwrapped
         if "env" in saved and isinstance(worlds, SavableWorlds):
             worlds.set_state({name: _as_array(value) for name, value in saved["env"].items()})
@@ -185,6 +133,7 @@ class Loop:
     ) -> Progress:
         """Trains to the end, closes worlds and run, and returns where the run stands.
 
+        It evaluates before the first env_step, and then whenever `evaluate_every` more are taken.
         SIGINT or SIGTERM ends it after the decision at hand, so that no checkpoint falls between a
         world's step and its place in the replay.
 
@@ -246,6 +195,7 @@ class Loop:
         self._cpu_before = time.process_time() - self.progress.cpu_s
         self._saved_at = time.monotonic()
         with stop_on_signals() as stop:
+            self._begin(stop, evaluate)
             self._play(stop, evaluate, evaluate_every)
             self._finish(stop)
         is_whole = self.is_over
@@ -256,6 +206,31 @@ class Loop:
             saved = self.run.checkpoint_path
             print(f"\ninterrupted: {saved} is saved; the same command with --resume goes on")
             raise KeyboardInterrupt
+
+    def _begin(self, stop: Stop, evaluate: Callable[[], dict[str, float]] | None) -> None:
+        """Takes the rounds that come before the first env_step, and evaluates what they gave."""
+        progress = self.progress
+        if progress.decision:
+            return
+        if progress.offline_rounds < self.offline_rounds:
+            self._learn_offline(stop)
+        if stop.is_set():
+            return
+        if progress.offline_rounds:
+            self.run.log(0, {**self._costs(), **self.metrics})
+        if evaluate:
+            self.run.log(0, evaluate())
+
+    def _learn_offline(self, stop: Stop) -> None:
+        """Takes the rounds before the first env_step that are left, as far as there are data."""
+        progress = self.progress
+        with self._bar(self.offline_rounds, progress.offline_rounds, "offline round") as bar:
+            while progress.offline_rounds < self.offline_rounds and not stop.is_set():
+                if not self._round(0.0):
+                    return  # the worlds will bring more
+                progress.offline_rounds += 1
+                bar.update()
+                self._keep_time()
 
     def _play(
         self, stop: Stop, evaluate: Callable[[], dict[str, float]] | None, evaluate_every: int
@@ -327,12 +302,26 @@ class Loop:
         explores = progress.env_step < config.random_env_steps
         if explores or progress.decision % config.decisions_per_update:
             return
+        self._round(self._done)
+
+    def _round(self, done: float) -> bool:
+        """Takes a round of grad_steps; returns whether there were data enough for it.
+
+        Args:
+            done: Share of the run that is over.
+        """
+        n_updates = self.config.updates_per_round
+        began = time.process_time()
         try:
-            self._learned(self.learner.update(self.replay, config.updates_per_round, self._done))
+            metrics = self.learner.update(self.replay, n_updates, done)
         except TooFewSteps:
             if self.replay.max_rows == self.replay.n_rows:
                 raise  # more will never come
-            return
+            return False
+        self.progress.grad_steps += n_updates
+        self.progress.learn_cpu_s += time.process_time() - began
+        self._learned(metrics)
+        return True
 
     def _learned(self, metrics: dict[str, float]) -> None:
         """Keeps the metrics of what was just learned.
@@ -356,10 +345,14 @@ class Loop:
 
     def log(self) -> dict[str, float]:
         """Writes and returns the newest metrics."""
-        took = {"wall_s": self.progress.wall_s, "cpu_s": self.progress.cpu_s}
-        shown = {**self.observer.metrics(), **self.metrics, **took}
+        shown = {**self.observer.metrics(), **self._costs(), **self.metrics}
         self.run.log(self.progress.env_step, shown)
         return shown
+
+    def _costs(self) -> dict[str, float]:
+        """Returns what the run has taken. A learner's own count of grad_steps takes precedence."""
+        names = ("wall_s", "cpu_s", "grad_steps", "learn_cpu_s")
+        return {name: vars(self.progress)[name] for name in names}
 
     def collect(self) -> int:
         """Takes one decision in every environment: acts, steps, stores.

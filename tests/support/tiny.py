@@ -21,17 +21,17 @@ def plain_spec(obs_dim=2, act_dim=1):
     return replace(spec, obs=obs, action=(action,))
 
 
-def tiny_pretrain(**changes):
-    config = presets.pretrain("smoke", "arm", **changes)
+def tiny_pretrain(task="arm", **changes):
+    config = presets.pretrain("smoke", task, **changes)
     loop = replace(
         config.loop, env_steps=3_200, n_envs=8, random_env_steps=800, updates_per_round=2
     )
     return replace(config, loop=loop, batch=32)
 
 
-def tiny_finetune(start, **changes):
-    """Returns a configuration for arm-press; `changes` as for presets.finetune."""
-    config = presets.finetune("smoke", "arm-press", start=str(start), **changes)
+def tiny_finetune(start, task="arm-press", **changes):
+    """Returns a configuration for a task; `changes` as for presets.finetune."""
+    config = presets.finetune("smoke", task, start=str(start), **changes)
     loop = replace(
         config.loop, env_steps=1_600, n_envs=4, decisions_per_update=10, updates_per_round=3
     )

@@ -1,4 +1,7 @@
-"""A budget of processor time ends a run properly. The clock is a toy: a second for each look."""
+"""A budget of processor time ends a run properly. The clock is a toy: a second for each decision.
+
+The final grad_steps take one more.
+"""
 
 import os
 import signal
@@ -20,11 +23,14 @@ def clock(monkeypatch):
     """Returns a list whose length is the processor time of all processes so far [s]."""
     ticks = []
 
-    def process_time():
-        ticks.append(None)
-        return float(len(ticks))
+    keep_time = train_loop.Loop._keep_time
 
-    monkeypatch.setattr(train_loop.time, "process_time", process_time)
+    def later(loop):
+        ticks.append(None)
+        keep_time(loop)
+
+    monkeypatch.setattr(train_loop.Loop, "_keep_time", later)
+    monkeypatch.setattr(train_loop.time, "process_time", lambda: float(len(ticks)))
     return ticks
 
 
@@ -37,7 +43,7 @@ def config(max_cpu_s=20.0, **loop):
 def test_exploring_ends_with_the_budget_and_pi_d_learns_still(tmp_path):
     progress = pretrain(config(), str(tmp_path))
     assert progress.env_step == 20 * PER_DECISION and progress.final_updates == 5
-    assert progress.cpu_s == 21.0  # one look after the final updates
+    assert progress.cpu_s == 21.0  # one second for the final updates
     assert checkpoint(tmp_path)["progress"]["env_step"] == progress.env_step
     steps, cpu_s = read_metrics(tmp_path, "cpu_s")
     assert (steps / PER_DECISION).tolist() == [2, 4, 6, 8, 10, 12, 14, 16, 18, 20]

@@ -1,3 +1,5 @@
+import os
+import signal
 from dataclasses import replace
 
 import numpy as np
@@ -6,15 +8,11 @@ import torch
 from support.tiny import tiny_finetune, tiny_pretrain
 from support.trained import checkpoint, differing, stop_after
 
-from edp_robot.methods.replay import Replay
-from edp_robot.training.finetune import (
-    FinetuneConfig,
-    final_policy,
-    finetune,
-    learn_offline,
-    make_learner,
-)
+from edp_robot.training import finetune as stage
+from edp_robot.training.finetune import FinetuneConfig, final_policy, finetune, make_learner
 from edp_robot.training.pretrain import pretrain
+from edp_robot.training.runs import read_metrics
+from edp_robot.training.train_loop import Loop
 from sim.core.registry import task_spec
 
 SPEC = task_spec("arm-press")
@@ -57,28 +55,91 @@ def test_data_of_random_actions_is_taken_over_without_networks(tmp_path):
     learner = make_learner(SPEC, replace(config, reuse_policy=False))
     saved = checkpoint(tmp_path / "random")["replay"]["arrays"]["obs"]
     assert learner.prior is not None and len(learner.prior) == saved.shape[0] * saved.shape[1]
-    assert not learner.normaliser.frozen
+    assert learner.normaliser.frozen
 
 
-def test_learning_offline_takes_no_env_step(pretrained):
-    config = tiny_finetune(pretrained, offline_rounds=2)
-    learner = make_learner(SPEC, config)
-    online = Replay(capacity=100, n_envs=4, obs_dim=22, act_dim=6, seed=0)
-    learn_offline(learner, online, config)
-    pairs = zip(learner.psi.parameters(), learner.reference.parameters(), strict=True)
-    assert all(not torch.equal(a, b) for a, b in pairs)
-    assert len(online) == 0
-    n_steps = learner.iql.optimizer.state_dict()["state"][0]["step"]
-    assert n_steps == 2 * config.loop.updates_per_round
+def at_zero(run, name):
+    steps, values = read_metrics(run, name)
+    return values[steps == 0].tolist()
 
 
-def test_from_scratch_there_is_nothing_to_learn_offline(pretrained):
-    config = replace(tiny_finetune(pretrained, offline_rounds=2), start="")
-    scratch = make_learner(SPEC, config)
-    before = [p.clone() for p in scratch.psi.parameters()]
-    learn_offline(scratch, Replay(100, 4, 22, 6, 0), config)
-    pairs = zip(before, scratch.psi.parameters(), strict=True)
-    assert all(torch.equal(a, b) for a, b in pairs)
+def test_learning_offline_comes_before_the_first_env_step(pretrained, tmp_path, monkeypatch):
+    config = tiny_finetune(pretrained, offline_rounds=2, n_eval_episodes=4)
+    run = tmp_path / "run"
+    seen = []
+    first = Loop.decision
+    monkeypatch.setattr(Loop, "decision", lambda loop: (seen.append(loop), first(loop)))
+    stop_after(monkeypatch, 1)
+    with pytest.raises(KeyboardInterrupt):
+        finetune(config, str(run), eval_every=10**6)
+    n_grad_steps = 2 * config.loop.updates_per_round
+    assert at_zero(run, "grad_steps") == [n_grad_steps]
+    assert len(at_zero(run, "mean_return")) == len(at_zero(run, "success")) == 1
+    assert 0 < at_zero(run, "learn_cpu_s")[0] <= at_zero(run, "cpu_s")[0]
+    assert seen[0].learner.iql.optimizer.state_dict()["state"][0]["step"] == n_grad_steps
+
+
+def test_from_scratch_there_is_nothing_to_learn_offline(pretrained, tmp_path, monkeypatch):
+    config = replace(tiny_finetune(pretrained, offline_rounds=2, n_eval_episodes=4), start="")
+    stop_after(monkeypatch, 1)
+    with pytest.raises(KeyboardInterrupt):
+        finetune(config, str(tmp_path / "run"), eval_every=10**6)
+    assert at_zero(tmp_path / "run", "grad_steps") == []
+    assert len(at_zero(tmp_path / "run", "mean_return")) == 1
+
+
+@pytest.mark.parametrize(("after", "n_rounds"), [(1, 1), (3, 3), (4, 3)])
+def test_what_is_learned_offline_is_learned_once(
+    pretrained, tmp_path, monkeypatch, after, n_rounds
+):
+    """A signal in the first offline round, in the last, or while the first evaluation runs."""
+    config = tiny_finetune(pretrained, offline_rounds=3, n_eval_episodes=4)
+    finetune(config, str(tmp_path / "whole"), eval_every=1_000)
+    cut = tmp_path / "cut"
+    calls = []
+
+    def interrupting(function):
+        def called(*given):
+            calls.append(function)
+            if len(calls) == after:
+                os.kill(os.getpid(), signal.SIGINT)
+            return function(*given)
+
+        return called
+
+    monkeypatch.setattr(Loop, "_round", interrupting(Loop._round))
+    monkeypatch.setattr(stage, "evaluate", interrupting(stage.evaluate))
+    with pytest.raises(KeyboardInterrupt):
+        finetune(config, str(cut), eval_every=1_000)
+    monkeypatch.undo()
+    progress = checkpoint(cut)["progress"]
+    assert (progress["env_step"], progress["offline_rounds"]) == (0, n_rounds)
+    finetune(config, str(cut), resume=True, eval_every=1_000)
+    assert differing(tmp_path / "whole", cut) == []
+    for name in ("mean_return", "grad_steps"):
+        whole = [values.tolist() for values in read_metrics(tmp_path / "whole", name)]
+        assert [values.tolist() for values in read_metrics(cut, name)] == whole
+
+
+def test_evaluations_change_nothing(pretrained, tmp_path):
+    config = tiny_finetune(pretrained, n_eval_episodes=4)
+    finetune(config, str(tmp_path / "without"))
+    finetune(config, str(tmp_path / "with"), eval_every=1_000)
+    assert differing(tmp_path / "without", tmp_path / "with") == []
+
+
+def test_data_without_networks_scale_the_observations(tmp_path):
+    """A body's velocities have no limits: their statistics are those of the data, and stay."""
+    config = tiny_pretrain(task="hopper", method="random")
+    loop = replace(config.loop, env_steps=1_600, random_env_steps=1_600)
+    pretrain(replace(config, loop=loop), str(tmp_path / "random"))
+    made = tiny_finetune(tmp_path / "random", task="hopper-hop", method="ddpg", reuse_policy=False)
+    spec = task_spec("hopper-hop")
+    learner = make_learner(spec, made)
+    seen = checkpoint(tmp_path / "random")["replay"]["arrays"]["next_obs"].reshape(-1, 15)
+    centre = learner.normaliser.centre.numpy()
+    assert learner.normaliser.frozen
+    assert np.abs(centre[-1] - seen[:, -1].mean().item()) < 0.2 * seen[:, -1].std().item()
 
 
 def test_a_start_that_is_no_run_is_refused(tmp_path):
