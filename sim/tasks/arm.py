@@ -95,7 +95,7 @@ class ArmTask(MujocoTask):
             Part("joint_pos", "rad", low, high, entries=_each_joint("pos")),
             Part("joint_vel", "rad/s", -speed, speed, entries=_each_joint("vel")),
             Part("command", "rad", low, high, entries=_each_joint("command")),
-            Part("end_effector", "m", reach * (-1, -1, 0), reach, entries=_axes("end_effector")),
+            Part("end_effector", "m", reach * (-1, -1, 0), reach, entries=axes("end_effector")),
             Part("button_travel", "m", 0.0, 0.008, entries=("button.travel",)),
         )
 
@@ -177,7 +177,8 @@ def _each_joint(quantity: str) -> tuple[str, ...]:
     return tuple(f"{joint}.{quantity}" for joint in JOINTS)
 
 
-def _axes(point: str) -> tuple[str, ...]:
+def axes(point: str) -> tuple[str, ...]:
+    """Returns the names of a point's three numbers."""
     return tuple(f"{point}.{axis}" for axis in "xyz")
 
 
@@ -204,11 +205,20 @@ def poses(kind: str) -> Starts:
 
 def _place(kind: str, data: mujoco.MjData, rng: np.random.Generator) -> bool:
     """Puts the arm into a random pose, and returns whether it is one of `poses(kind)`."""
-    wide = rng.uniform(*joint_range())
-    is_random = kind == "random"
-    data.qpos[:6] = wide if is_random else REST_POSE + rng.uniform(-0.05, 0.05, 6)
+    data.qpos[:6] = draw_pose(kind, rng)
     mujoco.mj_forward(load_model(), data)
-    if data.ncon or data.sensordata[14] < FLOOR_M:
+    if not is_free(data):
         return False
     to_button = np.linalg.norm(data.sensordata[12:15] - data.body("button").xpos)
-    return not is_random or bool(to_button >= FAR_M)
+    return kind != "random" or bool(to_button >= FAR_M)
+
+
+def draw_pose(kind: str, rng: np.random.Generator) -> np.ndarray:
+    """Returns joint angles (6,): of all poses for `random`, else near REST_POSE."""
+    wide = rng.uniform(*joint_range())
+    return wide if kind == "random" else REST_POSE + rng.uniform(-0.05, 0.05, 6)
+
+
+def is_free(data: mujoco.MjData) -> bool:
+    """Returns whether nothing touches and the fingers are FLOOR_M or more above the desk."""
+    return not data.ncon and bool(data.sensordata[14] >= FLOOR_M)

@@ -1,8 +1,11 @@
+from dataclasses import replace
+
 import pytest
 
 from edp_robot.config import presets
 from edp_robot.methods.explore.particle import ParticleConfig
 from edp_robot.methods.finetune.gaussian import GaussianConfig
+from sim.core.registry import task_spec
 
 
 def test_presets_list_what_exists():
@@ -57,3 +60,12 @@ def test_replay_is_reused_where_the_reward_follows_from_the_observation():
     assert presets.finetune("demo", "arm-press").reuse_replay
     assert not presets.finetune("demo", "gym:FetchReach-v4").reuse_replay
     assert presets.finetune("demo", "gym:FetchReach-v4", reuse_replay=True).reuse_replay
+
+
+@pytest.mark.parametrize("preset", presets.NAMES)
+def test_the_arm_with_a_puck_has_the_arms_presets(preset):
+    arm = presets.pretrain(preset, "arm")
+    puck = presets.pretrain(preset, "arm-puck")
+    fields = () if preset == "paper" else task_spec("arm-puck").novelty_fields
+    assert puck == replace(arm, task="arm-puck", reward=replace(arm.reward, fields=fields))
+    assert presets.finetune(preset, "arm-push").reuse_replay == (preset != "paper")
