@@ -27,6 +27,7 @@ COMMANDS = {
     "evaluate": ("edp_robot.cli.evaluate:evaluate", "measure success and return of a policy"),
     "study exploration": ("edp_robot.cli.study:exploration", "compare methods, mazes and seeds"),
     "study ablation": ("edp_robot.cli.study:ablation", "change one thing at a time in exploration"),
+    "study finetuning": ("edp_robot.cli.study:finetuning", "compare fine-tuners over tasks"),
     "study distillation": ("edp_robot.cli.study:distillation", "compare 1 to 15 denoising steps"),
     "serve": ("edp_robot.cli.serve:serve", "serve a bundle to robots over ZeroMQ"),
     "reload": ("edp_robot.cli.serve:reload", "make a running server load its bundle again"),

@@ -1,4 +1,4 @@
-"""`edp study exploration | ablation | distillation`."""
+"""`edp study exploration | ablation | finetuning | distillation`."""
 
 from __future__ import annotations
 
@@ -22,6 +22,12 @@ def _ablation() -> Any:
 
 def _distillation() -> Any:
     from edp_robot.studies.distillation import Options
+
+    return Options
+
+
+def _finetuning() -> Any:
+    from edp_robot.studies.finetuning.finetuning_study import Options
 
     return Options
 
@@ -51,6 +57,19 @@ def ablation(options: Annotated[Any, arg(name="", constructor_factory=_ablation)
     Example: edp study ablation --mazes large --variants default iid t-whole
     """
     return _run(options, options.out / "ablation.md")
+
+
+def finetuning(options: Annotated[Any, arg(name="", constructor_factory=_finetuning)]) -> int:
+    """Make the table of fine-tuning: methods on tasks, several seeds, from shared pre-trainings.
+
+    Each method starts from pre-trained weights and data, from one of them, and from scratch. Ctrl-C
+    stops it. The same command continues, and runs nothing twice. Tables and figures are written
+    again after every run.
+    Example: edp study finetuning --methods edp ddpg --tasks arm-press --n-seeds 3 --processes 2
+    """
+    from edp_robot.studies.finetuning.finetuning_study import FinetuningStudy
+
+    return _ran(FinetuningStudy(options, _machine()), options.out / "table.md")
 
 
 def distillation(options: Annotated[Any, arg(name="", constructor_factory=_distillation)]) -> int:

@@ -8,9 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from edp_robot.studies.jobs import Job, read_result
+from edp_robot.studies.jobs import NotedJob, read_result
 from edp_robot.training.runs import read_config, read_metrics
-from policy_server.contract.disk.files import write_json
 
 ARM = "arm"
 
@@ -55,7 +54,7 @@ METHODS = {
 
 
 @dataclass(frozen=True)
-class Pretraining(Job):
+class Pretraining(NotedJob):
     """One `edp pretrain` of several seeds, in the folder RUNS/<task>/<name>.
 
     Attributes:
@@ -95,11 +94,6 @@ class Pretraining(Job):
         """The run folder."""
         return self.runs / self.task / self.name
 
-    @property
-    def made_path(self) -> Path:
-        """The file that says how the run was made: options, command, machine."""
-        return self.beside(".made.json")
-
     def options(self) -> dict[str, Any]:
         """Returns the options that a continued run must share with the interrupted one."""
         sizes = {"env_steps": self.env_steps, "n_seeds": self.n_seeds, "seed": self.seed}
@@ -111,24 +105,6 @@ class Pretraining(Job):
         sizes = [f"--{k.replace('_', '-')}={v}" for k, v in self.options().items() if k != "set"]
         changes = ["--set", *self.settings] if self.settings else []
         return ["pretrain", "--task", self.task, "--method", self.method, *sizes, *changes]
-
-    def note(self, machine: str) -> None:
-        """Writes down how the run is made, before it is made."""
-        command = f"edp {' '.join(self.args())}"
-        write_json(self.made_path, {**self.options(), "command": command, "machine": machine})
-
-    def check(self) -> None:
-        """Raises ValueError where the folder holds a run that was made with other options."""
-        made = read_result(self.made_path)
-        wanted = self.options()
-        exists = self.folder.exists() or self.result_path.exists()
-        other = {k: made[k] for k, v in wanted.items() if made.get(k, v) != v}
-        if exists and other:
-            asked = {k: wanted[k] for k in other}
-            raise ValueError(
-                f"{self.folder} was made with {_said(other)}, and {_said(asked)} is asked now; "
-                "choose another --runs, or the options that it was made with"
-            )
 
 
 @dataclass(frozen=True)
@@ -208,7 +184,3 @@ def _curves(folder: Path, name: str, n_seeds: int) -> tuple[np.ndarray, np.ndarr
     env_step = rows[0][0]
     last = np.append(np.diff(env_step) > 0, True)  # the end of a run may be logged twice
     return env_step[last], np.array([values for _, values in rows])[:, last]
-
-
-def _said(options: dict[str, Any]) -> str:
-    return ", ".join(f"--{k.replace('_', '-')} {v}" for k, v in options.items())

@@ -10,6 +10,7 @@ from subprocess import Popen
 from typing import Any, Generic, TypeVar
 
 from edp_robot.studies.processes import run_all, start_logged
+from policy_server.contract.disk.files import write_json
 
 EDP = [sys.executable, "-m", "edp_robot.cli"]
 
@@ -60,6 +61,37 @@ class Job:
     def start(self, threads: int) -> Popen:
         """Returns the started process."""
         return start_logged([*EDP, *self.args()], self.log_path, threads)
+
+
+class NotedJob(Job):
+    """A job that writes down its options before it is made, and is not continued with others."""
+
+    def options(self) -> dict[str, Any]:
+        """Returns the options that a continued run must share with the interrupted one."""
+        raise NotImplementedError
+
+    @property
+    def made_path(self) -> Path:
+        """The file that says how the run was made: options, command, machine."""
+        return self.beside(".made.json")
+
+    def note(self, machine: str) -> None:
+        """Writes down how the run is made, before it is made."""
+        command = f"edp {' '.join(self.args())}"
+        write_json(self.made_path, {**self.options(), "command": command, "machine": machine})
+
+    def check(self) -> None:
+        """Raises ValueError where the folder holds a run that was made with other options."""
+        made = read_result(self.made_path)
+        wanted = self.options()
+        exists = self.folder.exists() or self.result_path.exists()
+        other = {k: made[k] for k, v in wanted.items() if made.get(k, v) != v}
+        if exists and other:
+            asked = {k: wanted[k] for k in other}
+            raise ValueError(
+                f"{self.folder} was made with {_said(other)}, and {_said(asked)} is asked now; "
+                "choose another --runs, or the options that it was made with"
+            )
 
 
 J = TypeVar("J", bound=Job)
@@ -170,6 +202,10 @@ class JobStudy(Generic[J]):
     def _fail(self, job: J, problem: str) -> None:
         self.failed[job] = problem
         print(f"{job.title}: failed: {problem}; log: {job.log_path}", flush=True)
+
+
+def _said(options: dict[str, Any]) -> str:
+    return ", ".join(f"--{k.replace('_', '-')} {v}" for k, v in options.items())
 
 
 def read_result(path: Path) -> dict[str, Any]:

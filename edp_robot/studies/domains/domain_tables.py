@@ -75,28 +75,35 @@ def cell(values: Sequence[float]) -> str:
     return f"{mean:.{digits}f} [{mean - half:.{digits}f}, {mean + half:.{digits}f}] ({len(known)})"
 
 
-def table(columns: dict[str, dict[str, list[float]]], rows: Iterable[str]) -> str:
+def table(
+    columns: dict[str, dict[str, list[float]]],
+    rows: Iterable[str],
+    cell: Callable[[Sequence[float]], str] = cell,
+    head: str = "recipe",
+) -> str:
     """Returns a Markdown table; a column's best mean is bold, and so are ties at the digits shown.
 
     Args:
         columns: By title, the values of each row's seeds.
         rows: Names of the rows, of which those without any value are left out.
+        cell: Returns the text of some values, which begins with their mean.
+        head: What the rows are.
     """
     shown = [row for row in rows if any(column.get(row) for column in columns.values())]
-    best = {title: _best(column) for title, column in columns.items()}
+    best = {title: _best(column, cell) for title, column in columns.items()}
     body = [
         [row, *(bold(cell(c.get(row, [])), row in best[title]) for title, c in columns.items())]
         for row in shown
     ]
-    return markdown(["recipe", *columns], body)
+    return markdown([head, *columns], body)
 
 
-def _best(column: dict[str, list[float]]) -> set[str]:
+def _best(column: dict[str, list[float]], cell: Callable[[Sequence[float]], str]) -> set[str]:
     """Returns the rows with the highest mean, as far as digits are shown."""
     means = {
         row: float(cell(values).split()[0])
         for row, values in column.items()
-        if not np.isnan(values).all()
+        if values and not np.isnan(values).all()
     }
     return {row for row, mean in means.items() if mean == max(means.values())}
 
