@@ -63,5 +63,6 @@ DOWNSTREAM: dict[str, tuple[str, ...]] = {
     "walker-mass": ("walker-mass-walk", "walker-mass-flip"),
     "quadruped-mass": ("quadruped-mass-walk", "quadruped-mass-jump"),
     "arm": ("arm-press", "arm-reach-left"),
+    "arm-puck": ("arm-push",),
 }
 SCRATCH = "from scratch"

@@ -33,16 +33,17 @@ STARTS = {
 def explored_task(task: str) -> str:
     """Returns the name of the task without reward that is explored for `task`.
 
-    It is the one that has the name of its domain or begins the task's own name (`walker-mass` for
-    `walker-mass-walk`), where observations and actions are the same. Else it is the task itself:
-    exploring sees no reward.
+    It is one with the same observations and actions: the one that DOWNSTREAM names, that begins
+    the task's name (`walker-mass` for `walker-mass-run`), or that has the name of its domain. Else
+    it is the task itself: exploring sees no reward.
     """
     spec = task_spec(task)
-    named = {name for name in (*DOWNSTREAM, spec.domain) if f"{task}-".startswith(f"{name}-")}
-    known = [name for name in {*named, spec.domain} if name in task_names()]
-    others = [(name, task_spec(name)) for name in known]
+    begins = [name for name in DOWNSTREAM if f"{task}-".startswith(f"{name}-")]
+    named = [name for name, tasks in DOWNSTREAM.items() if task in tasks]
+    likely = [*named, *sorted(begins, key=len, reverse=True), spec.domain]
+    others = [(name, task_spec(name)) for name in likely if name in task_names()]
     same = [name for name, o in others if (o.obs, o.action) == (spec.obs, spec.action)]
-    return max(same, key=len, default=task)
+    return same[0] if same else task
 
 
 class Row(NamedTuple):

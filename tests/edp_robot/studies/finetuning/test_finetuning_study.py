@@ -210,6 +210,8 @@ def test_what_a_method_and_an_exploration_give():
     ("task", "explored"),
     [
         ("arm-press", "arm"),
+        ("arm-push", "arm-puck"),
+        ("walker-mass-run", "walker-mass"),
         ("walker-mass-walk", "walker-mass"),
         ("hopper-hop-backward", "hopper"),
         (FETCH, FETCH),
