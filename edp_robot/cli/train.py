@@ -233,7 +233,7 @@ def export(
     start: Annotated[Path, FROM],
     out: OutFolder,
     denoise_steps: int = 15,
-    best_of: int = 1,
+    best_of: int | None = None,
     metrics: Path | None = None,
     json: OutFile | None = None,
 ) -> int:

@@ -18,6 +18,7 @@ from torch import nn
 from edp_robot.deploy.guard import guarded
 from edp_robot.deploy.policies import BestOfK, Deployed
 from edp_robot.training.distill import load_student
+from edp_robot.training.finetune import load_tuned
 from edp_robot.training.runs import RunRecord
 from edp_robot.training.source import Source, load_critic, load_source, visited_states
 from policy_server.contract.bundle import Bundle, save
@@ -75,19 +76,24 @@ class Exportable:
         return {**entry, **best, "batch_sizes": list(BATCH_SIZES)}
 
 
-def load_policy(run: str | Path, n_denoise_steps: int = 15, best_of: int = 1) -> Exportable:
+def load_policy(
+    run: str | Path, n_denoise_steps: int = 15, best_of: int | None = None
+) -> Exportable:
     """Returns the policy of a run.
 
     Args:
         run: Folder of a distillation, fine-tuning, pre-training or cloning.
         n_denoise_steps: Denoising steps, where the run holds a teacher.
         best_of: Answers a decision, of which the run's critic chooses one. 1: there is no choice.
+            None: as the run was trained to act.
 
     Raises:
         FileNotFoundError: `run` is no run folder.
-        ValueError: It holds no diffusion policy or student, or no critic for `best_of`.
+        ValueError: It holds no policy, or no critic for `best_of`.
     """
     record = RunRecord.load(run)
+    if record.config.is_direct:
+        return _direct(record, best_of or 1)
     if record.config.teacher:
         policy, source = load_student(run)
         method = f"student-{record.config.method}"
@@ -96,9 +102,22 @@ def load_policy(run: str | Path, n_denoise_steps: int = 15, best_of: int = 1) ->
         source = load_source(run, n_denoise_steps)
         policy = source.teacher
         method = "dpm-solver++"
-    if best_of > 1:
-        policy = BestOfK(policy, source.teacher.normaliser, load_critic(run, source.spec), best_of)
+    k = best_of or record.config.best_of
+    critic = load_critic(run, source.spec) if k > 1 else None
+    if critic is not None:
+        policy = BestOfK(policy, source.teacher.normaliser, critic, k)
     return Exportable(policy, source, record, method, n_denoise_steps)
+
+
+def _direct(record: RunRecord, best_of: int) -> Exportable:
+    """Returns a fine-tuned policy that acts in one network call."""
+    if best_of > 1:
+        raise ValueError(
+            f"{record.path} is a fine-tuning by {record.config.method}, whose policy answers at "
+            "once; best of K wants a diffusion policy or a student of one"
+        )
+    source = load_tuned(record.path)
+    return Exportable(source.policy, source, record, record.config.method, 1)
 
 
 def to_onnx(policy: nn.Module, spec: TaskSpec, horizon: int) -> bytes:
@@ -285,7 +304,7 @@ def export(
     out: str | Path,
     metrics: dict | None = None,
     n_denoise_steps: int = 15,
-    best_of: int = 1,
+    best_of: int | None = None,
 ) -> Bundle:
     """Writes the policy of `run` as a bundle and returns it, read back and verified.
 
@@ -294,7 +313,8 @@ def export(
         out: The bundle's folder. A bundle that is there, with nothing beside it, is replaced.
         metrics: What is known of the policy (success, returns), for the manifest.
         n_denoise_steps: Denoising steps, where the run holds a teacher.
-        best_of: Answers a decision inside the graph, of which the critic chooses one.
+        best_of: Answers a decision inside the graph, of which the critic chooses one. None: as
+            the run was trained to act.
 
     Raises:
         ParityError: The graph differs from torch by more than PARITY_SHARE of a command's range,

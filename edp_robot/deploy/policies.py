@@ -24,6 +24,23 @@ class GaussianPolicy(nn.Module):
         return torch.tanh(self.actor(self.normaliser(obs))) + 0 * noise
 
 
+class OneStepPolicy(nn.Module):
+    """a = tanh(mu(s, z)): one network call turns noise into an action (method Eq. 11)."""
+
+    def __init__(self, normaliser: Normaliser, actor: nn.Module, act_dim: int) -> None:
+        super().__init__()
+        self.normaliser = normaliser
+        self.actor = actor
+        self.latent_dim = act_dim
+
+    def forward(self, obs: Tensor, noise: Tensor) -> Tensor:
+        """Returns actions (batch, act_dim) in [-1, 1] for raw obs (batch, obs_dim).
+
+        The noise is (batch, act_dim).
+        """
+        return torch.tanh(self.actor(torch.cat([self.normaliser(obs), noise], -1)))
+
+
 class DiffusionPolicy(nn.Module):
     """a = ODE(noise | s): DPM-Solver++ over a noise model, `n_denoise_steps` calls a decision."""
 
@@ -86,6 +103,18 @@ class BestOfK(nn.Module):
         action, q = self.candidates(obs, noise)
         best = q.argmax(1, keepdim=True).unsqueeze(-1).expand(-1, 1, action.shape[-1])
         return action.gather(1, best).squeeze(1)
+
+
+def best_of(k: int, policy: nn.Module, normaliser: Normaliser, critic: TwinCritic) -> nn.Module:
+    """Returns the policy with the critic's choice among `k` answers; with 1, the policy itself.
+
+    Args:
+        k: Answers a decision.
+        policy: Answers (raw obs, noise).
+        normaliser: What the critic's observations pass through.
+        critic: Values (normalised obs, action).
+    """
+    return policy if k == 1 else BestOfK(policy, normaliser, critic, k)
 
 
 class Deployed(nn.Module):

@@ -81,9 +81,7 @@ class DDPG(nn.Module):
         super().__init__()
         self.config = config
         fourier = (config.n_features, config.feature_scale)
-        features = Fourier(obs_dim, *fourier, stack)
-        sizes = [features.n_out, *[config.width] * config.n_layers, act_dim]
-        self.actor = nn.Sequential(features, *mlp(sizes, config.layer_norm, stack))
+        self.actor = make_actor(self.n_actor_inputs(obs_dim, act_dim), act_dim, config, stack)
         self.critic = TwinCritic(
             obs_dim, act_dim, config.width, config.n_layers, config.layer_norm, stack, fourier
         )
@@ -93,9 +91,17 @@ class DDPG(nn.Module):
         self.actor_optimizer = Adam(self.actor.parameters(), rate)
         self.critic_optimizer = Adam(self.critic.parameters(), rate)
 
+    def n_actor_inputs(self, obs_dim: int, act_dim: int) -> int:
+        """Returns the length of the actor's input, here an observation's."""
+        return obs_dim
+
+    def pre_tanh(self, obs: Tensor) -> Tensor:
+        """Returns mu(s), whose tanh is the action (*stack, batch, act_dim)."""
+        return self.actor(obs)
+
     def policy(self, obs: Tensor, noise: Tensor | None = None) -> Tensor:
         """Returns actions (*stack, batch, act_dim) in [-1, 1]; `noise` is added before clipping."""
-        action = torch.tanh(self.actor(obs))
+        action = torch.tanh(self.pre_tanh(obs))
         return action if noise is None else (action + noise).clamp(-1, 1)
 
     @torch.no_grad()
@@ -129,12 +135,9 @@ class DDPG(nn.Module):
 
         The batch's observations are normalised. `reward` is (*stack, batch, n_step).
         """
-        target = self.target(batch, reward).unsqueeze(-2)
-        critic_loss = (self.critic(batch.obs, batch.action) - target).square().mean((-2, -1)) * 2
-        self.critic_optimizer.descend(critic_loss)
-        pre_tanh = self.actor(batch.obs)
-        value = self.critic(batch.obs, torch.tanh(pre_tanh)).amin(-2).mean(-1)
-        penalty = self.config.pre_tanh_penalty * pre_tanh.square().mean((-2, -1))
+        critic_loss = self.update_critic(batch, reward)
+        q, penalty = self.values(batch.obs)
+        value = q.mean(-1)
         self.actor_optimizer.descend(penalty - value)
         polyak_update(self.critic_target, self.critic, self.config.polyak)
         return {
@@ -142,3 +145,33 @@ class DDPG(nn.Module):
             "value": value.detach(),
             "reward": reward.mean((-2, -1)),
         }
+
+    def update_critic(self, batch: Batch, reward: Tensor) -> Tensor:
+        """Takes one grad_step of the critic; returns its loss (*stack)."""
+        target = self.target(batch, reward).unsqueeze(-2)
+        loss = (self.critic(batch.obs, batch.action) - target).square().mean((-2, -1)) * 2
+        self.critic_optimizer.descend(loss)
+        return loss
+
+    def values(self, obs: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns (smaller Q of the policy's actions, the penalty of large mu).
+
+        They are (*stack, batch) and (*stack).
+        """
+        pre_tanh = self.pre_tanh(obs)
+        q = self.critic(obs, torch.tanh(pre_tanh)).amin(-2)
+        return q, self.config.pre_tanh_penalty * pre_tanh.square().mean((-2, -1))
+
+
+def make_actor(n_in: int, act_dim: int, config: DDPGConfig, stack: Stack = ()) -> nn.Sequential:
+    """Returns the network mu, whose tanh is an action.
+
+    Args:
+        n_in: Length of its input.
+        act_dim: Length of an action.
+        config: Hyperparameters.
+        stack: Leading axes.
+    """
+    features = Fourier(n_in, config.n_features, config.feature_scale, stack)
+    sizes = [features.n_out, *[config.width] * config.n_layers, act_dim]
+    return nn.Sequential(features, *mlp(sizes, config.layer_norm, stack))

@@ -57,6 +57,18 @@ class IQL(nn.Module):
         """Returns the smaller of the two lagged Q values (batch,)."""
         return self.critic_target(obs, action).min(0).values
 
+    def slope(self, obs: Tensor, action: Tensor) -> Tensor:
+        """Returns the gradient of `q` in the action (batch, act_dim), without one of its own.
+
+        Args:
+            obs: Normalised observations (batch, obs_dim).
+            action: Actions (batch, act_dim).
+        """
+        with torch.enable_grad():
+            start = action.detach().requires_grad_(True)
+            q = self.critic_target(obs, start).min(0).values
+            return torch.autograd.grad(q.sum(), start)[0]
+
     def losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Returns (value loss, critic loss) of method Eq. 8, scalars.
 
@@ -64,15 +76,21 @@ class IQL(nn.Module):
         """
         value = self.value(batch.obs).squeeze(-1)
         value_loss = expectile_loss(self.q(batch.obs, batch.action) - value, self.config.expectile)
+        return value_loss, self.critic_loss(batch)
+
+    def critic_loss(self, batch: Batch) -> Tensor:
+        """Returns the loss of Q against n-step targets that bootstrap from V, a scalar."""
         with torch.no_grad():
             total, next_obs, factor = batch.n_step_return(batch.reward, self.config.discount)
             target = total + factor * self.value(next_obs).squeeze(-1)
-        critic_loss = (self.critic(batch.obs, batch.action) - target).square().sum(0).mean()
-        return value_loss, critic_loss
+        return (self.critic(batch.obs, batch.action) - target).square().sum(0).mean()
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """Takes one grad_step of V and Q; returns metrics, scalars."""
-        value_loss, critic_loss = self.losses(batch)
+        return self.descend(*self.losses(batch))
+
+    def descend(self, value_loss: Tensor, critic_loss: Tensor) -> dict[str, Tensor]:
+        """Takes one grad_step down both losses; returns them by name."""
         self.optimizer.descend(value_loss + critic_loss)
         polyak_update(self.critic_target, self.critic, self.config.polyak)
         return {"value_loss": value_loss.detach(), "critic_loss": critic_loss.detach()}

@@ -17,16 +17,15 @@ from edp_robot.methods.obs_statistics import N_ROWS, fit
 from edp_robot.methods.ranges import Natural, Seed
 from edp_robot.methods.replay_mix import relabelled
 from edp_robot.training.actor import torch_actor
-from edp_robot.training.checkpoint import load_tree
 from edp_robot.training.devices import seed_all
 from edp_robot.training.loop_config import LoopConfig, Progress
 from edp_robot.training.observe import make_observer
-from edp_robot.training.runs import CHECKPOINT, RUN_CONFIGS, Run, RunConfig
-from edp_robot.training.source import load_pretrained
+from edp_robot.training.runs import RUN_CONFIGS, Run, RunConfig, RunRecord
+from edp_robot.training.source import Source, load_pretrained
 from edp_robot.training.train_loop import Loop
 from sim.core.evaluate import Evaluation, evaluate
 from sim.core.hold import Hold
-from sim.core.registry import make_vec, task_spec
+from sim.core.registry import make_vec
 from sim.core.spec import TaskSpec
 
 
@@ -65,6 +64,16 @@ class FinetuneConfig(RunConfig):
         """Returns the class of `tuner`, which `method` decides."""
         method = values["method"]
         return {"tuner": stored_config_class(FINE_TUNERS, method, DiffusionTunerConfig)}
+
+    @property
+    def is_direct(self) -> bool:
+        """Returns whether the fine-tuner's policy is no diffusion policy, but acts in one call."""
+        return not isinstance(self.tuner, DiffusionTunerConfig)
+
+    @property
+    def best_of(self) -> int:
+        """Returns how many answers a decision the policy chooses from."""
+        return 1 if self.is_direct else self.tuner.best_of
 
     @property
     def policy_model(self) -> NoiseModelConfig:
@@ -144,6 +153,26 @@ def finetune(
         return loop(measure if eval_every else None, eval_every)
 
 
+def load_learner(record: RunRecord[Any]) -> FineTuner:
+    """Returns the fine-tuner of a run as its checkpoint has it."""
+    learner = make_learner(record.spec, replace(record.config, start=""))
+    learner.load(record.checkpoint()["learner"])
+    return learner
+
+
+def load_tuned(run: str | Path) -> Source:
+    """Returns a fine-tuning run with its policy as evaluation uses it, whatever it is made of.
+
+    Raises:
+        FileNotFoundError: `run` is no run folder.
+        ValueError: It is no fine-tuning.
+    """
+    record = RunRecord.load(run, FinetuneConfig)
+    policy = load_learner(record).final_policy().requires_grad_(False).eval()
+    obs = record.checkpoint()["replay"]["arrays"]["obs"].reshape(-1, record.spec.obs_dim)
+    return Source(record, policy, record.spec, record.config.n_action_steps, obs)
+
+
 def final_policy(
     config: FinetuneConfig, run: str | Path, n_episodes: int, seed: int = 1_000
 ) -> Evaluation:
@@ -155,8 +184,6 @@ def final_policy(
         n_episodes: Episodes. None of them was trained on.
         seed: Seeds the worlds and the policy's noise.
     """
-    spec = task_spec(config.task)
-    learner = make_learner(spec, replace(config, start=""))
-    learner.load(load_tree(Path(run) / CHECKPOINT)["learner"])
+    learner = load_learner(RunRecord.load(run, FinetuneConfig))
     acting = torch_actor(learner.final_policy(), seed)
     return evaluate(acting, config.task, n_episodes, seed, config.loop.n_action_steps)

@@ -65,6 +65,16 @@ class RunConfig(Ranged):
         return self.action_model
 
     @property
+    def is_direct(self) -> bool:
+        """Returns whether the run's policy is no diffusion policy, but acts in one call."""
+        return False
+
+    @property
+    def best_of(self) -> int:
+        """Returns how many answers a decision the run's policy chooses from."""
+        return 1
+
+    @property
     def critic(self) -> IQLConfig | None:
         """Returns the sizes of the critic that improved the policy, or None."""
         return None

@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from edp_robot.deploy.policies import DiffusionPolicy
 from edp_robot.diffusion.networks import TwinCritic, unstacked
 from edp_robot.methods.models import noise_model, normaliser
 from edp_robot.training.actor import torch_actor
 from edp_robot.training.pretrain import PretrainConfig
-from edp_robot.training.runs import RunRecord
+from edp_robot.training.runs import RunConfig, RunRecord
 from sim.core.evaluate import copies
 from sim.core.hold import Hold
 from sim.core.registry import make_vec
@@ -51,16 +51,22 @@ class Stored:
 
 @dataclass(frozen=True)
 class Source:
-    """A run with a diffusion policy: the policy as a teacher, task, held steps, states visited.
+    """A run with a policy: the policy, its task, held steps, states visited.
 
     `replay_obs` are raw observations (n, obs_dim).
     """
 
     record: RunRecord
-    teacher: DiffusionPolicy
+    policy: nn.Module
     spec: TaskSpec
     n_action_steps: int
     replay_obs: Tensor
+
+    @property
+    def teacher(self) -> DiffusionPolicy:
+        """Returns the policy of a run that `load_source` gave: a diffusion policy."""
+        assert isinstance(self.policy, DiffusionPolicy)
+        return self.policy
 
 
 def load_pretrained(run: str | Path, index: int = 0) -> Stored:
@@ -102,6 +108,7 @@ def load_source(run: str | Path, n_denoise_steps: int = 15) -> Source:
         raise ValueError(
             f"{run} is a {config.TITLE} that holds no diffusion policy; "
             "give a run of `edp pretrain` or `edp finetune` with --method edp, or of `edp clone`"
+            f"{_shortcut(config)}"
         )
     spec = record.spec
     model = noise_model(spec.act_dim, spec.obs_dim, config.policy_model)
@@ -116,6 +123,12 @@ def load_source(run: str | Path, n_denoise_steps: int = 15) -> Source:
         config.n_action_steps,
         stored.replay["arrays"]["obs"].reshape(-1, spec.obs_dim),
     )
+
+
+def _shortcut(config: RunConfig) -> str:
+    """Returns what to do with a policy that needs no distillation."""
+    needs_none = config.is_direct
+    return f". Its {config.method} policy acts in one call: export it" if needs_none else ""
 
 
 def _stored(record: RunRecord) -> Stored:
@@ -150,20 +163,20 @@ def load_critic(run: str | Path, spec: TaskSpec) -> TwinCritic:
 
 
 def visited_states(source: Source, n_envs: int, n_episodes: int, seed: int) -> Tensor:
-    """Returns raw observations (n, obs_dim) that the teacher meets, and the replay's newest.
+    """Returns raw observations (n, obs_dim) that the policy meets, and the replay's newest.
 
-    The replay adds states around the teacher's own.
+    The replay adds states around the policy's own.
 
     Args:
-        source: The run with the teacher.
+        source: The run with the policy.
         n_envs: Environments, as many at once as the task's `max_copies` allows.
         n_episodes: Episodes in each.
-        seed: Seeds the worlds and the teacher's noise.
+        seed: Seeds the worlds and the policy's noise.
     """
     spec = source.spec
     n_copies = copies(spec, n_envs)
     env = Hold(make_vec(spec.name, n_copies, seed), source.n_action_steps)
-    act = torch_actor(source.teacher, seed)
+    act = torch_actor(source.policy, seed)
     rounds = -(-n_envs // n_copies) * n_episodes
     n_decisions = rounds * -(-spec.episode_steps // source.n_action_steps)
     rows = []

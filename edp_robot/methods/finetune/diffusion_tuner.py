@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from typing_extensions import override
 
-from edp_robot.deploy.policies import DiffusionPolicy
+from edp_robot.deploy.policies import DiffusionPolicy, best_of
 from edp_robot.diffusion.losses import denoising_loss
 from edp_robot.diffusion.networks import NoiseModel
 from edp_robot.engine import Adam
@@ -24,6 +24,8 @@ from edp_robot.methods.ranges import Ranged, Rate, Share
 from edp_robot.methods.replay import Batch, Replay
 from sim.core.spec import TaskSpec
 
+FULL_STEPS = 15  # denoising steps of evaluation
+
 
 @dataclass(frozen=True)
 class DiffusionTunerConfig(Ranged):
@@ -31,7 +33,8 @@ class DiffusionTunerConfig(Ranged):
 
     A round draws `n_states` states. The policy takes `grad_steps_per_update` grad_steps for each of
     the critic's. `polyak` is the rate of psi's running average. Learning rates fall linearly to a
-    tenth over what follows the share `anneal_from` of the run.
+    tenth over what follows the share `anneal_from` of the run. Acting draws `best_of` actions, of
+    which the critic chooses one.
     """
 
     action_model: NoiseModelConfig = field(default_factory=NoiseModelConfig)
@@ -42,6 +45,7 @@ class DiffusionTunerConfig(Ranged):
     n_states: int = 1024
     policy_batch: int = 256
     polyak: Rate = 0.01
+    best_of: int = 1
     grad_steps_per_update: float = 1.0
 
 
@@ -63,10 +67,8 @@ class DiffusionTuner(FineTuner):
         self.reference = model.requires_grad_(False).eval()
         self.psi = copy.deepcopy(model).requires_grad_(True)
         self.psi_average = copy.deepcopy(model)
-        self.policy = DiffusionPolicy(
-            self.normaliser, self.psi_average, spec.act_dim, config.acting_denoise_steps
-        )
-        self.iql = IQL(spec.obs_dim, spec.act_dim, config.iql)
+        self.iql = self.make_critic()
+        self.policy = self.make_policy(config.acting_denoise_steps)
         self.psi_optimizer = Adam(self.psi.parameters(), config.action_model.learning_rate)
         self._critic_step = self.recorded(self._critic_once)
         self._fit_step = self.recorded(self._fit_once)
@@ -97,7 +99,7 @@ class DiffusionTuner(FineTuner):
     @torch.no_grad()
     def act(self, obs: np.ndarray) -> np.ndarray:
         """Returns samples of psi's average (n, act_dim)."""
-        noise = torch.randn(len(obs), self.spec.act_dim)
+        noise = torch.randn(len(obs), int(self.policy.latent_dim))  # type: ignore[arg-type]
         return self.policy(torch.from_numpy(obs), noise).numpy()
 
     @override
@@ -109,13 +111,35 @@ class DiffusionTuner(FineTuner):
         self.iql.optimizer.set_rate(config.iql.learning_rate * share)
         self.psi_optimizer.set_rate(config.action_model.learning_rate * share)
         metrics: dict[str, Any] = {}
-        for _ in range(n_updates):
+        seen = self.sample(replay, config.n_states, config.iql.n_step)
+        parts = self.begin_round(seen.obs)
+        for i in range(n_updates):
             batch = self.sample(replay, config.batch, config.iql.n_step)
-            metrics = self._critic_step(*vars(batch).values())
-        obs = self.sample(replay, config.n_states).obs
+            metrics = self._critic_step(*vars(batch).values(), *parts[i % len(parts)])
         n = max(1, round(n_updates * config.grad_steps_per_update))
-        metrics = metrics | self.improve(obs, n)
+        metrics = metrics | self.improve_on(seen, n)
         return {name: float(value) for name, value in metrics.items()}
+
+    def make_critic(self) -> IQL:
+        """Returns the critic."""
+        return IQL(self.spec.obs_dim, self.spec.act_dim, self.config.iql)
+
+    def begin_round(self, obs: Tensor) -> list[tuple[Tensor, ...]]:
+        """Prepares a round at normalised states (n_states, obs_dim), those that `improve` gets.
+
+        Returns what the critic's grad_steps take besides transitions, used in turn; here nothing.
+        """
+        return [()]
+
+    def improve_on(self, seen: Batch, n: int) -> dict[str, Any]:
+        """Takes `n` grad_steps of psi; returns metrics. Here it passes the states to `improve`.
+
+        Args:
+            seen: `n_states` transitions with normalised observations. A method that learns from
+                their actions defines this instead of `improve`.
+            n: grad_steps.
+        """
+        return self.improve(seen.obs, n)
 
     def improve(self, obs: Tensor, n: int) -> dict[str, Any]:
         """Takes `n` grad_steps of psi at normalised states (n_states, obs_dim); returns metrics."""
@@ -151,9 +175,17 @@ class DiffusionTuner(FineTuner):
         polyak_update(self.psi_average, self.psi, self.config.polyak)
         return loss.detach()
 
-    def final_policy(self) -> DiffusionPolicy:
+    def make_policy(self, n_denoise_steps: int) -> nn.Module:
+        """Returns psi's average with so many denoising steps, and the critic's choice if any."""
+        policy = DiffusionPolicy(
+            self.normaliser, self.psi_average, self.spec.act_dim, n_denoise_steps
+        )
+        k = self.config.best_of
+        return best_of(k, policy, self.normaliser, self.iql.critic_target)
+
+    def final_policy(self) -> nn.Module:
         """Returns psi's average with the full sampler."""
-        return DiffusionPolicy(self.normaliser, self.psi_average, self.spec.act_dim)
+        return self.make_policy(FULL_STEPS)
 
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
         """Returns the critic's and psi's optimizers."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from typing_extensions import override
 
 from edp_robot.deploy.policies import GaussianPolicy
@@ -33,9 +33,17 @@ class GaussianTuner(FineTuner):
 
     def __init__(self, spec: TaskSpec, config: GaussianConfig) -> None:
         super().__init__(spec, config)
-        self.ddpg = DDPG(spec.obs_dim, spec.act_dim, config)
+        self.ddpg = self.make_learner()
         self._step = self.recorded(self._update_once)
-        self.policy = GaussianPolicy(self.normaliser, self.ddpg.actor, spec.act_dim)
+        self.policy = self.make_policy()
+
+    def make_learner(self) -> DDPG:
+        """Returns actor and critic."""
+        return DDPG(self.spec.obs_dim, self.spec.act_dim, self.config)
+
+    def make_policy(self) -> nn.Module:
+        """Returns the actor as it is deployed."""
+        return GaussianPolicy(self.normaliser, self.ddpg.actor, self.spec.act_dim)
 
     @classmethod
     def preset(cls, preset: str, spec: TaskSpec) -> GaussianConfig:

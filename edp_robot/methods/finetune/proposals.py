@@ -82,7 +82,12 @@ class ProposalTuner(DiffusionTuner):
             drawn = dpm_solver_pp(eps_hat, noise, config.proposal_denoise_steps)
             parts.append(drawn.reshape(len(obs), k, act_dim))
         uniform = 2 * torch.rand(len(obs), n_uniform, act_dim, device=obs.device) - 1
-        actions = torch.cat([*parts, uniform], 1)
+        return self.valued(obs, torch.cat([*parts, uniform], 1))
+
+    @torch.no_grad()
+    def valued(self, obs: Tensor, actions: Tensor) -> Proposals:
+        """Returns actions (m, K, act_dim) at normalised states (m, obs_dim) with the critic's Q."""
+        config = self.config
         n = actions.shape[1]
         q = self.iql.q(obs.repeat_interleave(n, 0), actions.flatten(0, 1)).reshape(len(obs), n)
         if config.relative_temp:

@@ -1,4 +1,4 @@
-"""`edp`: fits the diffusion policy to proposals resampled by exp(Q / beta) (method Eq. 7).
+"""`resampling`: fits the diffusion policy to proposals resampled by exp(Q / beta) (method Eq. 7).
 
 Among K proposals for a state it draws one with probability softmax(Q / beta). That is a
 self-normalised sample of pi_n, and the noise model is fitted to such samples without a guidance
@@ -38,7 +38,7 @@ class ResamplingConfig(ProposalConfig):
             )
 
 
-@FINE_TUNERS.register("edp")
+@FINE_TUNERS.register("resampling")
 class Resampling(ProposalTuner):
     """Minimises the denoising loss on actions resampled from reference and current policy."""
 

@@ -13,9 +13,18 @@ def translated(kind: str, values: Values) -> Values:
     """Returns a config in today's layout; one that has it already comes back unchanged."""
     if kind == "PretrainConfig" and "score_reward" in values:
         return _pretrain(dict(values))
-    if kind == "FinetuneConfig" and "improve" in values:
-        return _finetune(dict(values))
+    if kind == "FinetuneConfig":
+        return _renamed(_finetune(dict(values)) if "improve" in values else values)
     return values
+
+
+def _renamed(values: Values) -> Values:
+    """Returns the config with the method's name of today.
+
+    `edp` was what is now `resampling`, the only one with uniform actions among its proposals.
+    """
+    is_resampling = values["method"] == "edp" and "n_uniform" in values["tuner"]
+    return {**values, "method": "resampling"} if is_resampling else values
 
 
 def _pretrain(values: Values) -> Values:

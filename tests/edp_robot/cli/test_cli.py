@@ -55,7 +55,7 @@ def test_an_unknown_method_lists_those_that_exist(tmp_path, capsys):
     said = fails(capsys, "pretrain", "--method", "edpp", "--out", tmp_path / "x")
     assert "edp, particle, random, rnd" in said
     said = fails(capsys, "finetune", "--method", "edpp", "--out", tmp_path / "x")
-    assert "ddpg, edp, edp-guidance" in said
+    assert "ddpg, dipo, dql, edp, edp-guidance" in said
     assert not (tmp_path / "x").exists()
 
 

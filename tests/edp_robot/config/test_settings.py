@@ -52,7 +52,7 @@ def test_names_of_older_versions_stand_for_todays():
     old = ["score_reward.n_draws=8", "state_model.n_features=3"]
     today = ["reward.n_draws=8", "reward.model.n_features=3"]
     assert changed(CONFIG, old) == changed(CONFIG, today)
-    tune = presets.finetune("demo", "arm-press")
+    tune = presets.finetune("demo", "arm-press", method="resampling")
     old = ["iql.expectile=0.8", "improve.n_uniform=2", "batch=64", "loop.n_envs=2"]
     today = ["tuner.iql.expectile=0.8", "tuner.n_uniform=2", "tuner.batch=64", "loop.n_envs=2"]
     assert changed(tune, old) == changed(tune, today)

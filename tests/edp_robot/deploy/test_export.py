@@ -5,6 +5,7 @@ import onnx
 import pytest
 import torch
 from support.graphs import make_graph
+from support.tiny import tiny_finetune
 
 from edp_robot.deploy import export as export_module
 from edp_robot.deploy.export import (
@@ -18,7 +19,9 @@ from edp_robot.deploy.export import (
 )
 from edp_robot.deploy.policies import Deployed
 from edp_robot.training.distill import load_student
-from edp_robot.training.source import load_critic
+from edp_robot.training.finetune import finetune, load_learner
+from edp_robot.training.runs import RunRecord
+from edp_robot.training.source import load_critic, load_source
 from policy_server.contract.bundle import Bundle
 from policy_server.contract.field import Field
 from policy_server.runtime.base import load_backend
@@ -120,6 +123,33 @@ def test_what_a_command_may_be_off_is_a_share_of_its_range(high):
     assert agreed["max_abs_error"] == pytest.approx(8e-6 * high, rel=0.05)
     with pytest.raises(ParityError, match=r"differ: motor by \S+ Nm, allowed is"):
         found(4e-5)
+
+
+@pytest.mark.parametrize("method", ["ddpg", "onestep"])
+def test_a_policy_that_acts_in_one_call_is_exported_as_it_is(pretrained, tmp_path, method):
+    run = tmp_path / "run"
+    finetune(tiny_finetune(pretrained, method=method), str(run))
+    bundle = export(run, tmp_path / "b")
+    assert (bundle.manifest.latent_dim, bundle.manifest.sampler["method"]) == (6, method)
+    assert bundle.manifest.sampler["n_denoise_steps"] == 1
+    golden = bundle.golden()
+    rows = [torch.from_numpy(golden[name]) for name in ("obs", "noise")]
+    record = RunRecord.load(run)
+    action = load_learner(record).policy(*rows).detach().numpy()
+    expected = record.spec.action_map.chunk(golden["obs"], action, 10)
+    answered = load_backend(bundle, "cpu").act(golden["obs"], golden["noise"])
+    np.testing.assert_allclose(answered, expected, atol=1e-5)
+    with pytest.raises(ValueError, match=f"by {method}, whose policy answers at once"):
+        export(run, tmp_path / "c", best_of=4)
+    with pytest.raises(ValueError, match=f"Its {method} policy acts in one call: export it"):
+        load_source(run)
+
+
+def test_a_policy_that_chooses_is_exported_with_its_choice(pretrained, tmp_path):
+    run = tmp_path / "run"
+    finetune(tiny_finetune(pretrained, method="idql"), str(run))
+    assert load_policy(run).sampler()["best_of"] == 4
+    assert "best_of" not in load_policy(run, best_of=1).sampler()
 
 
 def test_best_of_k_needs_a_critic(pretrained, tmp_path):

@@ -8,6 +8,7 @@ import torch
 from support.tiny import tiny_finetune, tiny_pretrain
 from support.trained import checkpoint, differing, stop_after
 
+from edp_robot.methods.finetune.fine_tuner import FINE_TUNERS
 from edp_robot.training import finetune as stage
 from edp_robot.training.finetune import FinetuneConfig, final_policy, finetune, make_learner
 from edp_robot.training.pretrain import pretrain
@@ -18,7 +19,10 @@ from sim.core.registry import task_spec
 SPEC = task_spec("arm-press")
 
 
-@pytest.mark.parametrize("method", ["edp", "edp-guidance", "ddpg"])
+METHODS = sorted(FINE_TUNERS.names())
+
+
+@pytest.mark.parametrize("method", METHODS)
 def test_resumed_finetuning_equals_uninterrupted(pretrained, tmp_path, monkeypatch, method):
     config = tiny_finetune(pretrained, method=method)
     finetune(config, str(tmp_path / "whole"))
@@ -166,12 +170,12 @@ def test_one_of_several_seeds_is_the_start(tmp_path):
 
 def test_an_unknown_fine_tuner_is_refused(tmp_path):
     """It does not fall through to a default."""
-    with pytest.raises(ValueError, match=r"no fine-tuner 'dpgd'.*ddpg, edp, edp-guidance"):
+    with pytest.raises(ValueError, match=r"no fine-tuner 'dpgd'.*ddpg, dipo, dql, edp, "):
         finetune(FinetuneConfig(method="dpgd"), str(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
 
 
 def test_method_and_settings_must_belong_together():
     config = replace(tiny_finetune(""), method="ddpg")
-    with pytest.raises(ValueError, match="tuner is a ResamplingConfig, but method 'ddpg' wants a "):
+    with pytest.raises(ValueError, match="tuner is a SoftConfig, but method 'ddpg' wants a "):
         make_learner(SPEC, config)

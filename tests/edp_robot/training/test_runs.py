@@ -112,7 +112,7 @@ def test_a_record_holds_the_config_as_it_was(tmp_path, method):
     assert (record.spec.name, record.config.n_action_steps) == ("arm", 10)
 
 
-@pytest.mark.parametrize("method", ["edp", "edp-guidance", "ddpg"])
+@pytest.mark.parametrize("method", ["edp", "edp-guidance", "ddpg", "onestep", "trqam", "idql"])
 def test_a_record_of_a_fine_tuning_holds_its_tuner(tmp_path, method):
     config = tiny_finetune("", method=method)
     Run(tmp_path, config)

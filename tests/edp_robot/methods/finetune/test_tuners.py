@@ -2,67 +2,28 @@
 
 import pytest
 import torch
+from support.bandit import MODEL, STD, GaussianNoise, bandit, samples
 from support.tiny import plain_spec
-from torch import nn
 
 from edp_robot.diffusion.schedule import alpha_sigma
-from edp_robot.diffusion.solver import dpm_solver_pp
 from edp_robot.methods.finetune.fine_tuner import tuner_class
 from edp_robot.methods.finetune.guidance import (
+    Guidance,
     GuidanceConfig,
     GuidedConfig,
     GuidedTuner,
     guided_noise,
 )
-from edp_robot.methods.finetune.proposals import ProposalConfig, Proposals, ProposalTuner
+from edp_robot.methods.finetune.proposals import Proposals, ProposalTuner
 from edp_robot.methods.finetune.resampling import Resampling, ResamplingConfig
-from edp_robot.methods.models import NoiseModelConfig
 
-STD = 0.3
 TEMP = 3.0
 TILTED_MEAN = TEMP * STD**2  # N(0, s^2) exp(k a) / Z = N(k s^2, s^2)
 
 
-class GaussianNoise(nn.Module):
-    """The exact noise model of actions N(0, STD^2)."""
-
-    def forward(self, x, t, condition=None):
-        alpha, sigma = (v.unsqueeze(-1) for v in alpha_sigma(t))
-        return sigma * x / (alpha**2 * STD**2 + sigma**2)
-
-
-class LinearQ(nn.Module):
-    """Q(s, a) = slope a."""
-
-    def __init__(self, slope=1.0):
-        super().__init__()
-        self.slope = slope
-
-    def q(self, obs, action):
-        return self.slope * action.squeeze(-1)
-
-
-MODEL = NoiseModelConfig(64, 128, 2, 0.0, learning_rate=3e-3, activation="silu")
-
-
-def bandit(tuner=ProposalTuner, config=ProposalConfig, slope=1.0, **options):
-    """Returns a tuner with the exact reference and critic of the bandit."""
-    torch.manual_seed(0)
-    made = tuner(plain_spec(1, 1), config(action_model=MODEL, **options))
-    made.reference = GaussianNoise()
-    made.iql = LinearQ(slope)
-    return made
-
-
 def proposed(n_states, slope=1.0, **options):
-    tuner = bandit(slope=slope, **options)
+    tuner = bandit(ProposalTuner, slope, **options)
     return tuner.propose([tuner.reference], torch.zeros(n_states, 1))
-
-
-def samples(model):
-    obs = torch.zeros(4000, 1)
-    with torch.no_grad():
-        return dpm_solver_pp(lambda x, t: model(x, t, obs), torch.randn(4000, 1), 15)
 
 
 def test_proposals_come_from_the_reference():
@@ -93,7 +54,7 @@ def test_temperature_relative_to_the_spread_forgets_the_scale_of_q():
 
 def test_resampling_learns_the_tilted_gaussian():
     options = {"n_proposals": 64, "inverse_temp": TEMP, "polyak": 0.02}
-    tuner = bandit(Resampling, ResamplingConfig, **options)
+    tuner = bandit(Resampling, **options)
     # One round from the start, where the policy so far is the reference.
     tuner.psi_average.forward = tuner.reference.forward
     tuner.improve(torch.zeros(2000, 1), 1200)
@@ -108,7 +69,7 @@ SMALL_GUIDANCE = GuidanceConfig(width=64, n_layers=2, learning_rate=3e-3)
 
 def test_guidance_learns_the_energy_of_the_tilted_gaussian():
     """f = k E[a_0 | a_t] + const is linear, with slope k alpha s^2 / (alpha^2 s^2 + sigma^2)."""
-    guidance = bandit(GuidedTuner, GuidedConfig, guidance=SMALL_GUIDANCE).guidance
+    guidance = bandit(GuidedTuner, guidance=SMALL_GUIDANCE).guidance
     obs = torch.zeros(128, 1)
     for _ in range(1500):
         actions = STD * torch.randn(128, 16, 1)
@@ -124,9 +85,40 @@ def test_guidance_learns_the_energy_of_the_tilted_gaussian():
     assert (got - exact).abs().mean().item() < 0.1
 
 
+def test_guidance_learns_the_gradient_on_a_mixture():
+    """Two modes N(+-c, s^2), tilted by exp(k a), are two modes N(+-c + k s^2, s^2) with weights
+    e^(+-k c). The guidance's gradient is the difference of the noised mixtures' scores.
+    """
+    torch.manual_seed(0)
+    centre = 0.5
+    std = 0.15
+    guidance = Guidance(1, 1, GuidanceConfig(width=64, n_layers=2))
+    obs = torch.zeros(128, 1)
+    for step in range(800):
+        side = torch.randint(2, (128, 16, 1)) * 2 - 1
+        actions = centre * side + std * torch.randn(128, 16, 1)
+        guidance.optimizer.set_rate(5e-3 * (1 - step / 800))
+        guidance.update(obs, actions, actions.squeeze(-1), TEMP)
+    t = torch.full((41,), 0.2)
+    alpha, sigma = (value[0] for value in alpha_sigma(t))
+    a_t = torch.linspace(-0.6, 0.6, 41).unsqueeze(-1)
+
+    def score(means, log_weights):
+        variance = alpha**2 * std**2 + sigma**2
+        apart = alpha * means - a_t
+        share = torch.softmax(log_weights - apart.square() / (2 * variance), -1)
+        return (share * apart).sum(-1, keepdim=True) / variance
+
+    modes = torch.tensor([[-centre, centre]])
+    expected = score(modes + TEMP * std**2, TEMP * modes) - score(modes, torch.zeros(1, 2))
+    got = guidance.gradient(torch.zeros(41, 1), a_t, t)
+    assert expected.min() < 0.6 * expected.max()  # so that no constant passes
+    assert (got - expected).abs().mean() < 0.1 * expected.max()
+
+
 def test_guided_improvement_learns_the_tilted_gaussian():
     options = {"n_proposals": 32, "inverse_temp": TEMP, "guidance": SMALL_GUIDANCE}
-    tuner = bandit(GuidedTuner, GuidedConfig, **options)
+    tuner = bandit(GuidedTuner, **options)
     tuner.improve(torch.zeros(1024, 1), 800)
     drawn = samples(tuner.psi_average)
     assert drawn.mean().item() == pytest.approx(TILTED_MEAN, abs=0.08)
@@ -155,7 +147,7 @@ def test_uniform_proposals_leave_room_for_both_policies(n_uniform, said):
 
 
 def test_an_unknown_fine_tuner_lists_those_that_exist():
-    with pytest.raises(ValueError, match=r"no fine-tuner 'ddgp'.*'ddpg'.*ddpg, edp, edp-guidance"):
+    with pytest.raises(ValueError, match=r"no fine-tuner 'ddgp'.*'ddpg'.*ddpg, dipo, dql, edp, "):
         tuner_class("ddgp")
     with pytest.raises(ValueError, match=r"expected a class that extends .*FineTuner"):
         tuner_class("support.tiny:plain_spec")

@@ -65,11 +65,23 @@ def test_a_pretraining_keeps_the_settings_of_its_method(tmp_path, method, reward
         Run(tmp_path, tiny_pretrain(), resume=True)
 
 
-@pytest.mark.parametrize("method", ["edp", "edp-guidance", "ddpg"])
-def test_a_fine_tuning_loads_and_resumes(tmp_path, method):
+@pytest.mark.parametrize(
+    ("method", "then"), [("resampling", "edp"), ("edp-guidance", "edp-guidance"), ("ddpg", "ddpg")]
+)
+def test_a_fine_tuning_loads_and_resumes(tmp_path, method, then):
     config = tiny_finetune("", method=method)
     Run(tmp_path, config)
-    store(tmp_path, old_finetuning(config))
+    store(tmp_path, {**old_finetuning(config), "method": then})
     assert RunRecord.load(tmp_path).config == config
     Run(tmp_path, config, resume=True).go_on()
     assert read_config(tmp_path)["config"] == config_dict(config)
+
+
+def test_a_fine_tuning_by_resampling_was_called_edp(tmp_path):
+    config = tiny_finetune("", method="resampling")
+    Run(tmp_path, config)
+    store(tmp_path, {**config_dict(config), "method": "edp"})
+    assert RunRecord.load(tmp_path).config == config
+    today = tiny_finetune("", method="edp")
+    store(tmp_path, config_dict(today))
+    assert RunRecord.load(tmp_path).config == today
