@@ -90,7 +90,7 @@ def finetune(
     task: str = "arm-press",
     start: Annotated[Path | None, FROM] = None,
     from_seed: int = 0,
-    method: str = "edp",
+    method: str = "resampling",
     env_steps: int | None = None,
     seed: int = 0,
     preset: Preset = "demo",
@@ -110,8 +110,9 @@ def finetune(
         task: Name of a task (`edp tasks` lists them), or your own as package.module:Class.
         start: Run folder of the pre-training.
         from_seed: Which of its seeds, where it trained several at once.
-        method: Fine-tuner: edp, edp-guidance (diffusion policy), ddpg (Gaussian policy), or your
-            own as package.module:Class; `edp plugins` lists all with their settings.
+        method: Fine-tuner: resampling, edp and others (diffusion policies), onestep (one network
+            call), ddpg (Gaussian policy), or your own as package.module:Class; `edp plugins` lists
+            all with their settings.
         env_steps: Control steps of all environments together. Default: the preset's; with
             --resume the run's own. A finished run goes on if they are more.
         seed: Seeds all random generators.

@@ -23,6 +23,8 @@ LOOP_FIELDS = ("env_steps", "n_envs", "n_action_steps")
 # Updates per env_step by domain, as the authors' code sets them (method section 2).
 PAPER_UPDATES = {"maze": 5}
 BODIES = ("walker", "hopper", "cheetah", "quadruped", "jaco", "ant-maze")
+# grad_steps on the relabelled replay before the first env_step, the same for every method
+OFFLINE_UPDATES = {"smoke": 20, "demo": 900, "paper": 0}
 FINAL_UPDATES = 1_000  # grad_steps of pi_d after exploring
 
 
@@ -175,9 +177,14 @@ def finetune(preset: str, task: str, method: str | None = None, **changes: Any) 
     method = method or config.method
     tuner = tuner_class(method)
     loop = replace(config.loop, **tuner.loop_changes(preset))
+    per_transition = tuner.updates_per_transition(preset, spec)
+    if per_transition:
+        n_new = loop.n_envs * loop.decisions_per_update
+        loop = replace(loop, updates_per_round=max(1, round(per_transition * n_new)))
+    offline_rounds = -(-OFFLINE_UPDATES[preset] // loop.updates_per_round)
     settings = tuner.preset(preset, spec)
-    config = replace(config, task=task, method=method, loop=loop, tuner=settings)
-    return _changed(config, changes)
+    found = {"loop": loop, "tuner": settings, "offline_rounds": offline_rounds}
+    return _changed(replace(config, task=task, method=method, **found), changes)
 
 
 def _small_finetune(preset: str, spec: TaskSpec) -> FinetuneConfig:
@@ -192,8 +199,8 @@ def _small_finetune(preset: str, spec: TaskSpec) -> FinetuneConfig:
             decisions_per_update=10,
             updates_per_round=150 if demo else 20,
         ),
+        method="resampling",
         reuse_replay=spec.reward is not None,
-        offline_rounds=6 if demo else 1,
     )
 
 

@@ -23,7 +23,8 @@ from policy_server.contract.disk.files import write_json
 from policy_server.contract.disk.outputs import OutFolder
 
 TASK = "arm-press"
-SCRATCH = {"edp": "scratch-edp", "ddpg": "scratch-ddpg"}  # run folders by method
+TEACHER = "resampling"  # the fine-tuner whose policy is distilled
+SCRATCH = {TEACHER: "scratch-edp", "ddpg": "scratch-ddpg"}  # run folders by method
 STAGES = ("pretrain", "random", "finetuned", *SCRATCH.values(), "teacher", "student", "bundle")
 EVAL_EVERY = 5_000  # env_steps of fine-tuning between points of the learning curve
 EVAL_SEED = 1_000
@@ -189,7 +190,7 @@ class Road:
         pretrained = str(self.out / "pretrain")
         beside.add(*self.evaluation("before"), "--from", pretrained)
         with self.stage("finetune", f"fine-tuning to {TASK}"):
-            words = [*self.tuning("edp", episodes=0), "--from", pretrained]
+            words = [*self.tuning(TEACHER, episodes=0), "--from", pretrained]
             edp(*words, *self.files("finetuned"))
 
     def shrink(self, beside: Beside) -> None:

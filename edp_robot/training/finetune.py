@@ -48,7 +48,7 @@ class FinetuneConfig(RunConfig):
     LENGTH = "loop.env_steps"
     MAY_CHANGE = ("loop.max_cpu_s",)
     task: str = "arm-press"
-    method: str = "edp"
+    method: str = "resampling"
     seed: Seed = 0
     start: str = ""
     start_seed: Natural = 0

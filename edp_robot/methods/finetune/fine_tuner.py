@@ -62,6 +62,11 @@ class FineTuner(nn.Module):
         """Returns the fields of LoopConfig that this method sets differently from the preset."""
         return {}
 
+    @classmethod
+    def updates_per_transition(cls, preset: str, spec: TaskSpec) -> float | None:
+        """Returns the grad_steps for each decision of a world; None: those of the preset's loop."""
+        return None
+
     def start_from(self, weights: Callable[[str], dict[str, Tensor]]) -> None:
         """Takes over pre-trained networks.
 

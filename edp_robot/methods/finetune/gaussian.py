@@ -17,6 +17,9 @@ from edp_robot.methods.finetune.fine_tuner import FINE_TUNERS, FineTuner
 from edp_robot.methods.replay import Batch, Replay
 from sim.core.spec import TaskSpec
 
+HELD_UPDATES = 2.0  # grad_steps for each transition of a task that holds its actions
+UPDATES = 0.5
+
 
 @dataclass(frozen=True)
 class GaussianConfig(DDPGConfig):
@@ -57,10 +60,14 @@ class GaussianTuner(FineTuner):
     @classmethod
     def loop_changes(cls, preset: str) -> dict[str, Any]:
         """Returns an update at every decision: DDPG gains nothing from rounds."""
+        return {} if preset == "paper" else {"decisions_per_update": 1}
+
+    @classmethod
+    def updates_per_transition(cls, preset: str, spec: TaskSpec) -> float | None:
+        """Returns more where actions are held, because such a task has fewer transitions."""
         if preset == "paper":
-            return {}
-        every = {"decisions_per_update": 1, "updates_per_round": 10}
-        return {**every, "env_steps": 90_000} if preset == "demo" else every
+            return None
+        return HELD_UPDATES if spec.hold > 1 else UPDATES
 
     def start_from(self, weights: Callable[[str], dict[str, Tensor]]) -> None:
         """Starts the actor as the pre-trained Gaussian policy."""

@@ -48,7 +48,7 @@ class OneStepConfig(GaussianConfig):
     """
 
     action_model: NoiseModelConfig = SMALL
-    target_distance: float = 0.5
+    target_distance: float = 0.8
     n_states: int = 1024
     reference_denoise_steps: int = 8
     imitation_steps: Natural = 1000
@@ -118,11 +118,10 @@ class OneStepTuner(GaussianTuner):
 
     @classmethod
     def loop_changes(cls, preset: str) -> dict[str, Any]:
-        """Returns DDPG's ratio of grad_steps, in rounds that are worth drawing pi_d's actions."""
-        every = super().loop_changes(preset)
+        """Returns rounds that are worth drawing pi_d's actions, as many grad_steps as DDPG's."""
         if preset == "paper":
             return {"decisions_per_update": 50, "updates_per_round": 50}
-        return {**every, "decisions_per_update": 5, "updates_per_round": 50}
+        return {"decisions_per_update": 5}
 
     @override
     def start_from(self, weights: Callable[[str], dict[str, Tensor]]) -> None:

@@ -25,6 +25,7 @@ MOST_ENV_STEPS = 10_000_000  # never reached: the processor time ends a run
 SHARED = ("loop.replay_capacity=300000", "loop.n_logs=200", "loop.final_updates=0")
 # grad_steps of the fine-tuner after a control step of its 20 copies: one for 4 env_steps.
 AFTER = 5
+OFFLINE_ROUNDS = 6  # of as many grad_steps, before the first env_step
 ACTOR = ("width", "n_layers", "layer_norm", "n_features", "feature_scale")
 
 
@@ -114,6 +115,7 @@ class Downstream(Job):
         words += ["--eval-episodes", str(self.n_episodes)]
         n_updates = AFTER * task_spec(self.task).hold
         settings = [f"loop.updates_per_round={n_updates}", f"n_eval_episodes={self.n_episodes}"]
+        settings.append(f"offline_rounds={OFFLINE_ROUNDS}")
         if start := self.explored:
             words += ["--from", str(start.folder)]
             settings += self._fitting(start)

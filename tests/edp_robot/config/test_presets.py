@@ -4,6 +4,7 @@ import pytest
 
 from edp_robot.config import presets
 from edp_robot.methods.explore.particle import ParticleConfig
+from edp_robot.methods.finetune.fine_tuner import FINE_TUNERS
 from edp_robot.methods.finetune.gaussian import GaussianConfig
 from sim.core.registry import task_spec
 
@@ -52,8 +53,24 @@ def test_a_method_brings_its_own_settings():
     assert (quadruped.estimator, quadruped.fields) == ("exact", ())
     ddpg = presets.finetune("demo", "arm-press", method="ddpg")
     assert isinstance(ddpg.tuner, GaussianConfig)
-    assert (ddpg.loop.decisions_per_update, ddpg.loop.env_steps) == (1, 90_000)
+    assert (ddpg.loop.decisions_per_update, ddpg.loop.updates_per_round) == (1, 40)
     assert presets.finetune("demo", "arm-press", method="ddpg", env_steps=7).loop.env_steps == 7
+
+
+@pytest.mark.parametrize(("task", "per_transition"), [("arm-press", 2), ("walker-walk", 0.5)])
+def test_held_tasks_get_more_grad_steps_for_a_transition(task, per_transition):
+    for method in ("ddpg", "onestep"):
+        loop = presets.finetune("demo", task, method=method).loop
+        n_new = loop.n_envs * loop.decisions_per_update
+        assert loop.updates_per_round == per_transition * n_new
+
+
+@pytest.mark.parametrize("method", sorted(FINE_TUNERS.names()))
+def test_every_method_learns_as_much_offline(method):
+    config = presets.finetune("demo", "arm-press", method=method)
+    offline = config.offline_rounds * config.loop.updates_per_round
+    assert 900 <= offline < 900 + config.loop.updates_per_round
+    assert presets.finetune("paper", "arm-press", method=method).offline_rounds == 0
 
 
 def test_replay_is_reused_where_the_reward_follows_from_the_observation():

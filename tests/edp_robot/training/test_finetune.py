@@ -177,5 +177,5 @@ def test_an_unknown_fine_tuner_is_refused(tmp_path):
 
 def test_method_and_settings_must_belong_together():
     config = replace(tiny_finetune(""), method="ddpg")
-    with pytest.raises(ValueError, match="tuner is a SoftConfig, but method 'ddpg' wants a "):
+    with pytest.raises(ValueError, match="tuner is a ResamplingConfig, but method 'ddpg' wants a "):
         make_learner(SPEC, config)

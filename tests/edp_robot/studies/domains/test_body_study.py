@@ -86,7 +86,8 @@ def test_the_fine_tuner_differs_by_the_actor_alone(tmp_path, recipe, said):
     job = Downstream(tmp_path, "walker", recipe, "walker-walk", 3, 240.0, (10_000, 50_000), 20)
     words = job.words()
     settings = words[words.index("--set") + 1 :]
-    assert set(settings) == said | {"n_eval_episodes=20", "loop.updates_per_round=5"}
+    shared = {"n_eval_episodes=20", "loop.updates_per_round=5", "offline_rounds=6"}
+    assert set(settings) == said | shared
     assert words[words.index("--from") + 1] == str(job.explored.folder)
     assert words[words.index("--eval-every") + 1] == "10000"
     assert words[words.index("--env-steps") + 1] == "50000"
