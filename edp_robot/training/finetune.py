@@ -17,15 +17,16 @@ from edp_robot.methods.obs_statistics import N_ROWS, fit
 from edp_robot.methods.ranges import Natural, Seed
 from edp_robot.methods.replay_mix import relabelled
 from edp_robot.training.actor import torch_actor
+from edp_robot.training.checkpoint import load_tree
 from edp_robot.training.devices import seed_all
 from edp_robot.training.loop_config import LoopConfig, Progress
 from edp_robot.training.observe import make_observer
-from edp_robot.training.runs import RUN_CONFIGS, Run, RunConfig, RunRecord
+from edp_robot.training.runs import CHECKPOINT, RUN_CONFIGS, Run, RunConfig, RunRecord
 from edp_robot.training.source import Source, load_pretrained
 from edp_robot.training.train_loop import Loop
 from sim.core.evaluate import Evaluation, evaluate
 from sim.core.hold import Hold
-from sim.core.registry import make_vec
+from sim.core.registry import make_vec, task_spec
 from sim.core.spec import TaskSpec
 
 
@@ -153,10 +154,15 @@ def finetune(
         return loop(measure if eval_every else None, eval_every)
 
 
-def load_learner(record: RunRecord[Any]) -> FineTuner:
-    """Returns the fine-tuner of a run as its checkpoint has it."""
-    learner = make_learner(record.spec, replace(record.config, start=""))
-    learner.load(record.checkpoint()["learner"])
+def load_learner(config: FinetuneConfig, run: str | Path) -> FineTuner:
+    """Returns the fine-tuner of a run as its checkpoint has it.
+
+    Args:
+        config: The run's config.
+        run: Run folder.
+    """
+    learner = make_learner(task_spec(config.task), replace(config, start=""))
+    learner.load(load_tree(Path(run) / CHECKPOINT)["learner"])
     return learner
 
 
@@ -168,7 +174,7 @@ def load_tuned(run: str | Path) -> Source:
         ValueError: It is no fine-tuning.
     """
     record = RunRecord.load(run, FinetuneConfig)
-    policy = load_learner(record).final_policy().requires_grad_(False).eval()
+    policy = load_learner(record.config, run).final_policy().requires_grad_(False).eval()
     obs = record.checkpoint()["replay"]["arrays"]["obs"].reshape(-1, record.spec.obs_dim)
     return Source(record, policy, record.spec, record.config.n_action_steps, obs)
 
@@ -184,6 +190,6 @@ def final_policy(
         n_episodes: Episodes. None of them was trained on.
         seed: Seeds the worlds and the policy's noise.
     """
-    learner = load_learner(RunRecord.load(run, FinetuneConfig))
+    learner = load_learner(config, run)
     acting = torch_actor(learner.final_policy(), seed)
     return evaluate(acting, config.task, n_episodes, seed, config.loop.n_action_steps)

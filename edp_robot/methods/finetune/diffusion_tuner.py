@@ -82,7 +82,12 @@ class DiffusionTuner(FineTuner):
             cls.Config(),
             action_model=replace(SMALL, learning_rate=1e-3),
             iql=IQLConfig(
-                width=128, learning_rate=5e-4, polyak=0.01, discount=0.95, n_step=3, expectile=0.9
+                width=128,
+                learning_rate=5e-4,
+                polyak=0.01,
+                discount=0.95 if spec.hold > 1 else 0.99,
+                n_step=3,
+                expectile=0.9,
             ),
             acting_denoise_steps=8,
             anneal_from=0.4,

@@ -19,6 +19,8 @@ from sim.core.spec import TaskSpec
 
 HELD_UPDATES = 2.0  # grad_steps for each transition of a task that holds its actions
 UPDATES = 0.5
+HELD: dict[str, Any] = {"discount": 0.95, "n_step": 1}  # a decision lasts many control steps
+PLAIN: dict[str, Any] = {"discount": 0.99, "n_step": 3}
 
 
 @dataclass(frozen=True)
@@ -53,8 +55,9 @@ class GaussianTuner(FineTuner):
         """Returns the paper's settings, or smaller networks and more exploration."""
         if preset == "paper":
             return GaussianConfig(width=1024, layer_norm=False, learning_rate=1e-4, n_step=3)
+        per_decision = HELD if spec.hold > 1 else PLAIN
         return GaussianConfig(
-            width=128, discount=0.95, explore_noise=(0.05, 0.6), pre_tanh_penalty=0.01
+            width=128, explore_noise=(0.05, 0.6), pre_tanh_penalty=0.01, **per_decision
         )
 
     @classmethod

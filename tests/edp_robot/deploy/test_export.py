@@ -135,7 +135,7 @@ def test_a_policy_that_acts_in_one_call_is_exported_as_it_is(pretrained, tmp_pat
     golden = bundle.golden()
     rows = [torch.from_numpy(golden[name]) for name in ("obs", "noise")]
     record = RunRecord.load(run)
-    action = load_learner(record).policy(*rows).detach().numpy()
+    action = load_learner(record.config, run).policy(*rows).detach().numpy()
     expected = record.spec.action_map.chunk(golden["obs"], action, 10)
     answered = load_backend(bundle, "cpu").act(golden["obs"], golden["noise"])
     np.testing.assert_allclose(answered, expected, atol=1e-5)
