@@ -24,14 +24,8 @@ class GaussianPolicy(nn.Module):
         return torch.tanh(self.actor(self.normaliser(obs))) + 0 * noise
 
 
-class OneStepPolicy(nn.Module):
+class OneStepPolicy(GaussianPolicy):
     """a = tanh(mu(s, z)): one network call turns noise into an action (method Eq. 11)."""
-
-    def __init__(self, normaliser: Normaliser, actor: nn.Module, act_dim: int) -> None:
-        super().__init__()
-        self.normaliser = normaliser
-        self.actor = actor
-        self.latent_dim = act_dim
 
     def forward(self, obs: Tensor, noise: Tensor) -> Tensor:
         """Returns actions (batch, act_dim) in [-1, 1] for raw obs (batch, obs_dim).

@@ -226,11 +226,7 @@ class AdjointTuner(DiffusionTuner):
         )
         self.set_temperature(carried)
         rows = self.targets(obs, path, carried)
-        self.psi.train()
-        metrics: dict[str, Any] = {}
-        for _ in range(n):
-            chosen = torch.randint(len(rows[0]), (self.config.policy_batch,))
-            metrics = self._match_step(*(part[chosen] for part in rows))
+        metrics = self.on_rows(self._match_step, n, rows)
         return {**metrics, "kl": self.kl, "inverse_temp": self.inverse_temp.clone()}
 
     def set_temperature(self, carried: list[Tensor]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,7 +15,7 @@ from typing_extensions import override
 from edp_robot.deploy.policies import DiffusionPolicy, best_of
 from edp_robot.diffusion.losses import denoising_loss
 from edp_robot.diffusion.networks import NoiseModel
-from edp_robot.engine import Adam
+from edp_robot.engine import Adam, Recorded
 from edp_robot.methods.ddpg import polyak_update
 from edp_robot.methods.finetune.fine_tuner import FineTuner
 from edp_robot.methods.iql import IQL, IQLConfig
@@ -167,6 +167,24 @@ class DiffusionTuner(FineTuner):
         for i in range(n):
             loss = self._fit_step(*batches[i % len(batches)])["loss"]
         return loss
+
+    def on_rows(
+        self, step: Recorded, n: int, parts: Sequence[Tensor], size: int | None = None
+    ) -> dict[str, Any]:
+        """Takes `n` grad_steps, each on rows of `parts` drawn at random; returns the last metrics.
+
+        Args:
+            step: The grad_step, which takes a batch of each part.
+            n: grad_steps.
+            parts: Tensors (m, ...).
+            size: Rows of a batch. None: `policy_batch`.
+        """
+        self.psi.train()
+        metrics: dict[str, Any] = {}
+        for _ in range(n):
+            rows = torch.randint(len(parts[0]), (size or self.config.policy_batch,))
+            metrics = step(*(part[rows] for part in parts))
+        return metrics
 
     def _critic_once(self, *fields: Tensor) -> dict[str, Tensor]:
         return self.iql.update(Batch(*fields))

@@ -131,12 +131,8 @@ class GuidedTuner(ProposalTuner):
         """Takes `n` grad_steps of the guidance, then of psi; returns metrics."""
         config = self.config
         proposals = self.propose([self.reference], obs)
-        metrics: dict[str, Any] = {}
-        for _ in range(n):
-            rows = torch.randint(len(obs), (config.guidance_batch,))
-            parts = (proposals.obs, proposals.actions, proposals.q)
-            metrics |= self._guidance_step(*(part[rows] for part in parts))
-        self.psi.train()
+        parts = (proposals.obs, proposals.actions, proposals.q)
+        metrics = self.on_rows(self._guidance_step, n, parts, config.guidance_batch)
         for _ in range(n):
             rows = torch.randint(len(obs), (config.policy_batch,))
             chosen = proposals.resample(rows, config.inverse_temp)

@@ -8,8 +8,8 @@ distillation of pi_d and then minimises
 with the same z on both sides (flow Q-learning's loss, arXiv 2502.02538, for our sampler). No
 gradient passes through the sampler, and the result needs no distillation. The squared distance
 bounds the squared Wasserstein distance between mu's actions and pi_d's, so this is Eq. 6 with
-another divergence. The weight w is no setting: it rises while the distance is above
-`target_distance` and falls while it is below.
+another divergence. The weight w is no setting: it rises while the distance is above a share of
+pi_d's own spread and falls while it is below.
 """
 
 from __future__ import annotations
@@ -36,19 +36,22 @@ WEIGHT_RATE = 0.01  # of w in log at each grad_step
 LEAST_WEIGHT = 1e-4
 MOST_WEIGHT = 1e3
 TINY_Q = 1e-3  # mean |Q| counts as no less
+TINY_DISTANCE = 1e-3  # nor the distance that is allowed, where pi_d always does the same
 
 
 @dataclass(frozen=True)
 class OneStepConfig(GaussianConfig):
     """DDPG's hyperparameters and how mu is held to pi_d.
 
-    `target_distance` is the root mean square of mu - ODE_d in each dimension of the action, whose
-    range is 2. Each round draws ODE_d for `n_states` states with `reference_denoise_steps`. Before
-    the first round mu takes `imitation_steps` grad_steps towards pi_d alone.
+    `distance_share` is the root mean square of mu - ODE_d in units of pi_d's spread, that of the
+    difference between two of its actions in the same state. So with 1, mu is no farther from what
+    pi_d does than pi_d is from itself. Each round draws ODE_d for `n_states` states with
+    `reference_denoise_steps`. Before the first round mu takes `imitation_steps` grad_steps towards
+    pi_d alone.
     """
 
     action_model: NoiseModelConfig = SMALL
-    target_distance: float = 0.8
+    distance_share: float = 1.0
     n_states: int = 1024
     reference_denoise_steps: int = 8
     imitation_steps: Natural = 1000
@@ -87,6 +90,7 @@ class OneStepTuner(GaussianTuner):
     weight: Tensor
     held: Tensor
     imitated: Tensor
+    spread: Tensor
 
     def __init__(self, spec: TaskSpec, config: OneStepConfig) -> None:
         super().__init__(spec, config)
@@ -95,6 +99,7 @@ class OneStepTuner(GaussianTuner):
         self.register_buffer("weight", torch.ones(()))
         self.register_buffer("held", torch.zeros(()))  # 1: there is a pi_d
         self.register_buffer("imitated", torch.zeros(()))  # 1: mu has been distilled from it
+        self.register_buffer("spread", torch.zeros(()))  # of pi_d's actions in a state
         self._held_step = self.recorded(self._held_once)
         self._imitation_step = self.recorded(self._imitate_once)
 
@@ -144,18 +149,25 @@ class OneStepTuner(GaussianTuner):
             metrics = self._held_step(*vars(batch).values(), *pool[i % len(pool)])
         return {name: value.item() for name, value in metrics.items()}
 
-    @torch.no_grad()
     def reference_actions(self, replay: Replay) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """Returns batches of (normalised obs, z, ODE_d(s, z)), `n_states` rows in all."""
-        config = self.config
-        obs = self.sample(replay, config.n_states).obs
-        z = torch.randn(len(obs), self.spec.act_dim)
-        action = dpm_solver_pp(
-            lambda x, t: self.reference(x, t, obs), z, config.reference_denoise_steps
-        )
-        size = min(config.batch, len(obs))
+        """Returns batches of (normalised obs, z, ODE_d(s, z)), `n_states` rows in all.
+
+        It also measures pi_d's spread there.
+        """
+        obs = self.sample(replay, self.config.n_states).obs
+        z, action = self._draw(obs)
+        other = self._draw(obs)[1]
+        self.spread.copy_((action - other).square().mean().sqrt())
+        size = min(self.config.batch, len(obs))
         parts = zip(obs.split(size), z.split(size), action.split(size), strict=True)
         return [part for part in parts if len(part[0]) == size]
+
+    @torch.no_grad()
+    def _draw(self, obs: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns (z, ODE_d(s, z)), both (n, act_dim), at normalised states (n, obs_dim)."""
+        z = torch.randn(len(obs), self.spec.act_dim)
+        n_steps = self.config.reference_denoise_steps
+        return z, dpm_solver_pp(lambda x, t: self.reference(x, t, obs), z, n_steps)
 
     def _imitate(self, replay: Replay) -> None:
         """Distils pi_d into mu, before the first round."""
@@ -200,6 +212,7 @@ class OneStepTuner(GaussianTuner):
         }
 
     def _weigh(self, squared: Tensor) -> None:
-        """Moves w up where mu is farther from pi_d than `target_distance`, else down."""
-        excess = (squared / self.config.target_distance**2 - 1).clamp(-1, 1)
+        """Moves w up where mu is farther from pi_d than its share of the spread, else down."""
+        allowed = (self.config.distance_share * self.spread).clamp(min=TINY_DISTANCE)
+        excess = (squared / allowed**2 - 1).clamp(-1, 1)
         self.weight.mul_(torch.exp(WEIGHT_RATE * excess)).clamp_(LEAST_WEIGHT, MOST_WEIGHT)

@@ -42,12 +42,7 @@ class SlopeTuner(DiffusionTuner):
     @override
     def improve_on(self, seen: Batch, n: int) -> dict[str, Any]:
         """Takes `n` grad_steps of psi; returns metrics."""
-        self.psi.train()
-        metrics: dict[str, Any] = {}
-        for _ in range(n):
-            rows = torch.randint(len(seen.obs), (self.config.policy_batch,))
-            metrics = self._slope_step(seen.obs[rows], seen.action[rows])
-        return metrics
+        return self.on_rows(self._slope_step, n, (seen.obs, seen.action))
 
     def _slope_once(self, obs: Tensor, action: Tensor) -> dict[str, Tensor]:
         t = sample_t(len(obs), obs.device)

@@ -132,14 +132,18 @@ def test_onestep_starts_as_the_reference():
 
 
 @pytest.mark.parametrize("slope", [0.1, 100.0])
-def test_onestep_moves_up_q_by_the_target_distance(slope):
-    """A linear Q moves all actions alike, so the root mean square is the shift."""
-    tuner, replay = held(slope, target_distance=0.2, imitation_steps=300)
+def test_onestep_moves_up_q_by_a_share_of_the_references_spread(slope):
+    """A linear Q moves all actions alike, so the root mean square is the shift.
+
+    Two draws of N(0, s^2) are sqrt(2) s apart.
+    """
+    tuner, replay = held(slope, distance_share=0.5, imitation_steps=300)
     for _ in range(16):
         tuner.update(replay, 50, 0.0)
     action, reference = drawn(tuner)
     shift = action - reference
-    assert shift.mean().item() == pytest.approx(0.2, abs=0.05)
+    assert tuner.spread.item() == pytest.approx(2**0.5 * STD, abs=0.03)
+    assert shift.mean().item() == pytest.approx(0.5 * 2**0.5 * STD, abs=0.05)
     assert shift.std().item() < 0.1
 
 
