@@ -30,7 +30,7 @@ Made by `python benchmarks/seeds.py --results results/seeds`.
 LONG = 4
 DEMO_STEPS = presets.finetune("demo", "arm-press").loop.env_steps
 SCRATCH = {  # method, and whether it gets more env_steps
-    "scratch-edp": ("edp", False),
+    "scratch-edp": ("resampling", False),
     "scratch-ddpg": ("ddpg", False),
     "scratch-ddpg-long": ("ddpg", True),
 }

@@ -105,7 +105,7 @@ def body(n: int = 4) -> Step:
 def critic(n: int = 16) -> Step:
     """Returns a function that takes grad_steps of fine-tuning's critic, with drawing batches."""
     spec = task_spec("arm-press")
-    config = tuner_class("edp").preset("demo", spec)
+    config = tuner_class("resampling").preset("demo", spec)
     iql = IQL(spec.obs_dim, spec.act_dim, config.iql)
     grad_step = Recorded(lambda *fields: iql.update(Batch(*fields)))
     replay = replay_of(spec)
@@ -120,7 +120,7 @@ def critic(n: int = 16) -> Step:
 def psi(n: int = 16) -> Step:
     """Returns a function that fits psi to given actions."""
     spec = task_spec("arm-press")
-    tuner_type = tuner_class("edp")
+    tuner_type = tuner_class("resampling")
     tuner: Any = tuner_type(spec, tuner_type.preset("demo", spec))
     rows = n * tuner.config.policy_batch
     obs = torch.randn(rows, spec.obs_dim)
