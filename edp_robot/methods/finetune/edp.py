@@ -34,8 +34,8 @@ from sim.core.spec import TaskSpec
 class SoftConfig(ProposalConfig):
     """The temperature's rule, and the states of a grad_step of V.
 
-    With `target_kl` [nats] above 0, `inverse_temp` is only where the search begins to matter: each
-    round replaces it. With 0 it stays as it is, which is Eq. 6 with a fixed beta.
+    With `target_kl` [nats] above 0, each round finds 1 / beta anew. With 0, `inverse_temp` stays as
+    it is, which is Eq. 6 with a fixed beta.
     """
 
     target_kl: NotNegative = 1.0
