@@ -110,9 +110,13 @@ class DDPG(nn.Module):
 
         `obs` is (*stack, n_envs, obs_dim), one observation of each environment.
         """
-        action = self.policy(obs)
+        return self.with_noise(self.policy(obs))
+
+    @torch.no_grad()
+    def with_noise(self, action: Tensor) -> Tensor:
+        """Returns actions (*stack, n_envs, act_dim), one of each environment, with their noise."""
         low, high = (math.log(x) for x in self.config.explore_noise)
-        std = torch.linspace(low, high, obs.shape[-2], device=obs.device).exp().unsqueeze(-1)
+        std = torch.linspace(low, high, action.shape[-2], device=action.device).exp().unsqueeze(-1)
         noise = torch.randn_like(action)
         rho = self.config.noise_correlation
         if self.noise.shape == noise.shape:

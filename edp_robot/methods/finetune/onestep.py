@@ -18,11 +18,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from typing_extensions import override
 
-from edp_robot.deploy.policies import OneStepPolicy
+from edp_robot.deploy.policies import OneStepPolicy, best_of
 from edp_robot.diffusion.solver import dpm_solver_pp
 from edp_robot.methods.ddpg import DDPG, polyak_update
 from edp_robot.methods.finetune.fine_tuner import FINE_TUNERS
@@ -47,7 +48,7 @@ class OneStepConfig(GaussianConfig):
     difference between two of its actions in the same state. So with 1, mu is no farther from what
     pi_d does than pi_d is from itself. Each round draws ODE_d for `n_states` states with
     `reference_denoise_steps`. Before the first round mu takes `imitation_steps` grad_steps towards
-    pi_d alone.
+    pi_d alone. The policy answers the best of `best_of` draws of z by the critic's Q.
     """
 
     action_model: NoiseModelConfig = SMALL
@@ -55,6 +56,7 @@ class OneStepConfig(GaussianConfig):
     n_states: int = 1024
     reference_denoise_steps: int = 8
     imitation_steps: Natural = 1000
+    best_of: int = 1
 
 
 class LatentDDPG(DDPG):
@@ -109,9 +111,17 @@ class OneStepTuner(GaussianTuner):
         return LatentDDPG(self.spec.obs_dim, self.spec.act_dim, self.config)
 
     @override
-    def make_policy(self) -> OneStepPolicy:
-        """Returns mu as it is deployed."""
-        return OneStepPolicy(self.normaliser, self.ddpg.actor, self.spec.act_dim)
+    def make_policy(self) -> nn.Module:
+        """Returns mu as it is deployed, and the critic's choice if any."""
+        policy = OneStepPolicy(self.normaliser, self.ddpg.actor, self.spec.act_dim)
+        return best_of(self.config.best_of, policy, self.normaliser, self.ddpg.critic_target)
+
+    @override
+    @torch.no_grad()
+    def act(self, obs: np.ndarray) -> np.ndarray:
+        """Returns exploring actions (n, act_dim): the policy's, with DDPG's noise."""
+        noise = torch.randn(len(obs), int(self.policy.latent_dim))  # type: ignore[arg-type]
+        return self.ddpg.with_noise(self.policy(torch.from_numpy(obs), noise)).numpy()
 
     @classmethod
     def preset(cls, preset: str, spec: TaskSpec) -> OneStepConfig:

@@ -147,6 +147,17 @@ def test_onestep_moves_up_q_by_a_share_of_the_references_spread(slope):
     assert shift.std().item() < 0.1
 
 
+def test_onestep_answers_the_best_of_its_draws():
+    """The mean of the largest of four normal draws is 1.0294."""
+    tuner, replay = held(imitation_steps=600, best_of=4)
+    tuner.ddpg.critic_target.forward = tuner.ddpg.critic.forward
+    tuner._imitate(replay)
+    action = tuner.policy(torch.zeros(4000, 1), torch.randn(4000, 4)).detach()
+    assert action.mean().item() == pytest.approx(1.0294 * STD, abs=0.03)
+    near = tuner.act(torch.zeros(4000, 1).numpy())
+    assert near.mean() == pytest.approx(1.0294 * STD, abs=0.05)
+
+
 def test_onestep_without_a_reference_only_climbs():
     tuner, replay = held()
     tuner.held.fill_(0)
